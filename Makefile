@@ -1,0 +1,56 @@
+# Each target is a thin call of `python -m local …` or of a tool in the virtual environment.
+SHELL := /bin/bash
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+STACK ?= local
+PLUGINS ?= any
+
+.DEFAULT_GOAL := help
+.PHONY: help up preview status env logs down test bench lint lock manifests
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s '	'
+
+$(VENV)/.ready: requirements.lock
+	@echo "Installing the pinned Python packages into $(VENV) …" >&2
+	@test -x $(PYTHON) || python3 -m venv $(VENV)
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	@touch $@
+
+up: $(VENV)/.ready ## bring up cluster, platform and tenants on this machine (PLUGINS=official refuses stand-ins)
+	@$(PYTHON) -m local up --plugins $(PLUGINS)
+
+preview: $(VENV)/.ready ## show what `up` would change (STACK=prod: the whole production plan, no server needed)
+	@$(PYTHON) -m local preview --stack $(STACK) --plugins $(PLUGINS)
+
+status: $(VENV)/.ready ## servers and tenants as they are now
+	@$(PYTHON) -m local status
+
+env: $(VENV)/.ready ## export lines for kubectl, psql, bao, aws, redis-cli: eval "$$(make env)"
+	@$(PYTHON) -m local env
+
+logs: $(VENV)/.ready ## follow the servers' logs (SERVER=name for one)
+	@$(PYTHON) -m local logs $(SERVER)
+
+down: $(VENV)/.ready ## stop the servers; the data stays (DATA=delete removes it too)
+	@$(PYTHON) -m local down $(if $(filter delete,$(DATA)),--delete-data)
+
+lint: $(VENV)/.ready ## formatting, style, types, architecture contracts
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+test: lint ## everything that guards the project
+	$(VENV)/bin/pytest
+
+bench: $(VENV)/.ready ## figures, each as a ratio within one run; the last line is JSON
+	@$(PYTHON) -m local bench
+
+lock: ## resolve requirements.txt into requirements.lock
+	@test -x $(PYTHON) || python3 -m venv $(VENV)
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	@$(VENV)/bin/uv pip compile --quiet --generate-hashes --no-emit-index-url --python-version 3.11 --universal requirements.txt -o requirements.lock
+
+manifests: $(VENV)/.ready ## regenerate the vendored KubeVirt manifest from its pinned module
+	@$(PYTHON) -m local manifests
