@@ -1,0 +1,163 @@
+"""The embedded platform's command: `python -m local up | preview | status | env | logs | down | bench`.
+
+Answers for scripts go to stdout; progress and messages go to stderr. Exit status: 0 done, 1 a mistake or a failure that
+is told in one message, 130 interrupted.
+"""
+
+import argparse
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from infra.tenants import load_roster
+from local import engine, machines, servers, toolchain
+from local.errors import LocalError
+from local.paths import DATA, LOGS, ROOT
+
+CONSOLE = Console(stderr=True, highlight=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], None] = options.command
+    try:
+        command(options)
+    except LocalError as error:
+        CONSOLE.print(f"error: {error}", style="red", markup=False)
+        return 1
+    except KeyboardInterrupt:
+        CONSOLE.print("Interrupted. Nothing is lost: run the same command again to go on.")
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m local", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(command: Callable[[argparse.Namespace], None], name: str, summary: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=summary, description=summary)
+        sub.set_defaults(command=command)
+        return sub
+
+    sub = add(_up, "up", "bring up the servers, run the program, print the tenants")
+    sub.add_argument("--plugins", choices=("any", "official"), default="any", help="official: refuse a stand-in")
+    sub = add(_preview, "preview", "what `up` would change")
+    sub.add_argument("--stack", default=engine.LOCAL_STACK, help="local, or a stack to plan from nothing")
+    sub.add_argument("--plugins", choices=("any", "official"), default="any", help="official: refuse a stand-in")
+    sub.add_argument("--json", action="store_true", help="only the counts, as JSON on stdout")
+    sub = add(_status, "status", "servers and tenants as they are now")
+    sub.add_argument("--json", action="store_true", help="JSON on stdout")
+    add(_env, "env", "export lines for the ordinary clients")
+    sub = add(_logs, "logs", "follow the servers' logs")
+    sub.add_argument("server", nargs="?", help="only this server's")
+    sub = add(_down, "down", "stop the servers; their data stays")
+    sub.add_argument("--delete-data", action="store_true", help="remove everything the servers have written, too")
+    add(_bench, "bench", "measure; the last line is JSON")
+    return parser
+
+
+def _say(line: str) -> None:
+    CONSOLE.out(line.rstrip("\n"), highlight=False)
+
+
+def _up(options: argparse.Namespace) -> None:
+    _check_roster()
+    toolchain.ensure(CONSOLE)
+    plugins = engine.install_plugins(official_only=options.plugins == "official")
+    CONSOLE.print(f"Engine: {toolchain.tool('pulumi')}", markup=False)
+    CONSOLE.print(f"Plugins: {plugins.describe()}", markup=False)
+    servers.start_all(CONSOLE)
+    stack = engine.stack(engine.LOCAL_STACK)
+    engine.up(stack, output=_say)
+    declared = engine.tenants(stack)
+    with CONSOLE.status("Waiting for the tenants' machines to settle …"):
+        machines.settle(declared)
+    _print_tenants(Console(), machines.observe(declared))
+
+
+def _preview(options: argparse.Namespace) -> None:
+    _check_roster()
+    toolchain.ensure(CONSOLE)
+    engine.install_plugins(official_only=options.plugins == "official")
+    if options.stack == engine.LOCAL_STACK:
+        servers.start_all(CONSOLE)
+    counts = engine.preview(engine.stack(options.stack), output=(lambda _line: None) if options.json else _say)
+    if options.json:
+        sys.stdout.write(engine.as_json({"changes": counts}) + "\n")
+    else:
+        _say("Changes: " + ", ".join(f"{count} {step}" for step, count in counts.items()))
+
+
+def _check_roster() -> None:
+    """A mistake in the roster is told before anything is built or started; the program checks it again."""
+    load_roster(ROOT / "tenants.yaml")
+
+
+def _status(options: argparse.Namespace) -> None:
+    services = servers.statuses()
+    reachable = all(status.ready for status in services.values())
+    tenants = machines.observe(engine.tenants(engine.stack(engine.LOCAL_STACK))) if reachable else []
+    if options.json:
+        listed = {
+            name: {"ready": status.ready, "pid": status.pid, "detail": status.detail}
+            for name, status in services.items()
+        }
+        sys.stdout.write(engine.as_json({"services": listed, "tenants": tenants}) + "\n")
+        return
+    console = Console()
+    table = Table("server", "ready", "pid", "detail", title="Servers")
+    for name, status in services.items():
+        table.add_row(name, "yes" if status.ready else "no", str(status.pid or ""), status.detail)
+    console.print(table)
+    if reachable:
+        _print_tenants(console, tenants)
+    else:
+        console.print("The tenants are known when every server is ready: `make up`.")
+
+
+def _print_tenants(console: Console, tenants: Sequence[machines.Tenant]) -> None:
+    columns = ("id", "name", "tier", "state", "vm", "namespace", "schema", "prefix")
+    table = Table(*columns, title=f"{len(tenants)} tenants")
+    for tenant in tenants:
+        table.add_row(*(str(tenant.get(column, "")) for column in columns))
+    console.print(table)
+
+
+def _env(_options: argparse.Namespace) -> None:
+    for name, value in servers.environment().items():
+        sys.stdout.write(f"export {name}={shlex.quote(value)}\n")
+
+
+def _logs(options: argparse.Namespace) -> None:
+    names = [options.server] if options.server else [path.stem for path in sorted(LOGS.glob("*.log"))]
+    files = [LOGS / f"{name}.log" for name in names]
+    missing = [name for name, file in zip(names, files, strict=True) if not file.is_file()]
+    if missing or not files:
+        known = ", ".join(path.stem for path in sorted(LOGS.glob("*.log"))) or "none yet: run `make up`"
+        raise LocalError(f"There is no log of {', '.join(missing) or 'any server'}. Logs: {known}.")
+    subprocess.run(["tail", "-n", "40", "-F", *map(os.fspath, files)], check=False)
+
+
+def _down(options: argparse.Namespace) -> None:
+    servers.stop_all(CONSOLE)
+    if options.delete_data:
+        shutil.rmtree(DATA, ignore_errors=True)
+        CONSOLE.print(f"Removed {DATA}.", markup=False)
+
+
+def _bench(_options: argparse.Namespace) -> None:
+    from local import bench  # its own imports are many, and no other command needs them
+
+    sys.stdout.write(engine.as_json({"benchmarks": bench.run(CONSOLE)}) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,208 @@
+"""The real Pulumi engine over the program, with the embedded platform as its cloud.
+
+The Automation API hosts the program inline, so no language plugin is needed; an official `pulumi` or provider plugin
+found on PATH is used instead of ours, one by one.
+"""
+
+import json
+import os
+import runpy
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import yaml
+from pulumi import automation as auto
+
+from local import credentials, recovery, servers, toolchain
+from local.errors import LocalError
+from local.paths import DATA, ROOT
+
+PROJECT = "agent-platform"
+LOCAL_STACK = "local"
+
+PROVIDERS = ("kubernetes", "exoscale", "postgresql", "vault")
+"""The plugins that the program needs; for each we have a stand-in (`local.providers`)."""
+
+_BIN = DATA / "bin"
+_STEPS = ("create", "update", "replace", "delete", "same")
+
+
+@dataclass(frozen=True)
+class Plugins:
+    """Which plugin executables the engine gets: `official[NAME]` is a path, or None where our stand-in serves."""
+
+    official: Mapping[str, Path | None]
+
+    def describe(self) -> str:
+        """One line for the user."""
+        return ", ".join(f"{name} ({path or 'stand-in'})" for name, path in self.official.items())
+
+
+def install_plugins(*, official_only: bool) -> Plugins:
+    """Put the engine and a launcher for each missing plugin into one folder, which leads the engine's PATH.
+
+    Raises `LocalError` when `official_only` and a plugin is missing.
+    """
+    plugins = Plugins({name: toolchain.official(f"pulumi-resource-{name}") for name in PROVIDERS})
+    missing = [name for name, path in plugins.official.items() if path is None]
+    if official_only and missing:
+        raise LocalError(
+            f"PLUGINS=official, but {', '.join(f'pulumi-resource-{name}' for name in missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} not on PATH, so a stand-in would serve; nothing was started. "
+            "Install the official plugin (`pulumi plugin install resource NAME VERSION`, then put its folder on "
+            "PATH) or run without PLUGINS=official."
+        )
+    shutil.rmtree(_BIN, ignore_errors=True)
+    _BIN.mkdir(parents=True)
+    (_BIN / "pulumi").symlink_to(toolchain.tool("pulumi"))
+    for name in missing:
+        _launcher(f"pulumi-resource-{name}", f"local.providers.{name}")
+    # With an inline program there is no language plugin to start these two.
+    _launcher("pulumi-resource-pulumi-python", "pulumi.dynamic")
+    _launcher("pulumi-analyzer-policy-python", "pulumi.policy")
+    return plugins
+
+
+def _launcher(name: str, module: str) -> None:
+    path = _BIN / name
+    path.write_text(
+        f"#!/bin/sh\nexport PYTHONPATH='{ROOT}'\nexec '{sys.executable}' -u -m {module} \"$@\"\n", encoding="utf-8"
+    )
+    path.chmod(0o755)
+
+
+def stack(name: str, *, program: Callable[[], None] | None = None) -> auto.Stack:
+    """Select stack `name`, made on first use in a file backend below the data folder.
+
+    `local` gets the endpoints and credentials of the running servers; any other stack is read from its committed
+    file alone and lives in a backend of its own that is emptied first: its preview is the plan from nothing.
+    """
+    settings_file = ROOT / f"Pulumi.{name}.yaml"
+    if not settings_file.is_file():
+        raise LocalError(f"There is no {settings_file.name}, so there is no stack {name!r} to show.")
+    home = DATA / "stacks" / name
+    if name != LOCAL_STACK:
+        shutil.rmtree(home, ignore_errors=True)
+    backend = home / "state"
+    backend.mkdir(parents=True, exist_ok=True)
+    settings, secrets = (
+        (servers.stack_settings(), servers.stack_secrets()) if name == LOCAL_STACK else ({}, {})
+    )
+    document = yaml.safe_load(settings_file.read_text(encoding="utf-8"))
+    if not isinstance(document, dict) or not isinstance(document.get("config"), dict):
+        raise LocalError(f"{settings_file.name} has no `config:` mapping, so the stack has no settings.")
+    document["config"] = _merged(document["config"], settings)
+    (home / settings_file.name).write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    selected = auto.create_or_select_stack(
+        stack_name=name,
+        project_name=PROJECT,
+        program=program or _program,
+        opts=auto.LocalWorkspaceOptions(
+            work_dir=str(home),
+            pulumi_home=str(DATA / "pulumi"),
+            pulumi_command=auto.PulumiCommand(root=str(DATA), skip_version_check=True),
+            project_settings=auto.ProjectSettings(name=PROJECT, runtime="python"),
+            env_vars={
+                "PATH": f"{_BIN}{os.pathsep}{os.environ['PATH']}",
+                "PULUMI_BACKEND_URL": backend.as_uri(),
+                "PULUMI_CONFIG_PASSPHRASE": credentials.secret("pulumi-passphrase"),
+                "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
+                "PULUMI_SKIP_UPDATE_CHECK": "true",
+                **(servers.engine_environment() if name == LOCAL_STACK else {}),
+            },
+        ),
+    )
+    if secrets:
+        selected.set_all_config(
+            {key: auto.ConfigValue(value, secret=True) for key, value in secrets.items()}
+        )
+    return selected
+
+
+def _program() -> None:
+    runpy.run_module("infra", run_name="__main__")
+
+
+def _merged(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in overlay.items():
+        below = merged.get(key)
+        merged[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def up(selected: auto.Stack, *, output: Callable[[str], None]) -> dict[str, int]:
+    """Bring the stack to what the program declares; an interrupted update before this one is mended first.
+
+    Returns the number of resources per step, as `changes`. Raises `LocalError` when the update fails: what it had made
+    is in the state, and the next run goes on from there.
+    """
+    recovery.recover(selected, output=output)
+    with _interruptible(output):
+        try:
+            result = selected.up(on_output=output, color=_color())
+        except auto.CommandError as error:
+            raise _failure(error, "update", "What it had made is kept, and the next `make up` goes on from there.") from None
+    return changes(result.summary.resource_changes or {})
+
+
+def preview(selected: auto.Stack, *, output: Callable[[str], None]) -> dict[str, int]:
+    """What `up` would change, as `changes`; `output` gets the engine's own display."""
+    with _interruptible(output):
+        try:
+            result = selected.preview(on_output=output, color=_color())
+        except auto.CommandError as error:
+            raise _failure(error, "preview", "Nothing was changed.") from None
+    return changes({str(step.value): count for step, count in result.change_summary.items()})
+
+
+def changes(summary: Mapping[str, int]) -> dict[str, int]:
+    """The engine's summary as the five counts of the command's JSON; a step that did not occur counts 0."""
+    return {step: summary.get(step, 0) for step in _STEPS}
+
+
+def _color() -> str:
+    return "always" if sys.stderr.isatty() else "never"
+
+
+def _failure(error: auto.CommandError, what: str, consequence: str) -> LocalError:
+    """The engine has told the reasons as it went; without a line of its own the error carries the command's."""
+    told = [line for line in str(error).splitlines() if "error:" in line]
+    reasons = "\n".join(dict.fromkeys(line.strip() for line in told)) or str(error)
+    return LocalError(f"The {what} failed. {consequence}\n{reasons}")
+
+
+@contextmanager
+def _interruptible(output: Callable[[str], None]) -> Iterator[None]:
+    """Ctrl-C reaches the engine itself, which ends its step and writes its state; so here it is only acknowledged."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def acknowledge(_signal: int, _frame: FrameType | None) -> None:
+        output("Interrupted: waiting for the engine to finish the steps under way (again: end at once).")
+
+    previous = signal.signal(signal.SIGINT, acknowledge)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def tenants(selected: auto.Stack) -> list[dict[str, Any]]:
+    """The tenants that the last update declared: the program's `tenants` output."""
+    output = selected.outputs().get("tenants")
+    return list(output.value) if output else []
+
+
+def as_json(value: object) -> str:
+    """One line of JSON for scripts."""
+    return json.dumps(value, separators=(", ", ": "))
