@@ -1,7 +1,7 @@
 """The embedded platform's command: `python -m local up | preview | status | env | logs | down | bench`.
 
-Answers for scripts go to stdout; progress and messages go to stderr. Exit status: 0 done, 1 a mistake or a failure that
-is told in one message, 130 interrupted.
+Answers for scripts go to stdout; progress and messages go to stderr. Exit status: 0 done, 1 a mistake or a
+failure that is told in one message, 130 interrupted.
 """
 
 import argparse
@@ -42,16 +42,22 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m local", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(command: Callable[[argparse.Namespace], None], name: str, summary: str) -> argparse.ArgumentParser:
+    def add(
+        command: Callable[[argparse.Namespace], None], name: str, summary: str
+    ) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=summary, description=summary)
         sub.set_defaults(command=command)
         return sub
 
     sub = add(_up, "up", "bring up the servers, run the program, print the tenants")
-    sub.add_argument("--plugins", choices=("any", "official"), default="any", help="official: refuse a stand-in")
+    sub.add_argument(
+        "--plugins", choices=("any", "official"), default="any", help="official: refuse a stand-in"
+    )
     sub = add(_preview, "preview", "what `up` would change")
     sub.add_argument("--stack", default=engine.LOCAL_STACK, help="local, or a stack to plan from nothing")
-    sub.add_argument("--plugins", choices=("any", "official"), default="any", help="official: refuse a stand-in")
+    sub.add_argument(
+        "--plugins", choices=("any", "official"), default="any", help="official: refuse a stand-in"
+    )
     sub.add_argument("--json", action="store_true", help="only the counts, as JSON on stdout")
     sub = add(_status, "status", "servers and tenants as they are now")
     sub.add_argument("--json", action="store_true", help="JSON on stdout")
@@ -59,7 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     sub = add(_logs, "logs", "follow the servers' logs")
     sub.add_argument("server", nargs="?", help="only this server's")
     sub = add(_down, "down", "stop the servers; their data stays")
-    sub.add_argument("--delete-data", action="store_true", help="remove everything the servers have written, too")
+    sub.add_argument(
+        "--delete-data", action="store_true", help="remove everything the servers have written, too"
+    )
     add(_bench, "bench", "measure; the last line is JSON")
     return parser
 
@@ -89,7 +97,9 @@ def _preview(options: argparse.Namespace) -> None:
     engine.install_plugins(official_only=options.plugins == "official")
     if options.stack == engine.LOCAL_STACK:
         servers.start_all(CONSOLE)
-    counts = engine.preview(engine.stack(options.stack), output=(lambda _line: None) if options.json else _say)
+    counts = engine.preview(
+        engine.stack(options.stack), output=(lambda _line: None) if options.json else _say
+    )
     if options.json:
         sys.stdout.write(engine.as_json({"changes": counts}) + "\n")
     else:

@@ -1,7 +1,7 @@
 """The real Pulumi engine over the program, with the embedded platform as its cloud.
 
-The Automation API hosts the program inline, so no language plugin is needed; an official `pulumi` or provider plugin
-found on PATH is used instead of ours, one by one.
+The Automation API hosts the program inline, so no language plugin is needed; an official `pulumi` or provider
+plugin found on PATH is used instead of ours, one by one.
 """
 
 import json
@@ -37,7 +37,7 @@ _STEPS = ("create", "update", "replace", "delete", "same")
 
 @dataclass(frozen=True)
 class Plugins:
-    """Which plugin executables the engine gets: `official[NAME]` is a path, or None where our stand-in serves."""
+    """Which plugins the engine gets: `official[NAME]` is a path, or None where our stand-in serves."""
 
     official: Mapping[str, Path | None]
 
@@ -56,9 +56,9 @@ def install_plugins(*, official_only: bool) -> Plugins:
     if official_only and missing:
         raise LocalError(
             f"PLUGINS=official, but {', '.join(f'pulumi-resource-{name}' for name in missing)} "
-            f"{'is' if len(missing) == 1 else 'are'} not on PATH, so a stand-in would serve; nothing was started. "
-            "Install the official plugin (`pulumi plugin install resource NAME VERSION`, then put its folder on "
-            "PATH) or run without PLUGINS=official."
+            f"{'is' if len(missing) == 1 else 'are'} not on PATH, so a stand-in would serve; nothing "
+            "was started. Install the official plugin (`pulumi plugin install resource NAME VERSION`, then put "
+            "its folder on PATH) or run without PLUGINS=official."
         )
     shutil.rmtree(_BIN, ignore_errors=True)
     _BIN.mkdir(parents=True)
@@ -74,32 +74,35 @@ def install_plugins(*, official_only: bool) -> Plugins:
 def _launcher(name: str, module: str) -> None:
     path = _BIN / name
     path.write_text(
-        f"#!/bin/sh\nexport PYTHONPATH='{ROOT}'\nexec '{sys.executable}' -u -m {module} \"$@\"\n", encoding="utf-8"
+        f"#!/bin/sh\nexport PYTHONPATH='{ROOT}'\nexec '{sys.executable}' -u -m {module} \"$@\"\n",
+        encoding="utf-8",
     )
     path.chmod(0o755)
 
 
-def stack(name: str, *, program: Callable[[], None] | None = None) -> auto.Stack:
+def stack(
+    name: str, *, program: Callable[[], None] | None = None, settings: Mapping[str, Any] | None = None
+) -> auto.Stack:
     """Select stack `name`, made on first use in a file backend below the data folder.
 
-    `local` gets the endpoints and credentials of the running servers; any other stack is read from its committed
-    file alone and lives in a backend of its own that is emptied first: its preview is the plan from nothing.
+    `program` and `settings` (over those of the committed file) are for measuring.
+
+    `local` gets the endpoints and credentials of the running servers; any other stack is read from its
+    committed file alone and lives in a backend that is emptied first: its preview is the plan from nothing.
     """
     settings_file = ROOT / f"Pulumi.{name}.yaml"
     if not settings_file.is_file():
         raise LocalError(f"There is no {settings_file.name}, so there is no stack {name!r} to show.")
-    home = DATA / "stacks" / name
+    home = _home(name)
     if name != LOCAL_STACK:
         shutil.rmtree(home, ignore_errors=True)
-    backend = home / "state"
-    backend.mkdir(parents=True, exist_ok=True)
-    settings, secrets = (
-        (servers.stack_settings(), servers.stack_secrets()) if name == LOCAL_STACK else ({}, {})
-    )
+    _backend(name).mkdir(parents=True, exist_ok=True)
+    local = name == LOCAL_STACK
+    secrets = servers.stack_secrets() if local else {}
     document = yaml.safe_load(settings_file.read_text(encoding="utf-8"))
     if not isinstance(document, dict) or not isinstance(document.get("config"), dict):
         raise LocalError(f"{settings_file.name} has no `config:` mapping, so the stack has no settings.")
-    document["config"] = _merged(document["config"], settings)
+    document["config"] = _merged(document["config"], settings or (servers.stack_settings() if local else {}))
     (home / settings_file.name).write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
     selected = auto.create_or_select_stack(
         stack_name=name,
@@ -112,19 +115,25 @@ def stack(name: str, *, program: Callable[[], None] | None = None) -> auto.Stack
             project_settings=auto.ProjectSettings(name=PROJECT, runtime="python"),
             env_vars={
                 "PATH": f"{_BIN}{os.pathsep}{os.environ['PATH']}",
-                "PULUMI_BACKEND_URL": backend.as_uri(),
+                "PULUMI_BACKEND_URL": _backend(name).as_uri(),
                 "PULUMI_CONFIG_PASSPHRASE": credentials.secret("pulumi-passphrase"),
                 "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
                 "PULUMI_SKIP_UPDATE_CHECK": "true",
-                **(servers.engine_environment() if name == LOCAL_STACK else {}),
+                **(servers.engine_environment() if local else {}),
             },
         ),
     )
     if secrets:
-        selected.set_all_config(
-            {key: auto.ConfigValue(value, secret=True) for key, value in secrets.items()}
-        )
+        selected.set_all_config({key: auto.ConfigValue(value, secret=True) for key, value in secrets.items()})
     return selected
+
+
+def _home(name: str) -> Path:
+    return DATA / "stacks" / name
+
+
+def _backend(name: str) -> Path:
+    return _home(name) / "state"
 
 
 def _program() -> None:
@@ -142,15 +151,22 @@ def _merged(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, An
 def up(selected: auto.Stack, *, output: Callable[[str], None]) -> dict[str, int]:
     """Bring the stack to what the program declares; an interrupted update before this one is mended first.
 
-    Returns the number of resources per step, as `changes`. Raises `LocalError` when the update fails: what it had made
-    is in the state, and the next run goes on from there.
+    Returns the number of resources per step, as `changes`. Raises `LocalError` when the update fails: what it
+    had made is in the state, and the next run goes on from there.
     """
-    recovery.recover(selected, output=output)
+    recovery.recover(
+        selected,
+        backend=_backend(selected.name),
+        environment=selected.workspace.env_vars,
+        output=output,
+    )
     with _interruptible(output):
         try:
             result = selected.up(on_output=output, color=_color())
         except auto.CommandError as error:
-            raise _failure(error, "update", "What it had made is kept, and the next `make up` goes on from there.") from None
+            raise _failure(
+                error, "update", "What it had made is kept, and the next `make up` goes on from there."
+            ) from None
     return changes(result.summary.resource_changes or {})
 
 
@@ -174,7 +190,7 @@ def _color() -> str:
 
 
 def _failure(error: auto.CommandError, what: str, consequence: str) -> LocalError:
-    """The engine has told the reasons as it went; without a line of its own the error carries the command's."""
+    """The engine told the reasons as it went; where it has no line of its own, the command's output is it."""
     told = [line for line in str(error).splitlines() if "error:" in line]
     reasons = "\n".join(dict.fromkeys(line.strip() for line in told)) or str(error)
     return LocalError(f"The {what} failed. {consequence}\n{reasons}")
@@ -182,7 +198,7 @@ def _failure(error: auto.CommandError, what: str, consequence: str) -> LocalErro
 
 @contextmanager
 def _interruptible(output: Callable[[str], None]) -> Iterator[None]:
-    """Ctrl-C reaches the engine itself, which ends its step and writes its state; so here it is only acknowledged."""
+    """Ctrl-C reaches the engine itself, which ends its step and writes its state; here it is acknowledged."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

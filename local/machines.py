@@ -9,7 +9,7 @@ from kubernetes import client as kubernetes_client
 from local.servers import kubernetes
 
 Tenant = Mapping[str, Any]
-"""`id`, `name`, `tier`, `state`, `namespace`, `schema`, `prefix`, and here `vm`: KubeVirt's printable status."""
+"""What the program's `tenants` output tells of one; here `vm` is KubeVirt's printable status."""
 
 _SETTLED = {"Running", "Stopped", "Paused", "CrashLoopBackOff", "ErrorUnschedulable", "ErrorPvcNotFound"}
 _PATIENCE = 60.0
@@ -23,14 +23,16 @@ def observe(declared: Sequence[Tenant]) -> list[dict[str, Any]]:
         "kubevirt.io", "v1", "virtualmachines", label_selector="tenant-id"
     )
     status = {
-        machine["metadata"]["labels"]["tenant-id"]: machine.get("status", {}).get("printableStatus", "Unknown")
+        machine["metadata"]["labels"]["tenant-id"]: machine.get("status", {}).get(
+            "printableStatus", "Unknown"
+        )
         for machine in found["items"]
     }
     return [{**tenant, "vm": status.get(tenant["id"], "absent")} for tenant in declared]
 
 
 def settle(declared: Sequence[Tenant]) -> None:
-    """Wait up to a minute until no machine is on its way up or down; what has not settled by then shows as it is."""
+    """Wait up to a minute until no machine is on its way up or down; what has not settled shows as it is."""
     deadline = time.monotonic() + _PATIENCE
     while time.monotonic() < deadline:
         if all(tenant["vm"] in _SETTLED for tenant in observe(declared)):

@@ -1,0 +1,148 @@
+"""Figures, each as a ratio within one run, so that a slow or busy machine moves both sides alike.
+
+A preview of N tenants through the program is set against the same resources (same types, same inputs, same
+providers) registered in a flat loop with the same engine and plugins: what is left is the program's own cost.
+The production stack is planned from nothing each time, so neither side waits for a server.
+"""
+
+import asyncio
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict
+
+import pulumi
+import yaml
+from pulumi import automation as auto
+from pulumi.runtime.rpc import UNKNOWN
+from rich.console import Console
+
+from local import engine, toolchain
+from local.paths import DATA
+
+_ROUNDS = 3
+_TIERS = ("starter", "professional", "enterprise", "private-cloud")
+_PROVIDER = "pulumi:providers:"
+
+
+class Figure(TypedDict):
+    """One measured value and whether it meets its goal (an upper bound)."""
+
+    name: str
+    value: float
+    unit: str
+    goal: float
+    met: bool
+
+
+@dataclass(frozen=True)
+class Registration:
+    """A custom resource as the engine saw it in a preview."""
+
+    type: str
+    name: str
+    urn: str
+    provider: str
+    inputs: Mapping[str, Any]
+
+
+def run(console: Console) -> list[Figure]:
+    """Measure; every figure is the median of the rounds, whose spread is told on the console."""
+    toolchain.ensure(console)
+    engine.install_plugins(official_only=False)
+    recorded: list[Registration] = []
+    _preview(100, record=recorded)  # also the warm-up
+    whole, quarter, flat = [], [], []
+    for turn in range(_ROUNDS):
+        whole.append(_preview(100))
+        flat.append(_preview(100, program=lambda: _register_flat(recorded)))
+        quarter.append(_preview(25))
+        console.print(
+            f"round {turn + 1}: program 100 tenants {whole[-1]:.1f} s, "
+            f"flat loop of {len(recorded)} resources {flat[-1]:.1f} s, program 25 tenants {quarter[-1]:.1f} s"
+        )
+    return [
+        _figure("preview of 100 tenants / the same resources in a flat loop", whole, flat, 1.25, console),
+        _figure("preview of 100 tenants / of 25 tenants", whole, quarter, 4.4, console),
+    ]
+
+
+def _figure(
+    name: str, numerators: Sequence[float], denominators: Sequence[float], goal: float, console: Console
+) -> Figure:
+    ratios = [above / below for above, below in zip(numerators, denominators, strict=True)]
+    value = round(statistics.median(ratios), 3)
+    console.print(f"{name}: {value} (from {min(ratios):.3f} to {max(ratios):.3f}; goal at most {goal})")
+    return {"name": name, "value": value, "unit": "ratio", "goal": goal, "met": value <= goal}
+
+
+def _preview(
+    tenants: int, *, program: Callable[[], None] | None = None, record: list[Registration] | None = None
+) -> float:
+    """Seconds that a preview of that many tenants takes; `record` is filled with what was registered."""
+    stack = engine.stack("prod", program=program, settings={"agent-platform:roster": str(_roster(tenants))})
+
+    def on_event(event: auto.EngineEvent) -> None:
+        step = event.resource_pre_event and event.resource_pre_event.metadata
+        if record is None or not step or not step.new or not step.new.custom:
+            return
+        state = step.new
+        name = state.urn.rpartition("::")[2]
+        record.append(Registration(state.type, name, state.urn, state.provider, state.inputs))
+
+    start = time.perf_counter()
+    stack.preview(on_event=on_event)
+    return time.perf_counter() - start
+
+
+def _roster(tenants: int) -> Path:
+    path = DATA / f"bench-{tenants}.yaml"
+    entries = [
+        {
+            "id": f"bench{number:03}",
+            "name": f"Bench {number}",
+            "tier": _TIERS[number % len(_TIERS)],
+            "owner": f"owner{number}@bench.example",
+        }
+        for number in range(tenants)
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump({"tenants": entries}), encoding="utf-8")
+    return path
+
+
+def _register_flat(recorded: Sequence[Registration]) -> None:
+    """Each resource as recorded, with no component, no model and no computation around it."""
+    providers: dict[str, pulumi.ProviderResource] = {}
+    for resource in recorded:
+        if resource.type.startswith(_PROVIDER) and not resource.name.startswith("default"):
+            package = resource.type.removeprefix(_PROVIDER)
+            providers[resource.urn] = pulumi.ProviderResource(
+                package, resource.name, _unknowns(resource.inputs)
+            )
+    for resource in recorded:
+        if not resource.type.startswith("pulumi:"):
+            provider = providers.get(resource.provider.rpartition("::")[0])
+            pulumi.CustomResource(
+                resource.type,
+                resource.name,
+                _unknowns(resource.inputs),
+                pulumi.ResourceOptions(provider=provider),
+            )
+
+
+def _unknowns(value: Any) -> Any:
+    """The recorded value with each unknown as an output that a preview never gets to know."""
+    if value == UNKNOWN:
+        resolved: asyncio.Future[Any] = asyncio.Future()
+        resolved.set_result(None)
+        known: asyncio.Future[bool] = asyncio.Future()
+        known.set_result(False)
+        return pulumi.Output(set(), resolved, known)
+    if isinstance(value, Mapping):
+        return {key: _unknowns(item) for key, item in value.items() if key != "__defaults"}
+    if isinstance(value, list):
+        return [_unknowns(item) for item in value]
+    return value

@@ -1,0 +1,112 @@
+"""Mends a stack whose last update was cut off, before the next one starts.
+
+An engine that was killed leaves a lock and *pending operations*: steps whose outcome it did not get to write
+down. An update or a delete can simply be tried again. A create may have happened: a resource that the server has
+is imported into the state by its id, so that it is neither made twice nor left behind; one that it does not have
+is forgotten.
+Source: the engine's `refresh --import-pending-creates --clear-pending-creates`.
+"""
+
+import json
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from exoscale.api.v2 import Client
+from pulumi import automation as auto
+
+from local.errors import LocalError
+
+Inputs = Mapping[str, Any]
+
+
+def recover(
+    stack: auto.Stack, *, backend: Path, environment: Mapping[str, str], output: Callable[[str], None]
+) -> None:
+    """Release a dead engine's lock and settle what it left pending; does nothing after an update that ended.
+
+    `environment` is the engine's, with the Exoscale endpoint and credentials. Raises `LocalError` when another
+    engine is at work on the stack.
+    """
+    _release_dead_locks(backend)
+    deployment = stack.export_stack().deployment or {}
+    pending = deployment.get("pending_operations") or []
+    if not pending:
+        return
+    output(f"The last update was cut off in {len(pending)} steps; looking at what became of them.")
+    exoscale = Client(
+        environment["EXOSCALE_API_KEY"],
+        environment["EXOSCALE_API_SECRET"],
+        url=environment["EXOSCALE_API_ENDPOINT"],
+    )
+    arguments = ["refresh", "--yes", "--skip-preview", "--clear-pending-creates", "--stack", stack.name]
+    for operation in pending:
+        resource = operation["resource"]
+        if operation["type"] != "creating":
+            continue
+        identifier = _identifier(resource["type"], resource.get("inputs", {}), exoscale)
+        if identifier is not None:
+            arguments += ["--import-pending-creates", resource["urn"], "--import-pending-creates", identifier]
+    workspace = stack.workspace
+    command = workspace.pulumi_command
+    command.run(
+        arguments, workspace.work_dir, {**environment, "PULUMI_HOME": workspace.pulumi_home or ""}, output
+    )
+
+
+def _release_dead_locks(backend: Path) -> None:
+    for lock in backend.glob(".pulumi/locks/**/*.json"):
+        holder = json.loads(lock.read_text(encoding="utf-8"))
+        if holder["hostname"] == socket.gethostname() and not Path(f"/proc/{holder['pid']}").exists():
+            lock.unlink()
+        else:
+            raise LocalError(
+                f"Another update of this stack is running (process {holder['pid']} on {holder['hostname']}, "
+                f"since {holder['timestamp']}); two at once would corrupt its state. Wait for it to end, then "
+                "try again."
+            )
+
+
+def _identifier(resource_type: str, inputs: Inputs, exoscale: Client) -> str | None:
+    """The id under which the server has what was being made, or None where making it again is harmless.
+
+    Only creations that would fail or leave a double are named here; the others (server-side apply, grants,
+    policies, our own dynamic resources) are idempotent.
+    """
+    match resource_type:
+        case "postgresql:index/role:Role":
+            return str(inputs["name"])
+        case "vault:index/mount:Mount":
+            return str(inputs["path"])
+        case "vault:index/authBackend:AuthBackend" | "vault:index/audit:Audit":
+            return str(inputs.get("path") or inputs["type"])
+        case "exoscale:index/antiAffinityGroup:AntiAffinityGroup":
+            return _by_name(exoscale.list_anti_affinity_groups()["anti-affinity-groups"], inputs)
+        case "exoscale:index/securityGroup:SecurityGroup":
+            return _by_name(exoscale.list_security_groups()["security-groups"], inputs)
+        case "exoscale:index/privateNetwork:PrivateNetwork":
+            return _zoned(_by_name(exoscale.list_private_networks()["private-networks"], inputs), inputs)
+        case "exoscale:index/sksCluster:SksCluster":
+            return _zoned(_by_name(exoscale.list_sks_clusters()["sks-clusters"], inputs), inputs)
+        case "exoscale:index/sksNodepool:SksNodepool":
+            cluster = exoscale.get_sks_cluster(id=inputs["clusterId"])
+            pool = _by_name(cluster.get("nodepools", []), inputs)
+            return _zoned(f"{inputs['clusterId']}/{pool}" if pool else None, inputs)
+        case "exoscale:index/iamRole:IamRole":
+            return _by_name(exoscale.list_iam_roles()["iam-roles"], inputs)
+        case "exoscale:index/iamApiKey:IamApiKey":
+            # Its secret was shown once, to the engine that died: the key is of no use and must not stay.
+            for key in exoscale.list_api_keys()["api-keys"]:
+                if key["name"] == inputs["name"]:
+                    exoscale.delete_api_key(id=key["key"])
+            return None
+    return None
+
+
+def _by_name(found: list[dict[str, Any]], inputs: Inputs) -> str | None:
+    return next((str(item["id"]) for item in found if item.get("name") == inputs["name"]), None)
+
+
+def _zoned(identifier: str | None, inputs: Inputs) -> str | None:
+    return f"{identifier}@{inputs['zone']}" if identifier else None

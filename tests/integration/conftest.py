@@ -1,0 +1,182 @@
+"""One embedded platform for all integration tests: a copy of the checkout, as a new user has it, brought up once."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+import hvac
+import psycopg
+import pytest
+import yaml
+from kubernetes import client, config
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Platform:
+    """A checkout of its own with its own servers."""
+
+    root: Path
+
+    def run(self, *arguments: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        """`python -m local ARGUMENTS` in the copy, as make calls it; what it printed is captured."""
+        return subprocess.run(
+            [sys.executable, "-m", "local", *arguments],
+            cwd=self.root,
+            env=self.environment() | dict(env or {}),
+            capture_output=True,
+            text=True,
+            timeout=1500,
+            check=False,
+        )
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """The same in the background, in a process group of its own."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "local", *arguments],
+            cwd=self.root,
+            env=self.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    @staticmethod
+    def environment() -> dict[str, str]:
+        """The caller's, without what would move the platform or stand in for its servers."""
+        foreign = ("AGENT_PLATFORM_DATA", "PULUMI_", "EXOSCALE_", "VAULT_", "PG", "AWS_", "KUBECONFIG")
+        return {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+
+    def up(self) -> subprocess.CompletedProcess[str]:
+        """`up`, which must succeed."""
+        done = self.run("up")
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    def changes(self, *arguments: str) -> dict[str, int]:
+        """The counts of `preview --json`, which must print nothing else."""
+        done = self.run("preview", "--json", *arguments)
+        assert done.returncode == 0, done.stderr
+        counts: dict[str, int] = json.loads(done.stdout)["changes"]
+        return counts
+
+    def status(self) -> dict[str, Any]:
+        """`status --json`."""
+        done = self.run("status", "--json")
+        assert done.returncode == 0, done.stderr
+        report: dict[str, Any] = json.loads(done.stdout)
+        return report
+
+    def exports(self) -> dict[str, str]:
+        """What `eval "$(make env)"` puts into a shell."""
+        script = 'eval "$("$0" -m local env)" && env -0'
+        printed = subprocess.run(
+            ["bash", "-c", script, sys.executable],
+            cwd=self.root,
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        return dict(line.split("=", 1) for line in printed.split("\0") if line)
+
+    def state(self) -> dict[str, dict[str, Any]]:
+        """The resources of the stack's state by URN."""
+        path = self.root / ".local/stacks/local/state/.pulumi/stacks/agent-platform/local.json"
+        deployment = json.loads(path.read_text(encoding="utf-8"))["checkpoint"]["latest"]
+        urns = [resource["urn"] for resource in deployment["resources"]]
+        assert len(urns) == len(set(urns))
+        assert not deployment.get("pending_operations")
+        return {resource["urn"]: resource for resource in deployment["resources"]}
+
+    @property
+    def roster(self) -> Path:
+        """The copy's `tenants.yaml`."""
+        return self.root / "tenants.yaml"
+
+    def database(self, user: str | None = None, password: str | None = None) -> psycopg.Connection[Any]:
+        """A connection as the administrator, or as somebody."""
+        exports = self.exports()
+        return psycopg.connect(
+            host=exports["PGHOST"],
+            port=int(exports["PGPORT"]),
+            dbname=exports["PGDATABASE"],
+            user=user or exports["PGUSER"],
+            password=password or exports["PGPASSWORD"],
+            autocommit=True,
+        )
+
+    def vault(self, token: str | None = None) -> hvac.Client:
+        """A client with the operator's token, or with somebody's."""
+        exports = self.exports()
+        return hvac.Client(url=exports["VAULT_ADDR"], token=token or exports["VAULT_TOKEN"])
+
+    def s3(self, access_key: str | None = None, secret_key: str | None = None) -> Any:
+        """A client with the owner's key, or with somebody's."""
+        exports = self.exports()
+        return boto3.client(
+            "s3",
+            endpoint_url=exports["AWS_ENDPOINT_URL"],
+            region_name=exports["AWS_REGION"],
+            aws_access_key_id=access_key or exports["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=secret_key or exports["AWS_SECRET_ACCESS_KEY"],
+        )
+
+    def kubernetes(self) -> client.ApiClient:
+        """An administrator's client of the cluster."""
+        return config.new_client_from_config(self.exports()["KUBECONFIG"])
+
+
+def copy_checkout(target: Path) -> None:
+    """What git would put into a fresh clone, with the uncommitted changes of this work tree."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
+
+
+@pytest.fixture(scope="session")
+def platform() -> Iterator[Platform]:
+    """The platform with the four sample tenants."""
+    root = Path(tempfile.mkdtemp(prefix="agent-platform-"))
+    root.chmod(0o755)
+    copy_checkout(root)
+    platform = Platform(root)
+    try:
+        platform.up()
+        yield platform
+    finally:
+        platform.run("down")
+        shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.fixture
+def edit_roster(platform: Platform) -> Iterator[Callable[[Callable[[list[dict[str, Any]]], None]], None]]:
+    """Change the roster for one test; afterwards the sample roster is in force again."""
+    original = platform.roster.read_text(encoding="utf-8")
+
+    def edit(change: Callable[[list[dict[str, Any]]], None]) -> None:
+        document = yaml.safe_load(original)
+        change(document["tenants"])
+        platform.roster.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+
+    yield edit
+    platform.roster.write_text(original, encoding="utf-8")
+    platform.up()

@@ -1,0 +1,153 @@
+"""An update that is cut off anywhere is mended by the next `make up`: nothing twice, nothing left behind."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kubernetes import client
+
+from tests.integration.conftest import Platform
+from tests.integration.test_roster_change import NEWCOMER, Edit, traces
+
+pytestmark = pytest.mark.integration
+
+
+def cut_off(
+    platform: Platform, *, after_resources: int, strike: Callable[[subprocess.Popen[str]], None]
+) -> int:
+    """Start `up`, let it create some of the newcomer's resources, strike, wait; the exit status."""
+    running = platform.start("up")
+    created = 0
+    assert running.stdout is not None
+    for line in running.stdout:
+        created += "created" in line and "newcomer" in line
+        if created >= after_resources:
+            strike(running)
+            break
+    rest = running.stdout.read()
+    status = running.wait(timeout=300)
+    assert created >= after_resources, f"the update ended before it could be struck: {rest}"
+    return status
+
+
+def engine(platform: Platform) -> int:
+    """The process id of the engine that serves this copy."""
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal():
+            continue
+        try:
+            command = (entry / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if command[0] == os.fsencode(platform.root / ".local/bin/pulumi") and b"up" in command:
+            return int(entry.name)
+    raise AssertionError("no engine is running")
+
+
+def kill_server(platform: Platform, name: str) -> None:
+    """End a server without giving it a chance to clean up."""
+    os.kill(platform.status()["services"][name]["pid"], signal.SIGKILL)
+
+
+@pytest.fixture
+def with_newcomer(platform: Platform, edit_roster: Edit) -> Iterator[set[str]]:
+    """A roster with one tenant more; afterwards the newcomer must be gone from every server."""
+    before = set(platform.state())
+    edit_roster(lambda tenants: tenants.append(NEWCOMER))
+    yield before
+    edit_roster(lambda _tenants: None)
+    platform.up()
+    assert set(platform.state()) == before
+    assert traces(platform) == []
+
+
+def assert_whole(platform: Platform, before: set[str]) -> None:
+    """The newcomer is complete, and every server has exactly what the state says."""
+    after = platform.state()
+    assert before < set(after)
+    assert sum(resource["type"] == "agent-platform:tenants:Tenant" for resource in after.values()) == 5
+    assert platform.changes() | {"same": 0} == {
+        "create": 0,
+        "update": 0,
+        "replace": 0,
+        "delete": 0,
+        "same": 0,
+    }
+    assert len(doubles(platform)) == 0
+
+
+def doubles(platform: Platform) -> list[str]:
+    """Names that Exoscale holds more than once."""
+    from exoscale.api.v2 import Client
+
+    exports = platform.exports()
+    api = Client(
+        exports["EXOSCALE_API_KEY"], exports["EXOSCALE_API_SECRET"], url=exports["EXOSCALE_API_ENDPOINT"]
+    )
+    names: list[Any] = [key["name"] for key in api.list_api_keys()["api-keys"]]
+    names += [role["name"] for role in api.list_iam_roles()["iam-roles"]]
+    names += [group["name"] for group in api.list_security_groups()["security-groups"]]
+    return [name for name in set(names) if names.count(name) > 1]
+
+
+@pytest.mark.parametrize("after_resources", [1, 5, 9])
+def test_a_killed_engine(platform: Platform, with_newcomer: set[str], after_resources: int) -> None:
+    status = cut_off(
+        platform,
+        after_resources=after_resources,
+        strike=lambda _running: os.kill(engine(platform), signal.SIGKILL),
+    )
+
+    assert status == 1
+    platform.up()
+    assert_whole(platform, with_newcomer)
+
+
+@pytest.mark.parametrize("server", ["kube-apiserver", "postgres"])
+def test_a_killed_server(platform: Platform, with_newcomer: set[str], server: str) -> None:
+    pid = platform.status()["services"][server]["pid"]
+
+    cut_off(platform, after_resources=2, strike=lambda _running: os.kill(pid, signal.SIGKILL))
+
+    platform.up()
+    assert_whole(platform, with_newcomer)
+
+
+def test_ctrl_c(platform: Platform, with_newcomer: set[str]) -> None:
+    status = cut_off(
+        platform, after_resources=3, strike=lambda running: os.killpg(running.pid, signal.SIGINT)
+    )
+
+    assert status != 0
+    platform.up()
+    assert_whole(platform, with_newcomer)
+
+
+def test_a_second_up_while_one_runs_is_told_so(platform: Platform, with_newcomer: set[str]) -> None:
+    refused: list[subprocess.CompletedProcess[str]] = []
+
+    cut_off(platform, after_resources=1, strike=lambda _running: refused.append(platform.run("up")))
+
+    assert refused[0].returncode == 1
+    assert "running" in refused[0].stderr
+    assert "Traceback" not in refused[0].stderr
+    assert_whole(platform, with_newcomer)
+
+
+def test_a_killed_node_agent_leaves_machines_as_they_are(platform: Platform) -> None:
+    kill_server(platform, "node-agent")
+    platform.up()
+
+    deadline = time.monotonic() + 30
+    objects = client.CustomObjectsApi(platform.kubernetes())
+    while time.monotonic() < deadline:
+        listed = objects.list_cluster_custom_object("kubevirt.io", "v1", "virtualmachines")["items"]
+        if all(machine["status"]["printableStatus"] == "Running" for machine in listed):
+            return
+        time.sleep(1)
+    raise AssertionError([machine["status"]["printableStatus"] for machine in listed])

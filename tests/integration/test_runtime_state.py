@@ -1,0 +1,54 @@
+"""Whether a machine runs is not the program's business: `up` wakes no sleeping tenant and sees no change."""
+
+import time
+
+import pytest
+from kubernetes import client
+
+from tests.integration.conftest import Platform
+
+pytestmark = pytest.mark.integration
+
+
+def call(platform: Platform, tenant: str, action: str) -> None:
+    """KubeVirt's `start` or `stop` subresource."""
+    machine = f"namespaces/tenant-{tenant}/virtualmachines/tenant-{tenant}"
+    platform.kubernetes().call_api(
+        f"/apis/subresources.kubevirt.io/v1/{machine}/{action}",
+        "PUT",
+        header_params={"Content-Type": "application/json"},
+        body={},
+        auth_settings=["BearerToken"],
+    )
+
+
+def wait_for(platform: Platform, tenant: str, status: str) -> None:
+    """Until KubeVirt reports `status`, for at most a minute."""
+    deadline = time.monotonic() + 60
+    seen = None
+    while time.monotonic() < deadline:
+        seen = next(item["vm"] for item in platform.status()["tenants"] if item["id"] == tenant)
+        if seen == status:
+            return
+        time.sleep(1)
+    raise AssertionError(f"{tenant} is {seen}, not {status}")
+
+
+def test_a_stopped_machine_is_no_change_and_stays_stopped(platform: Platform) -> None:
+    tenant = platform.status()["tenants"][0]["id"]
+    call(platform, tenant, "stop")
+    wait_for(platform, tenant, "Stopped")
+    try:
+        changes = platform.changes()
+        assert {step: changes[step] for step in ("create", "update", "replace", "delete")} == {
+            "create": 0,
+            "update": 0,
+            "replace": 0,
+            "delete": 0,
+        }
+        platform.up()
+        wait_for(platform, tenant, "Stopped")
+    finally:
+        call(platform, tenant, "start")
+        wait_for(platform, tenant, "Running")
+    assert platform.changes()["update"] == 0
