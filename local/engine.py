@@ -57,8 +57,8 @@ def install_plugins(*, official_only: bool) -> Plugins:
         raise LocalError(
             f"PLUGINS=official, but {', '.join(f'pulumi-resource-{name}' for name in missing)} "
             f"{'is' if len(missing) == 1 else 'are'} not on PATH, so a stand-in would serve; nothing "
-            "was started. Install the official plugin (`pulumi plugin install resource NAME VERSION`, then put "
-            "its folder on PATH) or run without PLUGINS=official."
+            "was started. Install the official plugin (`pulumi plugin install resource NAME VERSION`, then "
+            "put its folder on PATH) or run without PLUGINS=official."
         )
     shutil.rmtree(_BIN, ignore_errors=True)
     _BIN.mkdir(parents=True)

@@ -1,9 +1,9 @@
 """Mends a stack whose last update was cut off, before the next one starts.
 
-An engine that was killed leaves a lock and *pending operations*: steps whose outcome it did not get to write
-down. An update or a delete can simply be tried again. A create may have happened: a resource that the server has
-is imported into the state by its id, so that it is neither made twice nor left behind; one that it does not have
-is forgotten.
+An engine that was killed leaves a lock and *pending operations*: steps whose outcome it did not get to
+write down. An update or a delete can simply be tried again. A create may have happened: a resource that the
+server has is imported into the state by its id, so that it is neither made twice nor left behind; one that it
+does not have is forgotten.
 Source: the engine's `refresh --import-pending-creates --clear-pending-creates`.
 """
 
@@ -26,8 +26,8 @@ def recover(
 ) -> None:
     """Release a dead engine's lock and settle what it left pending; does nothing after an update that ended.
 
-    `environment` is the engine's, with the Exoscale endpoint and credentials. Raises `LocalError` when another
-    engine is at work on the stack.
+    `environment` is the engine's, with the Exoscale endpoint and credentials. Raises `LocalError` when
+    another engine is at work on the stack.
     """
     _release_dead_locks(backend)
     deployment = stack.export_stack().deployment or {}
@@ -63,8 +63,8 @@ def _release_dead_locks(backend: Path) -> None:
         else:
             raise LocalError(
                 f"Another update of this stack is running (process {holder['pid']} on {holder['hostname']}, "
-                f"since {holder['timestamp']}); two at once would corrupt its state. Wait for it to end, then "
-                "try again."
+                f"since {holder['timestamp']}); two at once would corrupt its state. Wait for it to end, "
+                "then try again."
             )
 
 

@@ -1,4 +1,4 @@
-"""One embedded platform for all integration tests: a copy of the checkout, as a new user has it, brought up once."""
+"""One embedded platform for all integration tests: a copy of the checkout, brought up once."""
 
 import json
 import os

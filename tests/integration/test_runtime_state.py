@@ -3,7 +3,6 @@
 import time
 
 import pytest
-from kubernetes import client
 
 from tests.integration.conftest import Platform
 
