@@ -1,0 +1,166 @@
+"""The SKS cluster, its nodes, its network and this program's way into its API."""
+
+import base64
+from dataclasses import dataclass
+from typing import Any
+
+import pulumi
+import pulumi_kubernetes as k8s
+import pulumiverse_exoscale as exoscale
+import yaml
+
+from infra.cluster.network import node_security_group
+from infra.cluster.object_storage import object_storage
+from infra.settings import ClusterSettings, NodePool, Settings
+
+_DAY = 24 * 60 * 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class KubernetesApi:
+    """The Kubernetes API as it is reached from outside the cluster."""
+
+    server: pulumi.Output[str]
+    """`https://…`"""
+    certificate_authority: pulumi.Output[str]
+    """PEM."""
+
+
+class Cluster(pulumi.ComponentResource):
+    """What we rent from Exoscale, ready to be built upon.
+
+    Not managed here: the account, its quotas, DNS, and the API key that the Exoscale provider signs with
+    (`EXOSCALE_API_KEY`, `EXOSCALE_API_SECRET`).
+    """
+
+    def __init__(self, name: str, settings: Settings, opts: pulumi.ResourceOptions | None = None) -> None:
+        """Declare cluster, node pools, network and buckets; cluster and buckets are protected."""
+        super().__init__("agent-platform:cluster:Cluster", name, None, opts)
+        child = pulumi.ResourceOptions(parent=self)
+        wanted = settings.cluster
+
+        cluster = exoscale.SksCluster(
+            f"{name}-sks",
+            name=wanted.name,
+            zone=wanted.zone,
+            version=wanted.version,
+            cni=wanted.cni,
+            service_level=wanted.service_level,
+            auto_upgrade=wanted.auto_upgrade,
+            exoscale_ccm=True,
+            exoscale_csi=True,
+            metrics_server=True,
+            audit=_audit(wanted),
+            description=f"Agent platform, {pulumi.get_stack()}",
+            # A patch release that SKS installed by itself is no reason to change anything back.
+            opts=pulumi.ResourceOptions(
+                parent=self, protect=True, ignore_changes=["version"] if wanted.auto_upgrade else None
+            ),
+        )
+        security_group = node_security_group(
+            name,
+            group_name=f"{wanted.name}-nodes",
+            cni=wanted.cni,
+            operator_networks=[str(network) for network in settings.operator_networks],
+            opts=child,
+        )
+        network = exoscale.PrivateNetwork(
+            f"{name}-network",
+            name=f"{wanted.name}-nodes",
+            description="Traffic between the nodes",
+            zone=wanted.zone,
+            start_ip="10.100.0.10",
+            end_ip="10.100.0.250",
+            netmask="255.255.255.0",
+            opts=child,
+        )
+        pools = [
+            self._node_pool(f"{name}-{pool.name}", wanted, pool, cluster, security_group, network)
+            for pool in wanted.node_pools
+        ]
+        kubeconfig = exoscale.SksKubeconfig(
+            f"{name}-kubeconfig",
+            cluster_id=cluster.id,
+            zone=wanted.zone,
+            user="agent-platform",
+            groups=["system:masters"],
+            ttl_seconds=wanted.kubeconfig.ttl_days * _DAY,
+            early_renewal_seconds=wanted.kubeconfig.renew_before_days * _DAY,
+            opts=pulumi.ResourceOptions(parent=self, additional_secret_outputs=["kubeconfig"]),
+        )
+
+        self.kubernetes = k8s.Provider(
+            f"{name}-kubernetes",
+            kubeconfig=kubeconfig.kubeconfig,
+            # The cluster's identity, not its credentials: a renewed kubeconfig must not replace every object.
+            cluster_identifier=cluster.id,
+            enable_server_side_apply=True,
+            # An API that does not answer is a reason to stop, never to forget what runs there.
+            delete_unreachable=False,
+            # Nothing that is installed on the cluster can run before there are nodes.
+            opts=pulumi.ResourceOptions(parent=self, depends_on=pools),
+        )
+        self.api = KubernetesApi(
+            server=_from_kubeconfig(kubeconfig.kubeconfig, "server"),
+            certificate_authority=_from_kubeconfig(kubeconfig.kubeconfig, "certificate-authority-data").apply(
+                lambda encoded: base64.b64decode(encoded).decode()
+            ),
+        )
+        self.object_storage = object_storage(settings, child, name)
+        self.register_outputs(
+            {
+                "sks": cluster.id,
+                "kubernetes": self.api.server,
+                "artifacts": self.object_storage.artifacts.name,
+                "backups": self.object_storage.backups.name,
+                "logs": self.object_storage.logs.name,
+            }
+        )
+
+    def _node_pool(
+        self,
+        name: str,
+        wanted: ClusterSettings,
+        pool: NodePool,
+        cluster: exoscale.SksCluster,
+        security_group: exoscale.SecurityGroup,
+        network: exoscale.PrivateNetwork,
+    ) -> exoscale.SksNodepool:
+        """Declare one pool, whose nodes Exoscale keeps on different hypervisors."""
+        child = pulumi.ResourceOptions(parent=self)
+        apart = exoscale.AntiAffinityGroup(f"{name}-apart", name=f"{wanted.name}-{pool.name}", opts=child)
+        return exoscale.SksNodepool(
+            name,
+            name=pool.name,
+            cluster_id=cluster.id,
+            zone=wanted.zone,
+            instance_type=pool.instance_type,
+            instance_prefix=pool.name,
+            size=pool.size,
+            disk_size=pool.disk_gib,
+            anti_affinity_group_ids=[apart.id],
+            security_group_ids=[security_group.id],
+            private_network_ids=[network.id],
+            labels={"pool": pool.name},
+            opts=child,
+        )
+
+
+def _audit(wanted: ClusterSettings) -> exoscale.SksClusterAuditArgs | None:
+    if wanted.audit is None:
+        return None
+    return exoscale.SksClusterAuditArgs(
+        enabled=True,
+        endpoint=wanted.audit.endpoint,
+        initial_backoff=wanted.audit.initial_backoff,
+    )
+
+
+def _from_kubeconfig(kubeconfig: pulumi.Output[str], key: str) -> pulumi.Output[str]:
+    """A field of the kubeconfig's only cluster: address and CA are no secrets, though they come in one."""
+
+    def field(text: str) -> str:
+        document: dict[str, Any] = yaml.safe_load(text)
+        return str(document["clusters"][0]["cluster"][key])
+
+    return pulumi.Output.unsecret(kubeconfig.apply(field))

@@ -1,0 +1,446 @@
+"""The stack's configuration (`Pulumi.STACK.yaml`), read once into a typed model.
+
+Every mistake is reported at once, with the key it stands under and what to write instead, before any
+resource is registered. A connection without TLS is accepted only towards this very machine.
+"""
+
+import difflib
+import ipaddress
+import json
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Generic, Literal, TypeVar, get_args
+from urllib.parse import urlsplit
+
+from pulumi.runtime.config import CONFIG, get_config_env, is_config_secret
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    IPvAnyNetwork,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic.alias_generators import to_camel
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from infra.errors import ConfigurationError
+
+NAMESPACE = "agent-platform"
+"""Every key of ours in a stack's configuration starts with this and a colon."""
+
+SWISS_ZONES = ("ch-gva-2", "ch-dk-2")
+OTHER_ZONES = ("at-vie-1", "at-vie-2", "bg-sof-1", "de-fra-1", "de-muc-1", "hr-zag-1")
+"""Exoscale's zones, as on <https://www.exoscale.com/datacenters/>."""
+
+Name = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,30}[a-z0-9])?$")]
+BucketName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$")]
+Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9.:-]{1,253}$")]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+def _mistake(message: str) -> PydanticCustomError:
+    """A rule of ours that does not hold; braces in `message` are text, not a template."""
+    return PydanticCustomError("rule", "{message}", {"message": message})
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether `host` is this very machine, so that nobody can listen on the way."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _tls_url(url: str) -> str:
+    """An `https://` address, or an `http://` one that stays on this machine."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise _mistake("is no address; write it like https://name:8200")
+    if parts.scheme == "http" and not _is_loopback(parts.hostname):
+        raise _mistake(f"would send credentials to {parts.hostname} in the clear; write https://")
+    return url.rstrip("/")
+
+
+class _Section(BaseModel):
+    """A mapping in the configuration: camelCase keys, exact types, nothing unknown."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, alias_generator=to_camel)
+
+
+class NodePool(_Section):
+    """A group of equal worker nodes, kept on different hypervisors."""
+
+    name: Name = Field(description="the pool's name: lower case letters, digits and hyphens")
+    instance_type: str = Field(
+        pattern=r"^[a-z0-9]+\.[a-z0-9-]+$", description="an Exoscale instance type, FAMILY.SIZE"
+    )
+    size: int = Field(ge=1, le=100, description="the number of nodes, 1 to 100")
+    disk_gib: int = Field(ge=20, le=51200, description="each node's disk in GiB, 20 or more")
+
+
+class Audit(_Section):
+    """Where SKS sends the Kubernetes audit log; can only be set when the cluster is created."""
+
+    endpoint: str = Field(description="the https:// address that receives the audit events")
+    initial_backoff: str = Field(
+        default="10s", pattern=r"^[0-9]+(ms|s|m)$", description="the first retry's delay, such as 10s"
+    )
+
+    _endpoint = field_validator("endpoint")(_tls_url)
+
+
+class Kubeconfig(_Section):
+    """How long the program's own access to the cluster lives. SKS grants at most 30 days."""
+
+    ttl_days: int = Field(default=30, ge=2, le=30, description="a life in days, 2 to 30")
+    renew_before_days: int = Field(
+        default=15, ge=1, description="days before the end of its life, fewer than ttlDays"
+    )
+
+    @field_validator("renew_before_days")
+    @classmethod
+    def _within_life(cls, days: int, info: ValidationInfo) -> int:
+        if days >= info.data.get("ttl_days", days + 1):
+            raise _mistake("would renew the kubeconfig on every run; choose fewer days than ttlDays")
+        return days
+
+
+class ClusterSettings(_Section):
+    """What we rent from Exoscale."""
+
+    name: Name = Field(description="the SKS cluster's name: lower case letters, digits and hyphens")
+    allow_zones_outside_switzerland: bool = Field(
+        default=False, description="true only if customers' data may leave Switzerland"
+    )
+    zone: str = Field(description=f"an Exoscale zone; in Switzerland: {' or '.join(SWISS_ZONES)}")
+    version: str = Field(
+        pattern=r"^1\.\d{2}\.\d+$", description="a Kubernetes version SKS offers, such as 1.34.2"
+    )
+    cni: Literal["cilium", "calico"] = Field(default="cilium", description="cilium or calico")
+    service_level: Literal["pro", "starter"] = Field(
+        default="pro", description="pro (highly available control plane) or starter"
+    )
+    auto_upgrade: bool = Field(default=True, description="true to let SKS apply patch releases")
+    audit: Audit | None = Field(default=None, description="a mapping with endpoint and initialBackoff")
+    kubeconfig: Kubeconfig = Field(
+        default_factory=Kubeconfig, description="a mapping of ttlDays, renewBeforeDays"
+    )
+    node_pools: tuple[NodePool, ...] = Field(min_length=1, description="a list of one or more node pools")
+
+    @field_validator("zone")
+    @classmethod
+    def _in_switzerland(cls, zone: str, info: ValidationInfo) -> str:
+        if zone in SWISS_ZONES:
+            return zone
+        if zone not in OTHER_ZONES:
+            raise _mistake(f"is no zone of Exoscale; choose {' or '.join(SWISS_ZONES)}")
+        if not info.data.get("allow_zones_outside_switzerland"):
+            raise _mistake(
+                f"would keep customers' data outside Switzerland; choose {' or '.join(SWISS_ZONES)}, or say "
+                f"that this is meant with {NAMESPACE}:cluster.allowZonesOutsideSwitzerland: true"
+            )
+        return zone
+
+    @field_validator("node_pools")
+    @classmethod
+    def _distinct(cls, pools: tuple[NodePool, ...]) -> tuple[NodePool, ...]:
+        names = [pool.name for pool in pools]
+        if len(set(names)) < len(names):
+            raise _mistake("two pools of one name would be one pool; give every pool its own name")
+        return pools
+
+
+class ObjectStorageSettings(_Section):
+    """The three SOS buckets. Bucket names are unique across all of Exoscale."""
+
+    artifacts_bucket: BucketName = Field(description="the bucket for tenants' files")
+    backups_bucket: BucketName = Field(description="the bucket for backups of volumes and database")
+    logs_bucket: BucketName = Field(description="the bucket for logs and archives")
+    endpoint: str | None = Field(
+        default=None, description="the S3 endpoint's https:// address; left out: that of the zone"
+    )
+
+    @field_validator("endpoint")
+    @classmethod
+    def _tls(cls, endpoint: str | None) -> str | None:
+        return None if endpoint is None else _tls_url(endpoint)
+
+    @field_validator("logs_bucket")
+    @classmethod
+    def _distinct(cls, logs: str, info: ValidationInfo) -> str:
+        names = [logs, info.data.get("artifacts_bucket"), info.data.get("backups_bucket")]
+        if len({name for name in names if name}) < len([name for name in names if name]):
+            raise _mistake("the three buckets would mix what they hold; give each its own name")
+        return logs
+
+
+Given = TypeVar("Given", bound=_Section)
+Managed = TypeVar("Managed", bound=_Section)
+
+
+class Service(_Section, Generic[Given, Managed]):
+    """A shared service: somebody else runs it (`given`) or this program does (`managed`)."""
+
+    given: Given | None = Field(default=None, description="a mapping that says where the running service is")
+    managed: Managed | None = Field(
+        default=None,
+        validate_default=True,
+        description="a mapping that says how to run the service; may be {}",
+    )
+
+    @field_validator("managed")
+    @classmethod
+    def _exactly_one(cls, managed: Managed | None, info: ValidationInfo) -> Managed | None:
+        # A `given` that failed its own validation is absent from `data`, yet it was written.
+        given = info.data.get("given", "written") is not None
+        if given and managed is not None:
+            raise _mistake("stands next to given: the service cannot be both; keep one of the two")
+        if not given and managed is None:
+            raise _mistake("is missing, and so is given: write one of the two")
+        return managed
+
+
+class GivenDatabase(_Section):
+    """A running PostgreSQL 16 or newer; its password is the secret `databaseAdminPassword`."""
+
+    host: Host = Field(description="PostgreSQL's host name or address")
+    port: Port = Field(description="PostgreSQL's TCP port")
+    name: Name = Field(description="the database that holds the tenants' schemas")
+    admin_user: str = Field(min_length=1, description="the role that may create roles and schemas")
+    ssl_mode: Literal["verify-full", "verify-ca", "require", "disable"] = Field(
+        description="verify-full, verify-ca, require, or (on loopback only) disable"
+    )
+
+    @field_validator("ssl_mode")
+    @classmethod
+    def _tls(cls, mode: str, info: ValidationInfo) -> str:
+        if mode == "disable" and not _is_loopback(info.data.get("host", "localhost")):
+            raise _mistake(f"would send data to {info.data['host']} in the clear; write verify-full")
+        return mode
+
+
+class ManagedDatabase(_Section):
+    """PostgreSQL run by CloudNativePG."""
+
+    name: Name = Field(default="agents", description="the database that holds the tenants' schemas")
+    instances: int = Field(default=3, ge=1, le=9, description="the number of servers, one of them primary")
+    storage_gib: int = Field(default=50, ge=1, description="each server's volume in GiB")
+    backup_retention_days: int = Field(default=30, ge=1, description="how many days back a restore can go")
+
+
+class GivenRedis(_Section):
+    """A running Redis or Valkey; its password is the secret `redisPassword`."""
+
+    host: Host = Field(description="the host name or address")
+    port: Port = Field(description="the TCP port")
+    tls: bool = Field(description="true, or (on loopback only) false")
+
+    @field_validator("tls")
+    @classmethod
+    def _tls(cls, tls: bool, info: ValidationInfo) -> bool:
+        if not tls and not _is_loopback(info.data.get("host", "localhost")):
+            raise _mistake(f"would send the password to {info.data['host']} in the clear; write true")
+        return tls
+
+
+class ManagedRedis(_Section):
+    """Valkey from its own chart."""
+
+    storage_gib: int = Field(
+        default=1, ge=1, description="the volume in GiB that keeps activity over a restart"
+    )
+
+
+class GivenVault(_Section):
+    """A running Vault or OpenBao, unsealed; the operator's token is the secret `vaultToken`."""
+
+    address: str = Field(description="Vault's https:// address")
+
+    _address = field_validator("address")(_tls_url)
+
+
+class ManagedVault(_Section):
+    """OpenBao from its own chart; the operator's token comes from the environment's VAULT_TOKEN."""
+
+    replicas: int = Field(default=3, ge=1, le=7, description="the number of servers in the Raft cluster, odd")
+    storage_gib: int = Field(default=10, ge=1, description="each server's volume in GiB")
+
+    @field_validator("replicas")
+    @classmethod
+    def _odd(cls, replicas: int) -> int:
+        if replicas % 2 == 0:
+            raise _mistake(
+                "an even number of servers survives no more failures than one fewer; write an odd one"
+            )
+        return replicas
+
+
+class GivenKubeVirt(_Section):
+    """KubeVirt is installed already, with the feature gates in `infra/platform/kubevirt.py`."""
+
+
+class ManagedKubeVirt(_Section):
+    """KubeVirt from the manifest in `infra/platform/manifests`."""
+
+    allow_emulation: bool = Field(
+        default=False, description="true only for a trial on nodes without KVM: guests run many times slower"
+    )
+
+
+class GivenLonghorn(_Section):
+    """Longhorn is installed already in `longhorn-system`, with a backup target set."""
+
+
+class ManagedLonghorn(_Section):
+    """Longhorn from its own chart, backing up to the backups bucket."""
+
+
+class Settings(_Section):
+    """The whole configuration of a stack."""
+
+    domain: str = Field(
+        pattern=r"^([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)+[a-z]{2,}$",
+        description="the domain under which tenants are reached, such as agents.example.ch",
+    )
+    roster: str = Field(
+        default="tenants.yaml", min_length=1, description="the roster, relative to the project's root"
+    )
+    operator_networks: tuple[IPvAnyNetwork, ...] = Field(
+        default=(),
+        description="a list of networks (CIDR) from which engineers and CI reach PostgreSQL and Vault",
+    )
+    cluster: ClusterSettings = Field(description="a mapping with name, zone, version and nodePools")
+    object_storage: ObjectStorageSettings = Field(description="a mapping with the three buckets' names")
+    database: Service[GivenDatabase, ManagedDatabase] = Field(description="a mapping: given or managed")
+    redis: Service[GivenRedis, ManagedRedis] = Field(description="a mapping: given or managed")
+    vault: Service[GivenVault, ManagedVault] = Field(description="a mapping: given or managed")
+    kubevirt: Service[GivenKubeVirt, ManagedKubeVirt] = Field(description="a mapping: given or managed")
+    longhorn: Service[GivenLonghorn, ManagedLonghorn] = Field(description="a mapping: given or managed")
+    database_admin_password: SecretStr | None = Field(
+        default=None, description="the password of database.given"
+    )
+    redis_password: SecretStr | None = Field(default=None, description="the password of redis.given")
+    vault_token: SecretStr | None = Field(default=None, description="the operator's token for vault.given")
+
+    @field_validator("operator_networks")
+    @classmethod
+    def _not_the_world(cls, networks: tuple[IPvAnyNetwork, ...]) -> tuple[IPvAnyNetwork, ...]:
+        if any(network.prefixlen == 0 for network in networks):
+            raise _mistake(
+                "would open PostgreSQL and Vault to the whole internet; name the networks you work from"
+            )
+        return networks
+
+    @property
+    def object_storage_endpoint(self) -> str:
+        """The S3 endpoint of the zone's SOS, unless another one is configured."""
+        return self.object_storage.endpoint or f"https://sos-{self.cluster.zone}.exo.io"
+
+
+_SECRETS = {"databaseAdminPassword": "database", "redisPassword": "redis", "vaultToken": "vault"}
+"""The secret keys, and the service each belongs to when that service is given."""
+
+_TEXTS = {"domain", "roster", *_SECRETS}
+"""The keys whose value is text as it stands; all others hold YAML that the engine hands over as JSON."""
+
+
+def load_settings() -> Settings:
+    """Read the stack's configuration.
+
+    Raises:
+        ConfigurationError: naming every mistake in it.
+    """
+    written = {
+        key.removeprefix(f"{NAMESPACE}:"): value
+        for key, value in {**get_config_env(), **CONFIG.get()}.items()
+        if key.startswith(f"{NAMESPACE}:")
+    }
+    data = {key: value if key in _TEXTS else _parsed(value) for key, value in written.items()}
+    mistakes = list(_rules_across_keys(data))
+    try:
+        # JSON, because only there does strict validation take a list for a tuple.
+        settings = Settings.model_validate_json(json.dumps(data))
+    except ValidationError as error:
+        mistakes = [*(_explain(detail) for detail in error.errors(include_url=False)), *mistakes]
+    if mistakes:
+        count = "a mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
+        lines = "\n".join(f"  - {NAMESPACE}:{mistake}" for mistake in mistakes)
+        raise ConfigurationError(f"The stack's configuration has {count}; nothing was changed.\n{lines}")
+    return settings
+
+
+def _parsed(value: str) -> Any:
+    """What the engine hands over as JSON; a bare word stays text, for validation to refuse by its key."""
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError:
+        return value
+
+
+def _rules_across_keys(data: Mapping[str, Any]) -> Iterator[str]:
+    """Rules between top-level keys, checked on what was written so that no other mistake hides them."""
+    for secret, service in _SECRETS.items():
+        given = _is(data, service, "given")
+        remedy = f"run: pulumi config set --secret {NAMESPACE}:{secret}"
+        if given and not data.get(secret):
+            yield f"{secret}: is missing, so {service}.given cannot be entered; {remedy}"
+        elif secret in data and not is_config_secret(f"{NAMESPACE}:{secret}"):
+            yield f"{secret}: stands in the file in the clear; change it at the service, then {remedy}"
+        elif secret in data and not given:
+            yield f"{secret}: is used by nothing, since {service} is not given; remove it"
+    managed = [service for service in ("database", "vault") if _is(data, service, "managed")]
+    if managed and not data.get("operatorNetworks"):
+        yield (
+            f"operatorNetworks: is missing, so nobody could reach the {' and the '.join(managed)} managed "
+            "here; list the networks (CIDR) that engineers and CI work from"
+        )
+
+
+def _is(data: Mapping[str, Any], service: str, how: str) -> bool:
+    section = data.get(service)
+    return isinstance(section, dict) and section.get(how) is not None
+
+
+def _explain(detail: ErrorDetails) -> str:
+    """One mistake: its key, what is wrong, what to write."""
+    path = list(detail["loc"])
+    key = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).lstrip(".")
+    owner, description = _look_up(path)
+    if detail["type"] == "extra_forbidden":
+        known = [field.alias or name for name, field in owner.model_fields.items()]
+        close = difflib.get_close_matches(to_camel(str(path[-1])), known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known) or 'no key at all'}"
+        return f"{key}: is no key of the configuration; {hint}"
+    if detail["type"] == "missing":
+        return f"{key}: is missing; write {description}"
+    if detail["type"] == "rule":
+        return f"{key}: {detail['msg']}"
+    scalar = isinstance(detail["input"], str | int | float) and key not in _SECRETS
+    found = f" {json.dumps(detail['input'])}" if scalar else ""
+    # A pattern says nothing to a reader; the description does.
+    why = "" if detail["type"] == "string_pattern_mismatch" else f" ({detail['msg'].lower()})"
+    return f"{key}:{found} does not fit{why}; write {description}"
+
+
+def _look_up(path: list[int | str]) -> tuple[type[BaseModel], str]:
+    """The section that holds the last step of `path`, and that field's description."""
+    owner: type[BaseModel] = Settings
+    description = "a mapping"
+    for index, step in enumerate(path):
+        field = next((f for f in owner.model_fields.values() if f.alias == step), None)
+        if field is None:
+            continue
+        description = field.description or description
+        inner = _section_in(field.annotation)
+        if inner is not None and index < len(path) - 1:
+            owner = inner
+    return owner, description
+
+
+def _section_in(annotation: Any) -> type[BaseModel] | None:
+    """The model inside `Model`, `Model | None` or `tuple[Model, ...]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _section_in(part))), None)
