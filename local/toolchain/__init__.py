@@ -1,0 +1,276 @@
+"""The Go programs of the embedded platform, built once from the modules that `*/go.mod` pin.
+
+What is built lands in the cache, in a folder named by the hash of all that goes into it: checkouts share it,
+a changed pin makes a new folder, and each file is renamed into place once it is whole, never half there.
+"""
+
+import contextlib
+import fcntl
+import functools
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+from rich.console import Console
+
+from local.errors import LocalError
+from local.paths import CACHE, LOGS
+from local.toolchain import golang
+from local.toolchain.progress import Progress
+
+_SOURCES = Path(__file__).parent
+_HOME = CACHE / "toolchain"
+_LDFLAGS = "-s -w"
+_FREE_DISK = 12 * 2**30
+"""Bytes that a build of everything takes at most, Go's own caches included."""
+
+
+@dataclass(frozen=True)
+class _Artefact:
+    """One file of the cache: a program, or what a program or module says."""
+
+    name: str
+    module: str
+    seconds: int
+    """A cold build on two cores, for the estimate."""
+    make: Callable[[Path, IO[bytes]], None] = field(repr=False)
+    """Makes the file at a path, writing the compiler's words to a log."""
+
+    @property
+    def path(self) -> Path:
+        return _HOME / f"{self.module}-{_digest(self.module)}" / self.name
+
+
+def tool(name: str) -> Path:
+    """Return the executable `name`: what we built, or for `pulumi` the official one if it is on PATH."""
+    found = official(name) if name == "pulumi" else None
+    return found or _artefact(name).path
+
+
+def objects(name: str) -> list[dict[str, Any]]:
+    """Return Kubernetes objects: of `kubevirt` all its operator installs, of `longhorn` the definitions."""
+    found: list[dict[str, Any]] = json.loads(_artefact(f"{name}.json").path.read_bytes())
+    return found
+
+
+def operator_manifest() -> str:
+    """Return the manifest that installs KubeVirt's operator, as its release carries it."""
+    return subprocess.run(
+        [tool("kubevirt-manifests"), "operator"], capture_output=True, text=True, check=True
+    ).stdout
+
+
+def official(name: str) -> Path | None:
+    """Return the official executable `name` on PATH; None without one, or for a `pulumi` older than ours."""
+    found = shutil.which(name)
+    if found is None or (name == "pulumi" and _older(_pulumi_version(found))):
+        return None
+    return Path(found)
+
+
+def ensure(console: Console) -> None:
+    """Build what is missing; LocalError if that fails, with the compiler's last words and the log's path."""
+    found = shutil.which("pulumi")
+    if found and official("pulumi") is None:
+        console.print(
+            f"{found} is {_pulumi_version(found) or 'of unknown version'}, older than "
+            f"{_pinned_pulumi()}, which the program needs: using our own build instead.",
+            markup=False,
+        )
+    if not _missing():
+        return
+    with _lock(console):
+        missing = _missing()
+        if missing:
+            _check_disk()
+            golang.ensure(console)
+            _build(missing, console)
+
+
+def _build(missing: list[_Artefact], console: Console) -> None:
+    with Progress(console, {artefact.name: artefact.seconds for artefact in missing}, _HOME) as progress:
+        for artefact in missing:
+            with progress.step(artefact.name):
+                _make(artefact)
+
+
+def _make(artefact: _Artefact) -> None:
+    """Make one artefact beside its place and move it there."""
+    artefact.path.parent.mkdir(parents=True, exist_ok=True)
+    for left_over in artefact.path.parent.glob(".*.draft"):
+        left_over.unlink()
+    draft = artefact.path.with_name(f".{artefact.name}.{os.getpid()}.draft")
+    log = LOGS / f"build-{artefact.name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with log.open("wb") as output:
+            artefact.make(draft, output)
+        draft.replace(artefact.path)
+    except (subprocess.CalledProcessError, OSError) as error:
+        words = "\n".join(f"  {line}" for line in log.read_text(errors="replace").splitlines()[-15:])
+        raise LocalError(
+            f"{artefact.name} could not be built ({error.__class__.__name__}), so the platform cannot start. "
+            f"The last lines of {log}:\n{words or f'  {error}'}\n"
+            "Once that is mended, run the same command again; it goes on from here."
+        ) from error
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _compile(module: str, package: str) -> Callable[[Path, IO[bytes]], None]:
+    def make(path: Path, log: IO[bytes]) -> None:
+        command: list[str | Path] = [
+            "build",
+            "-v",
+            "-trimpath",
+            "-mod=readonly",
+            f"-ldflags={_flags(module)}",
+            "-o",
+            path,
+            package,
+        ]
+        golang.run(command, directory=_SOURCES / module, log=log)
+
+    return make
+
+
+def _kubevirt_objects(path: Path, log: IO[bytes]) -> None:
+    written = subprocess.run(
+        [tool("kubevirt-manifests"), "cluster"], check=True, stdout=subprocess.PIPE, stderr=log
+    )
+    _write_objects(path, written.stdout)
+
+
+def _longhorn_objects(path: Path, log: IO[bytes]) -> None:
+    """Take the resource definitions out of Longhorn's module, where they are a template of its chart."""
+    module = json.loads(
+        golang.run(
+            ["mod", "download", "-json", "github.com/longhorn/longhorn-manager"],
+            directory=_SOURCES / "longhorn",
+            log=log,
+        )
+    )
+    template = (Path(module["Dir"]) / "k8s/crds.yaml").read_text()
+    template = template.replace('{{- include "longhorn.labels" . | nindent 4 }}', "")
+    _write_objects(path, template.replace('{{ include "release_namespace" . }}', "longhorn-system").encode())
+
+
+def _write_objects(path: Path, stream: bytes) -> None:
+    path.write_text(
+        json.dumps([document for document in yaml.load_all(stream, yaml.CSafeLoader) if document])
+    )
+
+
+_ARTEFACTS = (
+    _Artefact("pulumi", "pulumi", 240, _compile("pulumi", "github.com/pulumi/pulumi/pkg/v3/cmd/pulumi")),
+    _Artefact("etcd", "etcd", 26, _compile("etcd", "go.etcd.io/etcd/server/v3")),
+    _Artefact(
+        "kube-apiserver", "kubernetes", 230, _compile("kubernetes", "k8s.io/kubernetes/cmd/kube-apiserver")
+    ),
+    _Artefact(
+        "kube-controller-manager",
+        "kubernetes",
+        60,
+        _compile("kubernetes", "k8s.io/kubernetes/cmd/kube-controller-manager"),
+    ),
+    _Artefact("virt-api", "kubevirt", 110, _compile("kubevirt", "kubevirt.io/kubevirt/cmd/virt-api")),
+    _Artefact(
+        "virt-controller", "kubevirt", 25, _compile("kubevirt", "kubevirt.io/kubevirt/cmd/virt-controller")
+    ),
+    _Artefact("kubevirt-manifests", "kubevirt", 10, _compile("kubevirt", ".")),
+    _Artefact("kubevirt.json", "kubevirt", 3, _kubevirt_objects),
+    _Artefact("longhorn.json", "longhorn", 3, _longhorn_objects),
+)
+
+
+def _artefact(name: str) -> _Artefact:
+    return next(artefact for artefact in _ARTEFACTS if artefact.name == name)
+
+
+def _missing() -> list[_Artefact]:
+    """Return what has to be built, in order."""
+    return [
+        artefact
+        for artefact in _ARTEFACTS
+        if not artefact.path.is_file() and not (artefact.name == "pulumi" and official("pulumi"))
+    ]
+
+
+@functools.cache
+def _digest(module: str) -> str:
+    """Hash what a module's programs are built from; not Go's version, so that they outlive its updates."""
+    digest = hashlib.sha256(_flags(module).encode())
+    folder = _SOURCES / module
+    for path in sorted([folder / "go.mod", folder / "go.sum", *folder.glob("*.go")]):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def _flags(module: str) -> str:
+    if module != "pulumi":
+        return _LDFLAGS
+    return f"{_LDFLAGS} -X github.com/pulumi/pulumi/sdk/v3/go/common/version.Version={_pinned_pulumi()}"
+
+
+@functools.cache
+def _pinned_pulumi() -> str:
+    """Return the version of pulumi that go.mod pins, such as `v3.259.0`."""
+    path = _SOURCES / "pulumi/go.mod"
+    found = re.search(r"github\.com/pulumi/pulumi/pkg/v3 (v\S+)", path.read_text())
+    if found is None:
+        raise LocalError(f"{path}: requires no pulumi, so none can be built; restore the file.")
+    return found[1]
+
+
+@functools.cache
+def _pulumi_version(executable: str) -> str:
+    """Return what an executable says its version is; nothing if it does not even run."""
+    try:
+        return subprocess.run(
+            [executable, "version"], capture_output=True, text=True, check=True, timeout=30
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def _older(version: str) -> bool:
+    return _numbers(version) < _numbers(_pinned_pulumi())
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    found = re.match(r"v?(\d+)\.(\d+)\.(\d+)", version)
+    return tuple(map(int, found.groups())) if found else ()
+
+
+def _check_disk() -> None:
+    """LocalError if the file systems that Go writes to are too full to build everything."""
+    for folder in {_HOME, *golang.caches()}:
+        place = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        free = shutil.disk_usage(place).free
+        if free < _FREE_DISK:
+            raise LocalError(
+                f"{place}: {free / 2**30:.1f} GiB are free, and building the tool chain takes up to "
+                f"{_FREE_DISK / 2**30:.0f} GiB, so nothing was built; make room, or move the cache with "
+                "AGENT_PLATFORM_CACHE (ours) and GOCACHE, GOMODCACHE (Go's)."
+            )
+
+
+@contextlib.contextmanager
+def _lock(console: Console) -> Iterator[None]:
+    """Let one process build at a time; a second one waits, then finds the work done."""
+    _HOME.mkdir(parents=True, exist_ok=True)
+    with (_HOME / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            console.print("Another process is building the tool chain: waiting for it.")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
