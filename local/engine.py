@@ -7,6 +7,7 @@ plugin found on PATH is used instead of ours, one by one.
 import json
 import os
 import runpy
+import shlex
 import shutil
 import signal
 import sys
@@ -72,11 +73,10 @@ def install_plugins(*, official_only: bool) -> Plugins:
 
 
 def _launcher(name: str, module: str) -> None:
+    """An executable that becomes `module`, importing from this checkout."""
     path = _BIN / name
-    path.write_text(
-        f"#!/bin/sh\nexport PYTHONPATH='{ROOT}'\nexec '{sys.executable}' -u -m {module} \"$@\"\n",
-        encoding="utf-8",
-    )
+    command = f'exec {shlex.quote(sys.executable)} -u -m local.plugin_host {module} "$@"'
+    path.write_text(f"#!/bin/sh\nexport PYTHONPATH={shlex.quote(str(ROOT))}\n{command}\n", encoding="utf-8")
     path.chmod(0o755)
 
 

@@ -1,10 +1,9 @@
 """Mends a stack whose last update was cut off, before the next one starts.
 
-An engine that was killed leaves a lock and *pending operations*: steps whose outcome it did not get to
-write down. An update or a delete can simply be tried again. A create may have happened: a resource that the
-server has is imported into the state by its id, so that it is neither made twice nor left behind; one that it
-does not have is forgotten.
-Source: the engine's `refresh --import-pending-creates --clear-pending-creates`.
+An engine that was killed leaves a lock and *pending operations*: steps whose outcome it did not get to write
+down. What was being made is entered into the state under the id it has if it exists, and everything pending is
+then read from its server: so nothing is made twice, and nothing that was made is left behind.
+(`pulumi refresh --import-pending-creates` only clears the operations, as of engine 3.259.)
 """
 
 import json
@@ -30,29 +29,32 @@ def recover(
     another engine is at work on the stack.
     """
     _release_dead_locks(backend)
-    deployment = stack.export_stack().deployment or {}
-    pending = deployment.get("pending_operations") or []
+    exported = stack.export_stack()
+    pending = (exported.deployment or {}).pop("pending_operations", None) or []
     if not pending:
         return
-    output(f"The last update was cut off in {len(pending)} steps; looking at what became of them.")
+    output(f"The last update was cut off in {len(pending)} steps; asking the servers what became of them.")
     exoscale = Client(
         environment["EXOSCALE_API_KEY"],
         environment["EXOSCALE_API_SECRET"],
         url=environment["EXOSCALE_API_ENDPOINT"],
     )
-    arguments = ["refresh", "--yes", "--skip-preview", "--clear-pending-creates", "--stack", stack.name]
+    resources = exported.deployment["resources"]
+    known = {resource["urn"] for resource in resources}
     for operation in pending:
         resource = operation["resource"]
-        if operation["type"] != "creating":
+        if operation["type"] != "creating" or resource["urn"] in known:
             continue
         identifier = _identifier(resource["type"], resource.get("inputs", {}), exoscale)
         if identifier is not None:
-            arguments += ["--import-pending-creates", resource["urn"], "--import-pending-creates", identifier]
-    workspace = stack.workspace
-    command = workspace.pulumi_command
-    command.run(
-        arguments, workspace.work_dir, {**environment, "PULUMI_HOME": workspace.pulumi_home or ""}, output
-    )
+            # A dynamic resource reads itself by its outputs, a plugin by the id alone, as when it imports.
+            outputs = resource["inputs"] if resource["type"].startswith("pulumi-python:") else {}
+            resources.append({**resource, "id": identifier, "outputs": outputs})
+            known.add(resource["urn"])
+    stack.import_stack(exported)
+    targets = [operation["resource"]["urn"] for operation in pending if operation["resource"]["urn"] in known]
+    if targets:
+        stack.refresh(target=targets, on_output=output)
 
 
 def _release_dead_locks(backend: Path) -> None:

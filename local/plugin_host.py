@@ -1,0 +1,32 @@
+"""Runs a plugin's module for as long as its engine lives: `python -m local.plugin_host MODULE ARGUMENTS…`.
+
+An engine that is killed cannot end its plugins, and a plugin that stays would finish steps nobody waits for.
+"""
+
+import os
+import runpy
+import sys
+import threading
+import time
+
+_PAUSE = 0.5
+
+
+def main() -> None:
+    """Become the module, with a watcher beside it."""
+    engine = os.getppid()
+    threading.Thread(target=_follow, args=(engine,), daemon=True).start()
+    module, *arguments = sys.argv[1:]
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def _follow(engine: int) -> None:
+    """End this process once it has been handed to another parent."""
+    while os.getppid() == engine:
+        time.sleep(_PAUSE)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()
