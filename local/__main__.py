@@ -79,7 +79,7 @@ def _say(line: str) -> None:
 def _up(options: argparse.Namespace) -> None:
     _check_roster()
     toolchain.ensure(CONSOLE)
-    plugins = engine.install_plugins(official_only=options.plugins == "official")
+    plugins = engine.install_plugins(engine.LOCAL_STACK, official_only=options.plugins == "official")
     CONSOLE.print(f"Engine: {toolchain.tool('pulumi')}", markup=False)
     CONSOLE.print(f"Plugins: {plugins.describe()}", markup=False)
     servers.start_all(CONSOLE)
@@ -94,7 +94,7 @@ def _up(options: argparse.Namespace) -> None:
 def _preview(options: argparse.Namespace) -> None:
     _check_roster()
     toolchain.ensure(CONSOLE)
-    engine.install_plugins(official_only=options.plugins == "official")
+    engine.install_plugins(options.stack, official_only=options.plugins == "official")
     if options.stack == engine.LOCAL_STACK:
         servers.start_all(CONSOLE)
     counts = engine.preview(

@@ -51,7 +51,7 @@ class Registration:
 def run(console: Console) -> list[Figure]:
     """Measure; every figure is the median of the rounds, whose spread is told on the console."""
     toolchain.ensure(console)
-    engine.install_plugins(official_only=False)
+    engine.install_plugins("prod", official_only=False)
     recorded: list[Registration] = []
     _preview(100, record=recorded)  # also the warm-up
     whole, quarter, flat = [], [], []

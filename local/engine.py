@@ -12,7 +12,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,9 @@ PROVIDERS = ("kubernetes", "exoscale", "postgresql", "vault")
 """The plugins that the program needs; for each we have a stand-in (`local.providers`)."""
 
 _BIN = DATA / "bin"
+_PLANNING = {"EXOSCALE_API_KEY": "none-to-plan", "EXOSCALE_API_SECRET": "none-to-plan"}
+"""A plan from nothing asks Exoscale nothing, yet its provider wants credentials; these open no account."""
+
 _STEPS = ("create", "update", "replace", "delete", "same")
 
 
@@ -47,7 +50,7 @@ class Plugins:
         return ", ".join(f"{name} ({path or 'stand-in'})" for name, path in self.official.items())
 
 
-def install_plugins(*, official_only: bool) -> Plugins:
+def install_plugins(stack_name: str, *, official_only: bool) -> Plugins:
     """Put the engine and a launcher for each missing plugin into one folder, which leads the engine's PATH.
 
     Raises `LocalError` when `official_only` and a plugin is missing.
@@ -65,18 +68,29 @@ def install_plugins(*, official_only: bool) -> Plugins:
     _BIN.mkdir(parents=True)
     (_BIN / "pulumi").symlink_to(toolchain.tool("pulumi"))
     for name in missing:
-        _launcher(f"pulumi-resource-{name}", f"local.providers.{name}")
+        _launcher(f"pulumi-resource-{name}", _module(f"local.providers.{name}"))
     # With an inline program there is no language plugin to start these two.
-    _launcher("pulumi-resource-pulumi-python", "pulumi.dynamic")
-    _launcher("pulumi-analyzer-policy-python", "pulumi.policy")
+    _launcher("pulumi-resource-pulumi-python", _module("pulumi.dynamic"))
+    _launcher("pulumi-analyzer-policy-python", _module("pulumi.policy"))
+    exoscale = plugins.official["exoscale"]
+    if exoscale and stack_name == LOCAL_STACK:
+        # Some of its resources call Exoscale's official names whatever the endpoint; for it alone, a proxy answers.
+        _launcher("pulumi-resource-exoscale", [str(exoscale)], servers.exoscale.proxy_environment())
     return plugins
 
 
-def _launcher(name: str, module: str) -> None:
-    """An executable that becomes `module`, importing from this checkout."""
+def _module(name: str) -> list[str]:
+    return [sys.executable, "-u", "-m", "local.plugin_host", name]
+
+
+def _launcher(name: str, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+    """An executable that becomes `command`; a module is imported from this checkout."""
+    exports = {"PYTHONPATH": str(ROOT), **(environment or {})}
+    lines = [f"export {variable}={shlex.quote(value)}" for variable, value in exports.items()]
     path = _BIN / name
-    command = f'exec {shlex.quote(sys.executable)} -u -m local.plugin_host {module} "$@"'
-    path.write_text(f"#!/bin/sh\nexport PYTHONPATH={shlex.quote(str(ROOT))}\n{command}\n", encoding="utf-8")
+    path.write_text(
+        "\n".join(["#!/bin/sh", *lines, f'exec {shlex.join(command)} "$@"', ""]), encoding="utf-8"
+    )
     path.chmod(0o755)
 
 
@@ -119,7 +133,7 @@ def stack(
                 "PULUMI_CONFIG_PASSPHRASE": credentials.secret("pulumi-passphrase"),
                 "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
                 "PULUMI_SKIP_UPDATE_CHECK": "true",
-                **(servers.engine_environment() if local else {}),
+                **(servers.exoscale.environment() if local else _PLANNING),
             },
         ),
     )
