@@ -74,7 +74,7 @@ def install_plugins(stack_name: str, *, official_only: bool) -> Plugins:
     _launcher("pulumi-analyzer-policy-python", _module("pulumi.policy"))
     exoscale = plugins.official["exoscale"]
     if exoscale and stack_name == LOCAL_STACK:
-        # Some of its resources call Exoscale's official names whatever the endpoint; for it alone, a proxy answers.
+        # Some of its resources call Exoscale's official names whatever the endpoint; a proxy answers it alone.
         _launcher("pulumi-resource-exoscale", [str(exoscale)], servers.exoscale.proxy_environment())
     return plugins
 
