@@ -1,4 +1,4 @@
-"""Small JSON files that several processes read and write at once."""
+"""Small private files, replaced in one step; the JSON ones may be edited by several processes at once."""
 
 import contextlib
 import fcntl
@@ -37,12 +37,17 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def write(path: Path, values: dict[str, Any]) -> None:
+    """Replace `path` in one step, readable by its owner only."""
+    write_text(path, json.dumps(values, indent=2))
+
+
+def write_text(path: Path, text: str) -> None:
     """Replace `path` in one step, readable by its owner only; a reader sees the old or the new content."""
     private_folder(path.parent)
-    draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     try:
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            json.dump(values, file, indent=2)
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)

@@ -2,10 +2,10 @@
 
 A server outlives the command that started it. `RUN/NAME.json` says which process it is: its pid with the
 moment of its start and of the machine's, so that a pid used again, or a file left by a reboot, is never taken
-for it. A process also carries its record's path in its environment: one whose starter was killed before it could
-write the record is found by that, and ended before the server is started again.
+for it. A process also carries its record's path in its environment: one whose starter was killed before it
+could write the record is found by that, and ended before the server is started again.
 
-Nothing here needs a clean end: after Ctrl-C, a kill or a power cut, the next `start` or `stop` goes on from there.
+Nothing here needs a clean end: after Ctrl-C, a kill or a power cut, the next `start` or `stop` goes on.
 """
 
 import contextlib
@@ -152,6 +152,21 @@ def status(service: Service) -> Status:
     return Status(True, pid, "ready")
 
 
+def wait_until(ready: Callable[[], None], *, timeout: float, what: str) -> None:
+    """Wait until `ready` returns, as a service's does; LocalError, naming `what`, if that takes too long."""
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            return ready()
+        except (NotReady, OSError) as reason:
+            if time.monotonic() > deadline:
+                raise LocalError(
+                    f"{what} did not come about within {timeout:.0f} s ({reason}), so the platform is not "
+                    "up; look into `make logs`, then run `make up` again."
+                ) from None
+        time.sleep(0.05)
+
+
 def stop(name: str) -> None:
     """End the server: its stop signal, patience, then SIGKILL. Nothing happens if it does not run."""
     pid = _pid(name)
@@ -191,8 +206,8 @@ def check_ports(service: Service) -> None:
             continue
         who = f"process {holder} ({_command_line(holder)})" if holder else "a process of another user"
         raise LocalError(
-            f"{service.name}: port {number} on 127.0.0.1 is held by {who}, so it cannot start; stop "
-            f'that process, or take the line "{service.name}" out of {RUN / "ports.json"} to be given another port.'
+            f"{service.name}: port {number} on 127.0.0.1 is held by {who}, so it cannot start; stop that "
+            f"process, or take {number} out of {RUN / 'ports.json'} to be given another port."
         )
 
 

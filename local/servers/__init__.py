@@ -1,0 +1,126 @@
+"""The platform's servers, in the order in which they start.
+
+A module here stands for one server, or a few that belong together, and offers (the protocol `Module`):
+
+- `services()`: how to run each process, in start order; may be asked at any time, with nothing running.
+- `prepare()`: what must be on disk before they start (database cluster, certificates, configuration).
+- `bootstrap()`: what the program expects once they are ready (database, unsealed Vault, CRDs).
+- `environment()`: variables by which ordinary clients find the server; also with the server down.
+
+`prepare` and `bootstrap` are repeatable, and mend what an interruption left half done.
+"""
+
+import contextlib
+import errno
+import itertools
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from rich.console import Console
+
+from local import credentials, ports, supervisor
+from local.errors import LocalError
+from local.paths import DATA
+from local.servers import object_storage, postgres, redis, vault
+from local.supervisor import Service, Status
+
+
+class Module(Protocol):
+    """What each module in this package offers; see the package's docstring."""
+
+    def services(self) -> list[Service]: ...  # noqa: D102
+    def prepare(self) -> None: ...  # noqa: D102
+    def bootstrap(self) -> None: ...  # noqa: D102
+    def environment(self) -> dict[str, str]: ...  # noqa: D102
+
+
+LAYERS: tuple[tuple[Module, ...], ...] = ((postgres, vault, object_storage, redis),)
+"""Modules of a layer start side by side: the first service of each, then the second, and so on. The next
+layer starts when this one is bootstrapped."""
+
+_MODULES = tuple(itertools.chain.from_iterable(LAYERS))
+
+
+def start_all(console: Console) -> None:
+    """Bring every server up; those that run already are left alone. Raises LocalError.
+
+    A full disk or a taken port is told before anything starts.
+    """
+    supervisor.check_disk()
+    with _disk_full_told():
+        for service in _services():
+            supervisor.check_ports(service)
+        for layer in LAYERS:
+            for module in layer:
+                module.prepare()
+            for turn in itertools.zip_longest(*(module.services() for module in layer)):
+                batch = [service for service in turn if service]
+                for service in batch:
+                    supervisor.launch(service)
+                for service in batch:
+                    supervisor.wait(service, console)
+            for module in layer:
+                module.bootstrap()
+
+
+def stop_all(console: Console) -> None:
+    """Stop every server, the last started first. Raises LocalError if one does not end."""
+    for service in reversed(_services()):
+        if supervisor.is_running(service.name):
+            with console.status(f"{service.name}: stopping"):
+                supervisor.stop(service.name)
+
+
+def statuses() -> dict[str, Status]:
+    """Tell how each server is, by its name."""
+    return {service.name: supervisor.status(service) for service in _services()}
+
+
+def environment() -> dict[str, str]:
+    """Return the variables of all servers, for ordinary clients."""
+    return {name: value for module in _MODULES for name, value in module.environment().items()}
+
+
+def stack_settings() -> dict[str, Any]:
+    """Return what the stack's configuration says about these servers; secrets are apart."""
+    loopback = "127.0.0.1"
+    return {
+        "agent-platform:database": {
+            "given": {
+                "host": loopback,
+                "port": ports.port("postgres"),
+                "name": postgres.DATABASE,
+                "adminUser": postgres.ADMIN,
+                "sslMode": "disable",
+            }
+        },
+        "agent-platform:vault": {"given": {"address": vault.url()}},
+        "agent-platform:redis": {"given": {"host": loopback, "port": ports.port("redis"), "tls": False}},
+        "agent-platform:objectStorage": {"endpoint": object_storage.url()},
+    }
+
+
+def stack_secrets() -> dict[str, str]:
+    """Return the secrets in the stack's configuration: the administrators' passwords and Vault's token."""
+    return {
+        "agent-platform:databaseAdminPassword": credentials.secret("postgres"),
+        "agent-platform:vaultToken": vault.root_token(),
+        "agent-platform:redisPassword": credentials.secret("redis"),
+    }
+
+
+def _services() -> list[Service]:
+    return [service for module in _MODULES for service in module.services()]
+
+
+@contextlib.contextmanager
+def _disk_full_told() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise LocalError(
+            f"{DATA}: the disk is full ({error}), so the platform is not up; make room and run "
+            "`make up` again."
+        ) from error

