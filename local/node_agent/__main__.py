@@ -1,0 +1,48 @@
+"""`python -m local.node_agent`: runs until SIGTERM; the processes of our own Pods go on without it.
+
+Reads KUBECONFIG; and for the node pools EXOSCALE_API_ENDPOINT, EXOSCALE_API_KEY and EXOSCALE_API_SECRET.
+"""
+
+import logging
+import os
+import signal
+
+from kubernetes import config
+from kubernetes.client import ApiClient
+
+from local.node_agent import STATE
+from local.node_agent.agent import Agent
+from local.node_agent.containers import Containers
+from local.node_agent.guests import ReportedGuests
+from local.node_agent.kube import Api
+from local.node_agent.nodes import Pools
+from local.node_agent.own_pods import OwnPods
+from local.node_agent.workqueue import WorkQueue
+from local.paths import LOGS
+
+
+def main() -> None:
+    """Wire the agent up and run it."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # each lost connection is reported once, by us
+    synced = STATE / "synced"
+    synced.unlink(missing_ok=True)
+
+    queue = WorkQueue()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: queue.close())
+    client: ApiClient = config.new_client_from_config()  # type: ignore[no-untyped-call]
+    api = Api(client)
+    containers = Containers(STATE / "pods", LOGS / "pods", lambda uid: queue.add(("ended", "", uid)))
+    pools = Pools(
+        os.environ["EXOSCALE_API_ENDPOINT"],
+        os.environ["EXOSCALE_API_KEY"],
+        os.environ["EXOSCALE_API_SECRET"],
+    )
+    own_pods = OwnPods(api, client.configuration.host, containers)
+    Agent(api, queue, pools, ReportedGuests(), own_pods).run(synced)
+    synced.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""Containers as processes of this machine: started, found again, ended.
+
+All that is known of a container is on disk, below the folder of its Pod: `NAME/N.pid` and `NAME/N.exit` for
+its N-th attempt. So an agent that was killed goes on where it was: nothing runs twice or is left behind.
+"""
+
+import contextlib
+import functools
+import logging
+import os
+import select
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from local.paths import ROOT
+
+log = logging.getLogger(__name__)
+
+LOST = 137
+"""Exit code of a container whose end nobody saw, because the machine or its shell went down."""
+
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+_SHELL = Path(__file__).with_name("container.sh")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One run of a container; `exit_code` is None while it runs. Times in seconds since the epoch."""
+
+    number: int
+    started: float
+    finished: float = 0
+    exit_code: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """What to run: its environment is complete, nothing of the agent's own is inherited."""
+
+    arguments: Sequence[str]
+    environment: Mapping[str, str]
+    mounts: Sequence[tuple[Path, str]] = ()
+
+
+class Containers:
+    """The containers of our Pods, below one folder per Pod uid."""
+
+    def __init__(self, folder: Path, logs: Path, ended: Callable[[str], None]) -> None:
+        """Keep records in `folder`, output in `logs`; `ended` gets the Pod's uid when a process ends."""
+        self._folder = folder
+        self._logs = logs
+        self._ended = ended
+        self._watched: set[int] = set()
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def folder(self, uid: str) -> Path:
+        """Return the Pod's folder, which `remove` deletes."""
+        return self._folder / uid
+
+    def known(self) -> set[str]:
+        """Return the uids of all Pods that have a folder."""
+        return {path.name for path in self._folder.iterdir()}
+
+    def last(self, uid: str, name: str) -> Attempt | None:
+        """Return the latest attempt, watching it if it runs."""
+        records = list((self._folder / uid / name).glob("*.pid"))
+        if not records:
+            return None
+        record = max(records, key=lambda path: int(path.stem))
+        attempt = Attempt(number=int(record.stem), started=record.stat().st_mtime)
+        process = _process(record)
+        if process is not None:
+            self._watch(process, uid)
+            return attempt
+        outcome = record.with_suffix(".exit")
+        if not outcome.exists():
+            outcome.write_text(f"{LOST}\n")
+        return Attempt(
+            number=attempt.number,
+            started=attempt.started,
+            finished=outcome.stat().st_mtime,
+            exit_code=int(outcome.read_text()),
+        )
+
+    def start(self, uid: str, name: str, number: int, command: Command, *, label: str) -> None:
+        """Start attempt `number`, output in `LABEL_UID/NAME/NUMBER.log`; OSError if the machine cannot."""
+        folder = self._folder / uid / name
+        scratch = folder / "scratch"
+        scratch.mkdir(parents=True, exist_ok=True)
+        output = self._logs / f"{label}_{uid}" / name / f"{number}.log"
+        output.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        mounts = [part for mount in command.mounts for part in mount]
+        unshare = (namespace() or ()) if mounts else ()
+        with output.open("ab") as stream:
+            process = subprocess.Popen(
+                [*unshare, "sh", _SHELL, folder / str(number), scratch, *mounts, "--", *command.arguments],
+                cwd=ROOT,
+                env=dict(command.environment),
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        while not (folder / f"{number}.pid").exists():
+            if process.poll() is not None:
+                raise OSError(f"its shell ended with status {process.returncode}; see {output}")
+            time.sleep(0.005)
+        process.returncode = 0  # `_wait` waits for it; keep Popen from doing so
+        self._watch(process.pid, uid)
+
+    def signal(self, uid: str, name: str, number: signal.Signals) -> None:
+        """Send a signal to all processes of a container, if it runs."""
+        for record in (self._folder / uid / name).glob("*.pid"):
+            process = _process(record)
+            if process is not None:
+                os.killpg(process, number)
+
+    def remove(self, uid: str) -> None:
+        """Kill what still runs of a Pod; delete its folder and its output."""
+        folder = self._folder / uid
+        for container in folder.iterdir() if folder.exists() else ():
+            self.signal(uid, container.name, signal.SIGKILL)
+        shutil.rmtree(folder, ignore_errors=True)
+        for output in self._logs.glob(f"*_{uid}"):
+            shutil.rmtree(output, ignore_errors=True)
+
+    def _watch(self, process: int, uid: str) -> None:
+        if process not in self._watched:
+            self._watched.add(process)
+            threading.Thread(target=self._wait, args=(process, uid), daemon=True).start()
+
+    def _wait(self, process: int, uid: str) -> None:
+        try:
+            descriptor = os.pidfd_open(process)
+        except ProcessLookupError:
+            pass  # it has just ended
+        else:
+            select.select([descriptor], [], [])
+            os.close(descriptor)
+        with contextlib.suppress(ChildProcessError):  # an earlier agent had started it
+            os.waitpid(process, 0)
+        self._watched.discard(process)
+        self._ended(uid)
+
+
+@functools.cache
+def namespace() -> tuple[str, ...] | None:
+    """Return the command that gives a process mounts of its own, None where this machine allows none."""
+    command = ("unshare", "--mount") if os.geteuid() == 0 else ("unshare", "--mount", "--map-root-user")
+    probe = """
+        set -e
+        mount -t tmpfs tmpfs "$1"
+        mkdir "$1/upper" "$1/work" "$1/lower"
+        mount -t overlay overlay -o "lowerdir=$1/lower,upperdir=$1/upper,workdir=$1/work" "$1/lower"
+    """
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            subprocess.run([*command, "sh", "-c", probe, "probe", folder], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        log.warning(
+            "no mounts of their own for Pods on this machine: they get their token through KUBECONFIG"
+        )
+        return None
+    return command
+
+
+def _process(record: Path) -> int | None:
+    """Return the process id in `record` if that very process still runs."""
+    try:
+        process, started, boot = record.read_text().split()
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except (OSError, ValueError):
+        return None
+    alive = fields[19] == started and fields[0] != "Z" and boot == _BOOT.read_text().strip()
+    return int(process) if alive else None

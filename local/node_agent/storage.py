@@ -1,0 +1,86 @@
+"""Volumes for claims, as a CSI driver's provisioner and resizer make them.
+
+kube-controller-manager binds claims to volumes and releases them; what is here is the part that it leaves to
+the driver. Volumes have no data yet: nothing that runs here mounts one.
+"""
+
+from local.node_agent.kube import Object
+from local.node_agent.quantities import amount
+
+SELECTED_NODE = "volume.kubernetes.io/selected-node"
+"""Set by the scheduler on a claim whose class waits for the first consumer."""
+
+_PROVISIONER = "volume.kubernetes.io/storage-provisioner"
+_PROVISIONED_BY = "pv.kubernetes.io/provisioned-by"
+_NO_PROVISIONER = "kubernetes.io/no-provisioner"
+
+
+def waits_for_consumer(storage_class: Object) -> bool:
+    """Return whether claims of the class get their volume only once a Pod has its node."""
+    return bool(storage_class.get("volumeBindingMode") == "WaitForFirstConsumer")
+
+
+def is_bound(claim: Object) -> bool:
+    """Return whether `claim` has its volume."""
+    return bool(claim.get("status", {}).get("phase") == "Bound")
+
+
+def volume_for(claim: Object, storage_class: Object) -> Object | None:
+    """Return the volume to create for `claim`, None while there is none to create."""
+    metadata, spec = claim["metadata"], claim["spec"]
+    annotations = metadata.get("annotations") or {}
+    provisioner = storage_class["provisioner"]
+    if spec.get("volumeName") or metadata.get("deletionTimestamp"):
+        return None
+    if annotations.get(_PROVISIONER) != provisioner or provisioner == _NO_PROVISIONER:
+        return None
+    if waits_for_consumer(storage_class) and SELECTED_NODE not in annotations:
+        return None
+    name = f"pvc-{metadata['uid']}"
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": name, "annotations": {_PROVISIONED_BY: provisioner}},
+        "spec": {
+            "accessModes": spec["accessModes"],
+            "capacity": {"storage": spec["resources"]["requests"]["storage"]},
+            "claimRef": {
+                "apiVersion": "v1",
+                "kind": "PersistentVolumeClaim",
+                "namespace": metadata["namespace"],
+                "name": metadata["name"],
+                "uid": metadata["uid"],
+                "resourceVersion": metadata["resourceVersion"],
+            },
+            "csi": {
+                "driver": provisioner,
+                "volumeHandle": name,
+                "volumeAttributes": storage_class.get("parameters") or {},
+            },
+            "mountOptions": storage_class.get("mountOptions") or [],
+            "persistentVolumeReclaimPolicy": storage_class.get("reclaimPolicy", "Delete"),
+            "storageClassName": storage_class["metadata"]["name"],
+            "volumeMode": spec.get("volumeMode", "Filesystem"),
+        },
+    }
+
+
+def is_to_delete(volume: Object) -> bool:
+    """Return whether the driver deletes `volume`: its claim is gone and its policy says so."""
+    provisioned = _PROVISIONED_BY in (volume["metadata"].get("annotations") or {})
+    released = volume.get("status", {}).get("phase") == "Released"
+    deleting = volume["metadata"].get("deletionTimestamp")
+    return bool(
+        provisioned
+        and released
+        and not deleting
+        and volume["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
+    )
+
+
+def size_to_grow(claim: Object, volume: Object) -> str | None:
+    """Return the size that `claim` asks for beyond what it has, None if it has it."""
+    wanted: str = claim["spec"]["resources"]["requests"]["storage"]
+    had = claim.get("status", {}).get("capacity", {}).get("storage", "0")
+    in_step = amount(wanted) <= min(amount(had), amount(volume["spec"]["capacity"]["storage"]))
+    return None if in_step or not is_bound(claim) else wanted
