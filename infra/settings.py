@@ -190,6 +190,13 @@ class Service(_Section, Generic[Given, Managed]):
         description="a mapping that says how to run the service; may be {}",
     )
 
+    @property
+    def choice(self) -> Given | Managed:
+        """The one that was written."""
+        chosen = self.given if self.given is not None else self.managed
+        assert chosen is not None, "validation lets no service through that is neither"  # noqa: S101
+        return chosen
+
     @field_validator("managed")
     @classmethod
     def _exactly_one(cls, managed: Managed | None, info: ValidationInfo) -> Managed | None:

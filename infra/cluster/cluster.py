@@ -86,7 +86,7 @@ class Cluster(pulumi.ComponentResource):
             groups=["system:masters"],
             ttl_seconds=wanted.kubeconfig.ttl_days * _DAY,
             early_renewal_seconds=wanted.kubeconfig.renew_before_days * _DAY,
-            opts=pulumi.ResourceOptions(parent=self, additional_secret_outputs=["kubeconfig"]),
+            opts=child,
         )
 
         self.kubernetes = k8s.Provider(

@@ -1,9 +1,30 @@
-"""PostgreSQL, shared by all tenants, one schema each."""
+"""PostgreSQL, shared by all tenants, one schema each.
+
+Managed: CloudNativePG, <https://cloudnative-pg.io/documentation/current/>, with the Barman Cloud plugin for
+backups, <https://cloudnative-pg.io/plugin-barman-cloud/docs/>.
+"""
 
 from dataclasses import dataclass
 
 import pulumi
+import pulumi_kubernetes as k8s
 import pulumi_postgresql as postgresql
+
+from infra.cluster import ObjectStorage
+from infra.platform import charts
+from infra.platform.backups import backup_key
+from infra.platform.certificates import Certificates
+from infra.platform.entrance import operator_entrance
+from infra.platform.namespaces import namespace
+from infra.platform.password import Password
+from infra.settings import GivenDatabase, ManagedDatabase, Settings
+
+NAMESPACE = "databases"
+_CLUSTER = "postgres"
+_PORT = 5432
+_IMAGE = "ghcr.io/cloudnative-pg/postgresql:18.6-202608131513-minimal-trixie"
+_STORAGE_CLASS = "exoscale-sbs"
+"""Exoscale's block storage: PostgreSQL replicates by itself, Longhorn would do it a second time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,17 +34,276 @@ class Database:
     provider: postgresql.Provider
     host: pulumi.Input[str]
     """As reached from where this program runs."""
-    port: pulumi.Input[int]
-    internal_host: pulumi.Input[str]
+    port: int
+    internal_host: str
     """As reached from the cluster."""
-    internal_port: pulumi.Input[int]
     name: str
     admin_user: str
     admin_password: pulumi.Output[str]
     """Secret."""
     ssl_mode: str
+    """libpq's `sslmode`; with `verify-ca` the authority's certificate is the file in `PGSSLROOTCERT`."""
     issuer_role: pulumi.Output[str]
     """The role with which Vault makes tenants' logins. It must be granted each tenant's role with the admin
     option before it can do so (PostgreSQL 16 and newer)."""
     issuer_password: pulumi.Output[str]
     """Secret."""
+
+
+def given_database(
+    prefix: str, given: GivenDatabase, password: pulumi.Output[str], opts: pulumi.ResourceOptions
+) -> Database:
+    """Enter a PostgreSQL that runs already."""
+    return _entered(
+        prefix,
+        host=given.host,
+        internal_host=given.host,
+        port=given.port,
+        name=given.name,
+        admin_user=given.admin_user,
+        admin_password=password,
+        ssl_mode=given.ssl_mode,
+        opts=opts,
+    )
+
+
+def managed_database(
+    prefix: str,
+    settings: Settings,
+    wanted: ManagedDatabase,
+    *,
+    operators: pulumi.Input[str],
+    certificates: Certificates,
+    storage: ObjectStorage,
+    opts: pulumi.ResourceOptions,
+) -> Database:
+    """Run PostgreSQL in the namespace `databases`, its operator in the namespace `operators`."""
+    password = Password(f"{prefix}-admin-password", pulumi.ResourceOptions(parent=opts.parent))
+    cluster = _cluster(prefix, settings, wanted, operators, certificates, storage, password, opts)
+    host = operator_entrance(
+        f"{prefix}-entrance",
+        "postgres-operators",
+        namespace=NAMESPACE,
+        selector={"cnpg.io/cluster": _CLUSTER, "cnpg.io/instanceRole": "primary"},
+        port=_PORT,
+        networks=[str(network) for network in settings.operator_networks],
+        opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=[cluster])),
+    )
+    return _entered(
+        prefix,
+        host=host,
+        internal_host=f"{_CLUSTER}-rw.{NAMESPACE}.svc",
+        port=_PORT,
+        name=wanted.name,
+        admin_user="postgres",
+        admin_password=password.value,
+        ssl_mode="verify-ca",
+        opts=opts,
+    )
+
+
+def _entered(
+    prefix: str,
+    *,
+    host: pulumi.Input[str],
+    internal_host: str,
+    port: int,
+    name: str,
+    admin_user: str,
+    admin_password: pulumi.Output[str],
+    ssl_mode: str,
+    opts: pulumi.ResourceOptions,
+) -> Database:
+    """Declare the provider, and the role with which Vault makes logins: it may make roles, no more."""
+    own = pulumi.ResourceOptions(parent=opts.parent)
+    provider = postgresql.Provider(
+        f"{prefix}-provider",
+        host=host,
+        port=port,
+        database=name,
+        username=admin_user,
+        password=admin_password,
+        sslmode=ssl_mode,
+        connect_timeout=15,
+        opts=own,
+    )
+    password = Password(f"{prefix}-issuer-password", own)
+    issuer = postgresql.Role(
+        f"{prefix}-issuer",
+        name="vault",
+        login=True,
+        password=password.value,
+        create_role=True,
+        # It hands tenants' roles on; it does not act in them by itself.
+        inherit=False,
+        opts=pulumi.ResourceOptions(parent=opts.parent, provider=provider),
+    )
+    return Database(
+        provider=provider,
+        host=host,
+        internal_host=internal_host,
+        port=port,
+        name=name,
+        admin_user=admin_user,
+        admin_password=admin_password,
+        ssl_mode=ssl_mode,
+        issuer_role=issuer.name,
+        issuer_password=password.value,
+    )
+
+
+def _cluster(
+    prefix: str,
+    settings: Settings,
+    wanted: ManagedDatabase,
+    operators: pulumi.Input[str],
+    certificates: Certificates,
+    storage: ObjectStorage,
+    password: Password,
+    opts: pulumi.ResourceOptions,
+) -> pulumi.Resource:
+    """Declare operator, backup plugin, the servers and their nightly backup."""
+    operator = charts.install(
+        f"{prefix}-operator",
+        charts.CLOUDNATIVE_PG,
+        release="cloudnative-pg",
+        namespace=operators,
+        values={"crds": {"create": True}},
+        opts=opts,
+    )
+    plugin = charts.install(
+        f"{prefix}-barman-cloud",
+        charts.BARMAN_CLOUD,
+        release="barman-cloud",
+        namespace=operators,
+        values={},
+        opts=_after(opts, operator, certificates.release),
+    )
+    home = namespace(f"{prefix}-namespace", NAMESPACE, "restricted", opts)
+    certificate = certificates.server(
+        _CLUSTER,
+        home.metadata.name,
+        [f"{_CLUSTER}-{role}{suffix}" for role in ("rw", "ro", "r") for suffix in ("", f".{NAMESPACE}.svc")],
+        opts,
+    )
+    superuser = _secret(
+        f"{prefix}-admin",
+        "postgres-admin",
+        {"username": "postgres", "password": password.value},
+        "kubernetes.io/basic-auth",
+        home,
+        opts,
+    )
+    key = backup_key(prefix, "postgres", storage.backups, settings.cluster.name, opts)
+    backup_credentials = _secret(
+        f"{prefix}-backup",
+        "postgres-backup",
+        {"access-key": key.access_key, "secret-key": key.secret_key, "region": storage.region},
+        "Opaque",
+        home,
+        opts,
+    )
+    store = k8s.apiextensions.CustomResource(
+        f"{prefix}-backup-store",
+        api_version="barmancloud.cnpg.io/v1",
+        kind="ObjectStore",
+        metadata={"name": _CLUSTER, "namespace": home.metadata["name"]},
+        spec={
+            "retentionPolicy": f"{wanted.backup_retention_days}d",
+            "configuration": {
+                "destinationPath": storage.backups.name.apply(lambda bucket: f"s3://{bucket}/postgres"),
+                "endpointURL": storage.endpoint,
+                "s3Credentials": {
+                    field: {"name": backup_credentials.metadata["name"], "key": name}
+                    for field, name in (
+                        ("accessKeyId", "access-key"),
+                        ("secretAccessKey", "secret-key"),
+                        ("region", "region"),
+                    )
+                },
+                "wal": {"compression": "gzip"},
+                "data": {"compression": "gzip"},
+            },
+            "instanceSidecarConfiguration": {
+                # S3 servers other than Amazon's do not know the checksums that newer clients send.
+                "env": [
+                    {"name": "AWS_REQUEST_CHECKSUM_CALCULATION", "value": "when_required"},
+                    {"name": "AWS_RESPONSE_CHECKSUM_VALIDATION", "value": "when_required"},
+                ]
+            },
+        },
+        opts=_after(opts, plugin),
+    )
+    cluster = k8s.apiextensions.CustomResource(
+        f"{prefix}-cluster",
+        api_version="postgresql.cnpg.io/v1",
+        kind="Cluster",
+        metadata={
+            "name": _CLUSTER,
+            "namespace": home.metadata["name"],
+            "annotations": {"pulumi.com/waitFor": "condition=Ready", "pulumi.com/timeoutSeconds": "1800"},
+        },
+        spec={
+            "instances": wanted.instances,
+            "imageName": _IMAGE,
+            "bootstrap": {"initdb": {"database": wanted.name, "owner": wanted.name, "dataChecksums": True}},
+            "enableSuperuserAccess": True,
+            "superuserSecret": {"name": superuser.metadata["name"]},
+            "storage": {"size": f"{wanted.storage_gib}Gi", "storageClass": _STORAGE_CLASS},
+            "certificates": {
+                "serverTLSSecret": f"{_CLUSTER}-tls",
+                "serverCASecret": f"{_CLUSTER}-tls",
+            },
+            # Nobody enters without TLS, from the cluster neither.
+            "postgresql": {"pg_hba": ["hostnossl all all all reject"]},
+            "affinity": {"enablePodAntiAffinity": True, "topologyKey": "kubernetes.io/hostname"},
+            "plugins": [
+                {
+                    "name": "barman-cloud.cloudnative-pg.io",
+                    "isWALArchiver": True,
+                    "parameters": {"barmanObjectName": _CLUSTER},
+                }
+            ],
+        },
+        opts=pulumi.ResourceOptions.merge(
+            _after(opts, operator, certificate, store), pulumi.ResourceOptions(protect=True)
+        ),
+    )
+    k8s.apiextensions.CustomResource(
+        f"{prefix}-nightly-backup",
+        api_version="postgresql.cnpg.io/v1",
+        kind="ScheduledBackup",
+        metadata={"name": f"{_CLUSTER}-nightly", "namespace": home.metadata["name"]},
+        spec={
+            # Seconds come first.
+            "schedule": "0 0 1 * * *",
+            "immediate": True,
+            "method": "plugin",
+            "pluginConfiguration": {"name": "barman-cloud.cloudnative-pg.io"},
+            "backupOwnerReference": "self",
+            "cluster": {"name": _CLUSTER},
+        },
+        opts=_after(opts, cluster),
+    )
+    return cluster
+
+
+def _after(opts: pulumi.ResourceOptions, *resources: pulumi.Resource) -> pulumi.ResourceOptions:
+    return pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=list(resources)))
+
+
+def _secret(
+    resource_name: str,
+    name: str,
+    data: dict[str, pulumi.Input[str]],
+    kind: str,
+    home: k8s.core.v1.Namespace,
+    opts: pulumi.ResourceOptions,
+) -> k8s.core.v1.Secret:
+    return k8s.core.v1.Secret(
+        resource_name,
+        metadata=k8s.meta.v1.ObjectMetaArgs(name=name, namespace=home.metadata.name),
+        type=kind,
+        string_data=data,
+        opts=opts,
+    )

@@ -1,16 +1,87 @@
-"""Redis protocol store of activity (Valkey), keys `activity:TENANT`."""
+"""The store of activity, spoken to in the Redis protocol: keys `activity:TENANT`.
+
+Managed: Valkey, from the project's own chart, <https://github.com/valkey-io/valkey-helm/tree/main/valkey>.
+"""
 
 from dataclasses import dataclass
 
 import pulumi
+import pulumi_kubernetes as k8s
+
+from infra.platform import charts
+from infra.platform.certificates import Certificates
+from infra.platform.namespaces import namespace
+from infra.platform.password import Password
+from infra.settings import GivenRedis, ManagedRedis
+
+_NAMESPACE = "activity"
+_NAME = "valkey"
+_PORT = 6379
+_RIGHTS = "~activity:* resetchannels -@all +@read +@write +@connection -@dangerous"
+"""The platform reads and writes activity; it administers nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Redis:
-    """Where the activity store is."""
+    """Where the activity store is, as reached from the cluster."""
 
-    host: pulumi.Input[str]
-    port: pulumi.Input[int]
+    host: str
+    port: int
     tls: bool
     password: pulumi.Output[str]
     """Secret."""
+
+
+def given_redis(given: GivenRedis, password: pulumi.Output[str]) -> Redis:
+    """Use a Redis that runs already."""
+    return Redis(host=given.host, port=given.port, tls=given.tls, password=password)
+
+
+def managed_redis(
+    prefix: str, wanted: ManagedRedis, certificates: Certificates, opts: pulumi.ResourceOptions
+) -> Redis:
+    """Run Valkey in the namespace `activity`."""
+    home = namespace(f"{prefix}-namespace", _NAMESPACE, "restricted", opts)
+    password = Password(f"{prefix}-password", pulumi.ResourceOptions(parent=opts.parent))
+    users = k8s.core.v1.Secret(
+        f"{prefix}-users",
+        metadata=k8s.meta.v1.ObjectMetaArgs(name="valkey-users", namespace=home.metadata.name),
+        string_data={"default": password.value},
+        opts=opts,
+    )
+    certificate = certificates.server(
+        _NAME,
+        home.metadata.name,
+        [_NAME, f"{_NAME}.{_NAMESPACE}.svc", "localhost"],
+        opts,
+    )
+    charts.install(
+        prefix,
+        charts.VALKEY,
+        release=_NAME,
+        namespace=home.metadata.name,
+        values={
+            "auth": {
+                "enabled": True,
+                "usersExistingSecret": users.metadata.name,
+                "aclUsers": {"default": {"permissions": _RIGHTS}},
+            },
+            "tls": {
+                "enabled": True,
+                "existingSecret": f"{_NAME}-tls",
+                "serverPublicKey": "tls.crt",
+                "serverKey": "tls.key",
+                "caPublicKey": "ca.crt",
+            },
+            "dataStorage": {
+                "enabled": True,
+                "requestedSize": f"{wanted.storage_gib}Gi",
+                "className": "exoscale-sbs",
+            },
+            # One writer for one volume.
+            "deploymentStrategy": "Recreate",
+            "valkeyConfig": "appendonly yes\nappendfsync everysec\n",
+        },
+        opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=[certificate])),
+    )
+    return Redis(host=f"{_NAME}.{_NAMESPACE}.svc", port=_PORT, tls=True, password=password.value)

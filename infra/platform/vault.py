@@ -1,9 +1,33 @@
-"""Vault (OpenBao): tenants' secrets, and short-lived logins to PostgreSQL."""
+"""Vault (OpenBao): tenants' secrets, and short-lived logins to PostgreSQL.
 
+Managed: OpenBao's own chart, <https://openbao.org/docs/platform/k8s/helm/>. Somebody initialises and unseals
+it once after the first `pulumi up` and exports `VAULT_TOKEN` for the second: the root of trust is no output
+of a program. The audit log is part of the server's configuration, the only place OpenBao takes it from
+(<https://openbao.org/docs/configuration/audit/>); for a Vault that is given, whoever runs it has set it up.
+"""
+
+import base64
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pulumi
+import pulumi_kubernetes as k8s
 import pulumi_vault as vault
+
+from infra.cluster import KubernetesApi
+from infra.platform import charts
+from infra.platform.certificates import Certificates
+from infra.platform.database import Database
+from infra.platform.entrance import operator_entrance
+from infra.platform.namespaces import namespace
+from infra.settings import GivenVault, ManagedVault, Settings
+
+NAMESPACE = "vault"
+_NAME = "vault"
+_PORT = 8200
+_TLS = "/openbao/tls"
+_CONNECTION = "agents"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -11,7 +35,8 @@ class Vault:
     """Where Vault is, and the mounts that tenants are given a part of."""
 
     provider: vault.Provider
-    address: pulumi.Input[str]
+    address: str
+    """As reached from the cluster."""
     kv_mount: pulumi.Output[str]
     """The KV v2 mount `tenants`."""
     database_mount: pulumi.Output[str]
@@ -20,3 +45,279 @@ class Vault:
     """The connection `agents` on that mount."""
     kubernetes_auth_path: pulumi.Output[str]
     """The Kubernetes auth method's mount `kubernetes`."""
+
+
+def given_vault(
+    prefix: str,
+    given: GivenVault,
+    token: pulumi.Output[str],
+    *,
+    api: KubernetesApi,
+    namespace: pulumi.Input[str],
+    database: Database,
+    opts: pulumi.ResourceOptions,
+) -> Vault:
+    """Furnish a Vault that runs already, outside the cluster.
+
+    It asks the Kubernetes API about tokens with an account of its own in `namespace`, which may do only that.
+    """
+    provider = vault.Provider(
+        f"{prefix}-provider",
+        address=given.address,
+        token=token,
+        skip_child_token=True,
+        opts=pulumi.ResourceOptions(parent=opts.parent),
+    )
+    tls = "require" if database.ssl_mode.startswith("verify") else database.ssl_mode
+    return _furnished(
+        prefix,
+        provider,
+        address=given.address,
+        database=database,
+        database_host=database.host,
+        database_tls=f"sslmode={tls}",
+        kubernetes={
+            "kubernetes_host": api.server,
+            "kubernetes_ca_cert": api.certificate_authority,
+            "token_reviewer_jwt": _reviewer_token(f"{prefix}-reviewer", namespace, opts),
+            "disable_local_ca_jwt": True,
+        },
+        opts=opts,
+    )
+
+
+def managed_vault(
+    prefix: str,
+    settings: Settings,
+    wanted: ManagedVault,
+    *,
+    certificates: Certificates,
+    database: Database,
+    opts: pulumi.ResourceOptions,
+) -> Vault:
+    """Run OpenBao in the namespace `vault` and furnish it once somebody has unsealed it."""
+    server_name = f"vault.{settings.domain}"
+    home = namespace(f"{prefix}-namespace", NAMESPACE, "restricted", opts)
+    certificate = certificates.server(
+        _NAME,
+        home.metadata.name,
+        [
+            server_name,
+            _NAME,
+            f"{_NAME}.{NAMESPACE}.svc",
+            f"{_NAME}-active.{NAMESPACE}.svc",
+            f"*.{_NAME}-internal",
+            "localhost",
+        ],
+        opts,
+    )
+    release = charts.install(
+        prefix,
+        charts.OPENBAO,
+        release=_NAME,
+        namespace=home.metadata.name,
+        values=_values(wanted, f"{_NAME}-tls"),
+        wait=False,
+        opts=pulumi.ResourceOptions.merge(
+            opts, pulumi.ResourceOptions(depends_on=[certificate], protect=True)
+        ),
+    )
+    host = operator_entrance(
+        f"{prefix}-entrance",
+        "vault-operators",
+        namespace=home.metadata.name,
+        selector={"app.kubernetes.io/name": "openbao", "component": "server", "openbao-active": "true"},
+        port=_PORT,
+        networks=[str(network) for network in settings.operator_networks],
+        opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=[release])),
+    )
+    provider = vault.Provider(
+        f"{prefix}-provider",
+        address=pulumi.Output.concat("https://", host, f":{_PORT}"),
+        # The load balancer's address is in no certificate; the name is, whether DNS knows it or not.
+        tls_server_name=server_name,
+        skip_child_token=True,
+        opts=pulumi.ResourceOptions(parent=opts.parent),
+    )
+    verified = f"sslmode=verify-full&sslrootcert={_TLS}/ca.crt"
+    return _furnished(
+        prefix,
+        provider,
+        address=f"https://{_NAME}-active.{NAMESPACE}.svc:{_PORT}",
+        database=database,
+        database_host=database.internal_host,
+        database_tls=verified if settings.database.managed else f"sslmode={database.ssl_mode}",
+        # Its own account and the cluster's CA, both mounted into its pods; the chart lets it review tokens.
+        kubernetes={"kubernetes_host": "https://kubernetes.default.svc"},
+        opts=opts,
+    )
+
+
+def _furnished(
+    prefix: str,
+    provider: vault.Provider,
+    *,
+    address: str,
+    database: Database,
+    database_host: pulumi.Input[str],
+    database_tls: str,
+    kubernetes: Mapping[str, Any],
+    opts: pulumi.ResourceOptions,
+) -> Vault:
+    """Declare the mounts all tenants share; each gets its own role and policy on them."""
+    inside = pulumi.ResourceOptions(parent=opts.parent, provider=provider)
+    # Whoever unmounts it deletes every tenant's secrets.
+    kept = pulumi.ResourceOptions.merge(inside, pulumi.ResourceOptions(protect=True))
+    secrets = vault.Mount(
+        f"{prefix}-tenants",
+        path="tenants",
+        type="kv",
+        options={"version": "2"},
+        description="Tenants' secrets, under their id",
+        opts=kept,
+    )
+    engine = vault.Mount(
+        f"{prefix}-database",
+        path="database",
+        type="database",
+        description="Short-lived PostgreSQL logins",
+        opts=inside,
+    )
+    connection = vault.database.SecretBackendConnection(
+        f"{prefix}-database-connection",
+        backend=engine.path,
+        name=_CONNECTION,
+        allowed_roles=["tenant-*"],
+        verify_connection=True,
+        postgresql=vault.database.SecretBackendConnectionPostgresqlArgs(
+            connection_url=pulumi.Output.concat(
+                "postgresql://{{username}}:{{password}}@",
+                database_host,
+                f":{database.port}/{database.name}?{database_tls}",
+            ),
+            username=database.issuer_role,
+            password=database.issuer_password,
+            password_authentication="scram-sha-256",  # noqa: S106 — a method, not a password
+            max_open_connections=10,
+        ),
+        opts=inside,
+    )
+    auth = vault.AuthBackend(
+        f"{prefix}-kubernetes",
+        type="kubernetes",
+        path="kubernetes",
+        description="Tenants' machines, by their service account",
+        opts=inside,
+    )
+    configured = vault.kubernetes.AuthBackendConfig(
+        f"{prefix}-kubernetes-config", backend=auth.path, **kubernetes, opts=inside
+    )
+    return Vault(
+        provider=provider,
+        address=address,
+        kv_mount=secrets.path,
+        database_mount=engine.path,
+        database_connection=connection.name,
+        # From the configuration, so that a role waits until logins can work.
+        kubernetes_auth_path=configured.backend.apply(lambda path: path or "kubernetes"),
+    )
+
+
+def _reviewer_token(
+    prefix: str, namespace: pulumi.Input[str], opts: pulumi.ResourceOptions
+) -> pulumi.Output[str]:
+    """Declare an account that may ask whose a token is, and return its own token, which is a secret."""
+    name = "vault-token-reviewer"
+    account = k8s.core.v1.ServiceAccount(
+        prefix,
+        metadata=k8s.meta.v1.ObjectMetaArgs(name=name, namespace=namespace),
+        automount_service_account_token=False,
+        opts=opts,
+    )
+    k8s.rbac.v1.ClusterRoleBinding(
+        f"{prefix}-binding",
+        metadata=k8s.meta.v1.ObjectMetaArgs(name=name),
+        role_ref=k8s.rbac.v1.RoleRefArgs(
+            api_group="rbac.authorization.k8s.io", kind="ClusterRole", name="system:auth-delegator"
+        ),
+        subjects=[
+            k8s.rbac.v1.SubjectArgs(kind="ServiceAccount", name=account.metadata.name, namespace=namespace)
+        ],
+        opts=opts,
+    )
+    token = k8s.core.v1.Secret(
+        f"{prefix}-token",
+        metadata=k8s.meta.v1.ObjectMetaArgs(
+            name=name,
+            namespace=namespace,
+            annotations={"kubernetes.io/service-account.name": account.metadata.name},
+        ),
+        type="kubernetes.io/service-account-token",
+        opts=opts,
+    )
+    return pulumi.Output.secret(
+        token.data.apply(lambda data: base64.b64decode((data or {}).get("token", "")).decode())
+    )
+
+
+def _values(wanted: ManagedVault, certificate: pulumi.Input[str]) -> dict[str, Any]:
+    """The chart's values: a Raft cluster that speaks TLS only, its audit log on a volume of its own."""
+    return {
+        "fullnameOverride": _NAME,
+        "global": {"tlsDisable": False},
+        "injector": {"enabled": False},
+        "server": {
+            "extraEnvironmentVars": {"BAO_CACERT": f"{_TLS}/ca.crt"},
+            "volumes": [{"name": "tls", "secret": {"secretName": certificate}}],
+            "volumeMounts": [{"name": "tls", "mountPath": _TLS, "readOnly": True}],
+            "dataStorage": {"size": f"{wanted.storage_gib}Gi", "storageClass": "exoscale-sbs"},
+            "auditStorage": {"enabled": True, "size": "10Gi", "storageClass": "exoscale-sbs"},
+            "statefulSet": {
+                "securityContext": {
+                    "pod": {
+                        "runAsNonRoot": True,
+                        "runAsUser": 100,
+                        "runAsGroup": 1000,
+                        "fsGroup": 1000,
+                        "seccompProfile": {"type": "RuntimeDefault"},
+                    },
+                    "container": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+                }
+            },
+            "ha": {
+                "enabled": True,
+                "replicas": wanted.replicas,
+                "raft": {"enabled": True, "setNodeId": True, "config": _configuration(wanted.replicas)},
+            },
+        },
+    }
+
+
+def _configuration(replicas: int) -> str:
+    """The server's configuration (HCL)."""
+    peers = "".join(
+        f"""
+  retry_join {{
+    leader_api_addr     = "https://{_NAME}-{index}.{_NAME}-internal:{_PORT}"
+    leader_ca_cert_file = "{_TLS}/ca.crt"
+  }}"""
+        for index in range(replicas)
+    )
+    return f"""ui = false
+listener "tcp" {{
+  address         = "[::]:{_PORT}"
+  cluster_address = "[::]:8201"
+  tls_cert_file   = "{_TLS}/tls.crt"
+  tls_key_file    = "{_TLS}/tls.key"
+}}
+storage "raft" {{
+  path = "/openbao/data"{peers}
+}}
+service_registration "kubernetes" {{}}
+audit "file" "volume" {{
+  options {{ file_path = "/openbao/audit/audit.log" }}
+}}
+audit "file" "stdout" {{
+  options {{ file_path = "stdout" }}
+}}
+"""

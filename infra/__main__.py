@@ -1,0 +1,23 @@
+"""The program, from top to bottom: the cluster, the platform on it, a tenant for each entry of the roster.
+
+Everything a user can get wrong is checked before the first resource is registered.
+"""
+
+from pathlib import Path
+
+import pulumi
+
+from infra.cluster import Cluster
+from infra.platform import Platform
+from infra.settings import load_settings
+from infra.tenants import Tenant, load_roster
+
+settings = load_settings()
+roster = load_roster(Path(pulumi.get_root_directory()) / settings.roster)
+
+cluster = Cluster("cluster", settings)
+platform = Platform("platform", settings, cluster)
+tenants = [Tenant(tenant, platform) for tenant in roster]
+
+pulumi.export("cluster", cluster.api.server)
+pulumi.export("tenants", [tenant.id for tenant in roster])

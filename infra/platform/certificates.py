@@ -1,0 +1,92 @@
+"""TLS inside the cluster: cert-manager and a certificate authority of the platform's own.
+
+Installed when a service that needs a server certificate is managed here. Engineers and CI trust the authority
+through `VAULT_CACERT` and `PGSSLROOTCERT`; it is the key `ca.crt` of the Secret `platform-ca`.
+"""
+
+from collections.abc import Sequence
+
+import pulumi
+import pulumi_kubernetes as k8s
+
+from infra.platform import charts
+
+_API = "cert-manager.io/v1"
+_AUTHORITY = "platform-ca"
+
+
+class Certificates:
+    """Issues server certificates that cert-manager renews by itself."""
+
+    def __init__(self, prefix: str, namespace: pulumi.Input[str], opts: pulumi.ResourceOptions) -> None:
+        """Install cert-manager into `namespace` and make the authority there."""
+        self._prefix = prefix
+        release = charts.install(
+            f"{prefix}-cert-manager",
+            charts.CERT_MANAGER,
+            release="cert-manager",
+            namespace=namespace,
+            values={
+                "crds": {"enabled": True, "keep": True},
+                "global": {"leaderElection": {"namespace": namespace}},
+                # Issuers of the whole cluster take their key pair from here.
+                "clusterResourceNamespace": namespace,
+            },
+            opts=opts,
+        )
+        self.release = release
+        after = pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=[release]))
+        root = k8s.apiextensions.CustomResource(
+            f"{prefix}-self-signed",
+            api_version=_API,
+            kind="ClusterIssuer",
+            metadata={"name": "platform-self-signed"},
+            spec={"selfSigned": {}},
+            opts=after,
+        )
+        authority = k8s.apiextensions.CustomResource(
+            f"{prefix}-ca",
+            api_version=_API,
+            kind="Certificate",
+            metadata={"name": _AUTHORITY, "namespace": namespace, "annotations": _READY},
+            spec={
+                "isCA": True,
+                "commonName": "Agent platform",
+                "secretName": _AUTHORITY,
+                "duration": "87600h",
+                "privateKey": {"algorithm": "ECDSA", "size": 256},
+                "issuerRef": {"kind": "ClusterIssuer", "name": "platform-self-signed"},
+            },
+            opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=[root])),
+        )
+        self._issuer = k8s.apiextensions.CustomResource(
+            f"{prefix}-ca-issuer",
+            api_version=_API,
+            kind="ClusterIssuer",
+            metadata={"name": _AUTHORITY, "annotations": _READY},
+            spec={"ca": {"secretName": _AUTHORITY}},
+            opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=[authority])),
+        )
+
+    def server(
+        self, name: str, namespace: pulumi.Input[str], dns_names: Sequence[str], opts: pulumi.ResourceOptions
+    ) -> k8s.apiextensions.CustomResource:
+        """Declare the Secret `NAME-tls` with `tls.crt`, `tls.key` and the authority's `ca.crt`."""
+        return k8s.apiextensions.CustomResource(
+            f"{self._prefix}-{name}-tls",
+            api_version=_API,
+            kind="Certificate",
+            metadata={"name": f"{name}-tls", "namespace": namespace, "annotations": _READY},
+            spec={
+                "secretName": f"{name}-tls",
+                "dnsNames": list(dns_names),
+                "usages": ["server auth"],
+                "privateKey": {"algorithm": "ECDSA", "size": 256, "rotationPolicy": "Always"},
+                "issuerRef": {"kind": "ClusterIssuer", "name": _AUTHORITY},
+            },
+            opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=[self._issuer])),
+        )
+
+
+_READY = {"pulumi.com/waitFor": "condition=Ready"}
+"""Tells the Kubernetes provider to wait until the object says that it is ready."""

@@ -1,0 +1,45 @@
+"""How engineers and CI reach a service that runs in the cluster."""
+
+from collections.abc import Mapping, Sequence
+
+import pulumi
+import pulumi_kubernetes as k8s
+
+_ASSIGNED = {"pulumi.com/waitFor": "jsonpath={.status.loadBalancer.ingress[0].ip}"}
+"""Wait for the address only: the pods behind it may still need a hand, as a sealed Vault does."""
+
+
+def operator_entrance(
+    resource_name: str,
+    name: str,
+    *,
+    namespace: pulumi.Input[str],
+    selector: Mapping[str, str],
+    port: int,
+    networks: Sequence[str],
+    opts: pulumi.ResourceOptions,
+) -> pulumi.Output[str]:
+    """Declare a load balancer that lets `networks` (CIDR) in and nobody else, and return its address.
+
+    Sources are filtered twice: by the nodes' security group and by the cluster's own load balancing, which
+    sees the true source because `externalTrafficPolicy` is `Local`.
+    """
+    service = k8s.core.v1.Service(
+        resource_name,
+        metadata=k8s.meta.v1.ObjectMetaArgs(name=name, namespace=namespace, annotations=_ASSIGNED),
+        spec=k8s.core.v1.ServiceSpecArgs(
+            type="LoadBalancer",
+            external_traffic_policy="Local",
+            load_balancer_source_ranges=list(networks),
+            selector=selector,
+            ports=[k8s.core.v1.ServicePortArgs(name=name, port=port, target_port=port, protocol="TCP")],
+        ),
+        opts=opts,
+    )
+    return service.status.apply(_address)
+
+
+def _address(status: k8s.core.v1.outputs.ServiceStatus | None) -> str:
+    """The assigned address; a preview on a running cluster can come here before there is one."""
+    ingress = (status.load_balancer.ingress if status and status.load_balancer else None) or []
+    return (ingress[0].ip if ingress else None) or "not-assigned-yet.invalid"
