@@ -47,7 +47,7 @@ def services() -> list[Service]:
         *(f"-{part}.port.grpc={grpc}" for part, (_, grpc) in numbers.items()),
         # As many volumes as the disk holds; small ones, since each bucket takes several.
         *("-volume.max=0", "-master.volumeSizeLimitMB=256"),
-        "-master.electionTimeout=1s",
+        "-master.electionTimeout=200ms",
         "-master.telemetry=false",
         *("-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.autoCreateBucket=false"),
         f"-s3.config={_HOME / 'owner.json'}",
