@@ -116,7 +116,11 @@ def stack(
     document = yaml.safe_load(settings_file.read_text(encoding="utf-8"))
     if not isinstance(document, dict) or not isinstance(document.get("config"), dict):
         raise LocalError(f"{settings_file.name} has no `config:` mapping, so the stack has no settings.")
-    document["config"] = _merged(document["config"], settings or (servers.stack_settings() if local else {}))
+    overlay = {
+        "agent-platform:roster": str(ROOT / "tenants.yaml"),
+        **(servers.stack_settings() if local else {}),
+    }
+    document["config"] = _merged(document["config"], {**overlay, **(settings or {})})
     (home / settings_file.name).write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
     selected = auto.create_or_select_stack(
         stack_name=name,
