@@ -86,7 +86,7 @@ class OwnPods:
                 return _reported(attempt), None
             wait = attempt.finished + _backoff(attempt) - now
             if wait > 0:
-                return _backing_off(attempt, wait), wait
+                return _backing_off(attempt), wait
         number = attempt.number + 1 if attempt else 0
         label = f"{pod['metadata']['namespace']}_{pod['metadata']['name']}"
         try:
@@ -117,8 +117,8 @@ def _reported(attempt: Attempt) -> Container:
     return Container(state=_terminated(attempt), restarts=attempt.number)
 
 
-def _backing_off(attempt: Attempt, wait: float) -> Container:
-    message = f"back-off {wait:.0f}s restarting failed container"
+def _backing_off(attempt: Attempt) -> Container:
+    message = f"back-off {_backoff(attempt):.0f}s restarting failed container"
     waiting = {"reason": "CrashLoopBackOff", "message": message}
     return Container(state={"waiting": waiting}, last=_terminated(attempt), restarts=attempt.number)
 
