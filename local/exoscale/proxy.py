@@ -1,7 +1,7 @@
 """The way in for clients that always call `https://api-ZONE.exoscale.com/v2`: an HTTPS proxy for these names.
 
-Set as `HTTPS_PROXY` of such a process, with the platform's authority as its `SSL_CERT_FILE`. Nothing is passed on
-to the internet; any other name is refused.
+Set as `HTTPS_PROXY` of such a process, with the platform's authority as its `SSL_CERT_FILE`. Nothing is
+passed on to the internet; any other name is refused.
 """
 
 import logging

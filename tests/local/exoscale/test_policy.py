@@ -1,0 +1,157 @@
+"""What a policy means for the API and for the S3 server."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from local.exoscale import expression, policy
+from local.exoscale.expression import Absent, ExpressionError
+from local.exoscale.policy import PolicyError
+from tests.local.exoscale.conftest import LISTINGS, OBJECTS, confined, rules
+
+BUCKET = "parameters.bucket == 'b12'"
+KEY = "parameters.key.startsWith('t/')"
+PREFIX = "parameters.prefix.startsWith('t/')"
+BINDINGS = {"operation": "get-object", "parameters": {"bucket": "b", "key": "t/x", "n": 3}}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("operation == 'get-object'", True),
+        ('operation != "get-object"', False),
+        ("operation in ['put-object', 'get-object']", True),
+        ("!(parameters.bucket in ['b', 'c'])", False),
+        ("parameters.key.startsWith('t/') && parameters.key.endsWith('x')", True),
+        ("parameters.key.contains('/') || false", True),
+        ("parameters.has('key') && !parameters.has('acl')", True),
+        ("parameters.n == 3", True),
+        ("true || parameters.absent == 1", True),
+        ("parameters.absent == 1 || true", True),
+        ("parameters.absent == 1 && false", False),
+        (r"'it\'s' == 'it\'s'", True),
+        ("operation == 'a' || operation == 'get-object' && parameters.n == 3", True),
+    ],
+)
+def test_value(text: str, value: bool) -> None:
+    assert expression.evaluate(expression.parse(text), BINDINGS) is value
+
+
+@pytest.mark.parametrize(
+    "text", ["parameters.absent == 1", "operation && true", "parameters.n.startsWith('3')", "!operation"]
+)
+def test_without_value(text: str) -> None:
+    with pytest.raises(Absent):
+        expression.evaluate(expression.parse(text), BINDINGS)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "operation ==",
+        "operation = 'x'",
+        "('a'",
+        "['a'",
+        "'open",
+        "a.b(",
+        "a.matches('.*')",
+        "a b",
+        "1 + 1",
+        "!" * 60 + "true",
+        "a.'b'",
+    ],
+)
+def test_no_expression(text: str) -> None:
+    with pytest.raises(ExpressionError):
+        expression.parse(text)
+
+
+@given(st.text(alphabet="ab.'\"()[]!=&|, in", max_size=40))
+def test_any_text_is_parsed_or_refused(text: str) -> None:
+    try:
+        expression.parse(text)
+    except ExpressionError:
+        return
+
+
+def test_first_rule_that_holds_decides() -> None:
+    some = {"default-service-strategy": "allow", "services": {"compute": {"type": "rules", "rules": []}}}
+    listed = some["services"]["compute"]["rules"]  # type: ignore[index]
+    assert not policy.allows(some, "compute", BINDINGS), "no rule holds, whatever the default strategy"
+    listed += [
+        {"action": "allow", "expression": "parameters.absent == 'x'"},
+        {"action": "deny", "expression": "operation == 'get-object'"},
+        {"action": "allow", "expression": "true"},
+    ]
+    assert not policy.allows(some, "compute", BINDINGS)
+    assert policy.allows(some, "compute", BINDINGS | {"operation": "other"})
+    assert policy.allows(some, "iam", BINDINGS), "a service without a policy follows the default strategy"
+
+
+def test_tenant_is_confined() -> None:
+    assert policy.storage_actions(confined()) == (
+        "Read:artifacts/tenant_acme/*",
+        "Write:artifacts/tenant_acme/*",
+        "List:artifacts/tenant_acme/*",
+    )
+    assert not policy.allows(confined(), "compute", {})
+
+
+@given(
+    st.sampled_from(["artifacts", "other"]),
+    st.sampled_from(["tenant_acme/a", "tenant_acm", "tenant_acme", "x/tenant_acme/"]),
+)
+def test_actions_and_evaluation_agree(bucket: str, key: str) -> None:
+    """The S3 server lets through what the policy lets through."""
+    translated = f"{bucket}/{key}".startswith(policy.storage_actions(confined())[0][len("Read:") : -1])
+    bindings = {"operation": "get-object", "parameters": {"bucket": bucket, "key": key}}
+    assert policy.allows(confined(), "sos", bindings) is translated
+
+
+def test_alternatives() -> None:
+    read = "operation in ['get-object', 'head-object'] && parameters.bucket == 'artifacts'"
+    both = rules(f"{read} && (parameters.key.startsWith('a/') || parameters.key.startsWith('b/'))")
+    assert policy.storage_actions(both) == ("Read:artifacts/a/*", "Read:artifacts/b/*")
+
+
+@pytest.mark.parametrize(
+    ("services", "default", "actions"),
+    [
+        ({}, "deny", ()),
+        ({}, "allow", ("Admin",)),
+        ({"sos": {"type": "allow"}}, "deny", ("Admin",)),
+        ({"sos": {"type": "deny"}}, "allow", ()),
+    ],
+)
+def test_whole_service(services: dict[str, object], default: str, actions: tuple[str, ...]) -> None:
+    assert policy.storage_actions({"default-service-strategy": default, "services": services}) == actions
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("true", "conditions on operation"),
+        (f"{BUCKET} && {KEY}", "no operation named"),
+        (f"operation == 'get-object' && {BUCKET}", "not limited"),
+        (f"operation in {OBJECTS} && {KEY}", "one bucket"),
+        (f"operation == 'get-object' && {BUCKET} && {KEY}", "without head-object"),
+        (f"operation in {LISTINGS} && {BUCKET} && {KEY}", "listings only"),
+        (f"operation in ['get-object', 'list-objects'] && {BUCKET} && {KEY} && {PREFIX}", "listings only"),
+        (f"operation in {OBJECTS} && {BUCKET} && parameters.key.startsWith('*')", "wildcard"),
+        (f"operation in {OBJECTS} && parameters.bucket == 'b*' && {KEY}", "one bucket"),
+        (f"operation == 'put-object-acl' && {BUCKET} && {KEY}", "put-object-acl"),
+        (f"operation in {OBJECTS} && !({BUCKET})", "conditions on operation"),
+        (f"operation in {OBJECTS} && {BUCKET} && {KEY} && source_ip == 'x'", "conditions on operation"),
+        (f"operation in {OBJECTS} && {BUCKET} && parameters.bucket == 'b13'", "limited twice"),
+    ],
+)
+def test_never_widened(text: str, reason: str) -> None:
+    with pytest.raises(PolicyError, match="service sos") as refused:
+        policy.check(rules(text))
+    assert reason in str(refused.value)
+
+
+def test_deny_is_refused() -> None:
+    with pytest.raises(PolicyError, match="knows no deny"):
+        policy.check(rules("true", action="deny"))
