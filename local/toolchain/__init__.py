@@ -28,7 +28,22 @@ from local.toolchain.progress import Progress
 
 _SOURCES = Path(__file__).parent
 _HOME = CACHE / "toolchain"
-_LDFLAGS = "-s -w"
+_MODULES = {
+    "pulumi": "github.com/pulumi/pulumi/pkg/v3",
+    "etcd": "go.etcd.io/etcd/server/v3",
+    "kubernetes": "k8s.io/kubernetes",
+    "kubevirt": "kubevirt.io/kubevirt",
+    "longhorn": "github.com/longhorn/longhorn-manager",
+}
+"""What each folder here pins."""
+_VERSION_IN = {
+    "pulumi": ["github.com/pulumi/pulumi/sdk/v3/go/common/version.Version"],
+    "etcd": [],
+    "kubernetes": ["k8s.io/component-base/version.gitVersion"],
+    "kubevirt": ["kubevirt.io/client-go/version.gitVersion"],
+    "longhorn": [],
+}
+"""Variables that a release sets to its version."""
 _FREE_DISK = 12 * 2**30
 """Bytes that a build of everything takes at most, Go's own caches included."""
 
@@ -82,7 +97,7 @@ def ensure(console: Console) -> None:
     if found and official("pulumi") is None:
         console.print(
             f"{found} is {_pulumi_version(found) or 'of unknown version'}, older than "
-            f"{_pinned_pulumi()}, which the program needs: using our own build instead.",
+            f"{_pinned('pulumi')}, which the program needs: using our own build instead.",
             markup=False,
         )
     if not _missing():
@@ -215,18 +230,19 @@ def _digest(module: str) -> str:
 
 
 def _flags(module: str) -> str:
-    if module != "pulumi":
-        return _LDFLAGS
-    return f"{_LDFLAGS} -X github.com/pulumi/pulumi/sdk/v3/go/common/version.Version={_pinned_pulumi()}"
+    """Return the linker's flags: small programs that know their version, as their releases do."""
+    return " ".join(["-s -w", *(f"-X {variable}={_pinned(module)}" for variable in _VERSION_IN[module])])
 
 
 @functools.cache
-def _pinned_pulumi() -> str:
-    """Return the version of pulumi that go.mod pins, such as `v3.259.0`."""
-    path = _SOURCES / "pulumi/go.mod"
-    found = re.search(r"github\.com/pulumi/pulumi/pkg/v3 (v\S+)", path.read_text())
+def _pinned(module: str) -> str:
+    """Return the version that go.mod pins of what it builds, such as `v3.259.0`."""
+    path = _SOURCES / module / "go.mod"
+    found = re.search(
+        rf"^\s*(?:require )?{re.escape(_MODULES[module])} (v\S+)", path.read_text(), re.MULTILINE
+    )
     if found is None:
-        raise LocalError(f"{path}: requires no pulumi, so none can be built; restore the file.")
+        raise LocalError(f"{path}: requires no {_MODULES[module]}, so it cannot be built; restore the file.")
     return found[1]
 
 
@@ -242,7 +258,7 @@ def _pulumi_version(executable: str) -> str:
 
 
 def _older(version: str) -> bool:
-    return _numbers(version) < _numbers(_pinned_pulumi())
+    return _numbers(version) < _numbers(_pinned("pulumi"))
 
 
 def _numbers(version: str) -> tuple[int, ...]:

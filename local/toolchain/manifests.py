@@ -9,7 +9,7 @@ _FOLDER = ROOT / "infra/platform/manifests"
 
 
 def regenerate() -> Path:
-    """Write the manifest of KubeVirt's operator; returns its path, which names the version pinned in go.mod."""
+    """Write the manifest of KubeVirt's operator; returns its path, which names the pinned version."""
     text = toolchain.operator_manifest()
     version = text.rpartition("virt-operator:")[2].split()[0]
     path = _FOLDER / f"kubevirt-operator-{version}.yaml"

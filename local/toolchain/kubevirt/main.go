@@ -68,8 +68,11 @@ func operator() {
 	show(definition())
 	show(components.NewKubeVirtPriorityClassCR())
 	each(rbac.GetAllOperator(namespace))
-	show(components.NewOperatorDeployment(namespace, "quay.io/kubevirt", "", version(), "2",
-		"", "", "", "", "", "", "", "", "", "", "", "", "", "", "", corev1.PullIfNotPresent))
+	deployment := components.NewOperatorDeployment(namespace, "quay.io/kubevirt", "", version(), "2",
+		"", "", "", "", "", "", "", "", "", "", "", "", "", "", "", corev1.PullIfNotPresent)
+	// It asks for a control-plane node; a managed cluster shows none.
+	deployment.Spec.Template.Spec.Affinity.NodeAffinity = nil
+	show(deployment)
 }
 
 func definition() any {
