@@ -21,7 +21,16 @@ from rich.console import Console
 from local import credentials, ports, supervisor
 from local.errors import LocalError
 from local.paths import DATA
-from local.servers import object_storage, postgres, redis, vault
+from local.servers import (
+    exoscale,
+    kubernetes,
+    kubevirt,
+    node_agent,
+    object_storage,
+    postgres,
+    redis,
+    vault,
+)
 from local.supervisor import Service, Status
 
 
@@ -34,7 +43,11 @@ class Module(Protocol):
     def environment(self) -> dict[str, str]: ...  # noqa: D102
 
 
-LAYERS: tuple[tuple[Module, ...], ...] = ((postgres, vault, object_storage, redis),)
+LAYERS: tuple[tuple[Module, ...], ...] = (
+    (postgres, vault, object_storage, redis, kubernetes),
+    (kubevirt, exoscale),
+    (node_agent,),
+)
 """Modules of a layer start side by side: the first service of each, then the second, and so on. The next
 layer starts when this one is bootstrapped."""
 
@@ -82,30 +95,21 @@ def environment() -> dict[str, str]:
 
 
 def stack_settings() -> dict[str, Any]:
-    """Return what the stack's configuration says about these servers; secrets are apart."""
-    loopback = "127.0.0.1"
+    """Return where the servers are, in the words of the stack's configuration; the rest is in its file."""
     return {
-        "agent-platform:database": {
-            "given": {
-                "host": loopback,
-                "port": ports.port("postgres"),
-                "name": postgres.DATABASE,
-                "adminUser": postgres.ADMIN,
-                "sslMode": "disable",
-            }
-        },
+        "agent-platform:database": {"given": {"port": ports.port("postgres")}},
+        "agent-platform:redis": {"given": {"port": ports.port("redis")}},
         "agent-platform:vault": {"given": {"address": vault.url()}},
-        "agent-platform:redis": {"given": {"host": loopback, "port": ports.port("redis"), "tls": False}},
         "agent-platform:objectStorage": {"endpoint": object_storage.url()},
     }
 
 
 def stack_secrets() -> dict[str, str]:
-    """Return the secrets in the stack's configuration: the administrators' passwords and Vault's token."""
+    """Return the secrets of the stack's configuration: how the program gets into what is given."""
     return {
         "agent-platform:databaseAdminPassword": credentials.secret("postgres"),
-        "agent-platform:vaultToken": vault.root_token(),
         "agent-platform:redisPassword": credentials.secret("redis"),
+        "agent-platform:vaultToken": vault.root_token(),
     }
 
 
