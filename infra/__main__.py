@@ -9,11 +9,13 @@ import pulumi
 
 from infra.cluster import Cluster
 from infra.platform import Platform
+from infra.platform.preflight import require_given_services
 from infra.settings import load_settings
 from infra.tenants import Tenant, load_roster
 
 settings = load_settings()
 roster = load_roster(Path(pulumi.get_root_directory()) / settings.roster)
+require_given_services(settings)
 
 cluster = Cluster("cluster", settings)
 platform = Platform("platform", settings, cluster)

@@ -370,7 +370,8 @@ def load_settings() -> Settings:
         # JSON, because only there does strict validation take a list for a tuple.
         settings = Settings.model_validate_json(json.dumps(data))
     except ValidationError as error:
-        mistakes = [*(_explain(detail) for detail in error.errors(include_url=False)), *mistakes]
+        details = [detail for detail in error.errors(include_url=False) if not _is_echo(detail)]
+        mistakes = [*(_explain(detail) for detail in details), *mistakes]
     if mistakes:
         count = "a mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
         lines = "\n".join(f"  - {NAMESPACE}:{mistake}" for mistake in mistakes)
@@ -408,6 +409,11 @@ def _rules_across_keys(data: Mapping[str, Any]) -> Iterator[str]:
 def _is(data: Mapping[str, Any], service: str, how: str) -> bool:
     section = data.get(service)
     return isinstance(section, dict) and section.get(how) is not None
+
+
+def _is_echo(detail: ErrorDetails) -> bool:
+    """Whether a list is called too short only because its entries, told one by one, are wrong."""
+    return detail["type"] == "too_short" and bool(detail["input"])
 
 
 def _explain(detail: ErrorDetails) -> str:

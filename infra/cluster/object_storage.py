@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 _ABSENT = {"404", "NoSuchBucket"}
+_NOT_EMPTY = "it holds objects or old versions; delete those first if they are really to go"
 
 
 def s3_client(endpoint: str, region: str) -> "S3Client":
@@ -119,6 +120,10 @@ class BucketProvider(ResourceProvider):
         """
         client = s3_client(props["endpoint"], props["region"])
         try:
+            # Asked here, since not every S3 server refuses to delete a bucket with something in it.
+            held = client.list_object_versions(Bucket=id_, MaxKeys=1)
+            if held.get("Versions") or held.get("DeleteMarkers"):
+                raise RuntimeError(f"bucket {id_} could not be deleted: {_NOT_EMPTY}")
             client.delete_bucket(Bucket=id_)
         except ClientError as error:
             if _code(error) not in _ABSENT:
@@ -150,7 +155,7 @@ def _explained(error: ClientError, name: str, doing: str) -> RuntimeError:
     """The server's answer as one line: what could not be done, why, and what to do."""
     remedies = {
         "BucketAlreadyExists": "another account owns it; choose another name in agent-platform:objectStorage",
-        "BucketNotEmpty": "it holds objects or old versions; delete those first if they are really to go",
+        "BucketNotEmpty": _NOT_EMPTY,
         "AccessDenied": "the Exoscale key may not do that; check its IAM role",
         "InvalidAccessKeyId": "the Exoscale key is unknown; check EXOSCALE_API_KEY",
         "SignatureDoesNotMatch": "the Exoscale secret is wrong; check EXOSCALE_API_SECRET",

@@ -27,7 +27,7 @@ def backup_key(
     name = f"{stack_name}-backup-{service}"
     confined = bucket.name.apply(lambda name: f"parameters.bucket == '{name}'")
     role = exoscale.IamRole(
-        f"{prefix}-{service}-backup-role",
+        f"{prefix}-backup-role",
         name=name,
         description=f"Backups of {service}",
         editable=True,
@@ -43,7 +43,7 @@ def backup_key(
         opts=opts,
     )
     key = exoscale.IamApiKey(
-        f"{prefix}-{service}-backup-key",
+        f"{prefix}-backup-key",
         name=name,
         role_id=role.id,
         opts=opts,

@@ -17,14 +17,7 @@ from infra.platform.monitoring import monitoring_place
 from infra.platform.namespaces import namespace
 from infra.platform.redis import Redis, given_redis, managed_redis
 from infra.platform.vault import Vault, given_vault, managed_vault
-from infra.settings import (
-    GivenDatabase,
-    GivenRedis,
-    GivenVault,
-    ManagedKubeVirt,
-    ManagedLonghorn,
-    Settings,
-)
+from infra.settings import GivenDatabase, GivenKubeVirt, GivenRedis, GivenVault, Settings
 
 
 class Platform(pulumi.ComponentResource):
@@ -56,12 +49,13 @@ class Platform(pulumi.ComponentResource):
             f"{name}-system", "platform-system", "restricted", self._opts
         ).metadata.apply(lambda metadata: str(metadata.name))
 
-        self.ready = self._installed()
+        longhorn = self._longhorn()
+        self.ready = [*self._kubevirt(), *longhorn]
         nodes = sum(pool.size for pool in settings.cluster.node_pools)
         classes = workspace_classes(
             f"{name}-storage",
             nodes,
-            pulumi.ResourceOptions.merge(self._opts, pulumi.ResourceOptions(depends_on=self.ready)),
+            pulumi.ResourceOptions.merge(self._opts, pulumi.ResourceOptions(depends_on=longhorn)),
         )
         self.storage_class, self.encrypted_storage_class = classes.workspace, classes.encrypted
         self.database = self._database()
@@ -85,21 +79,17 @@ class Platform(pulumi.ComponentResource):
         """Installed for the first managed service that needs a certificate."""
         return Certificates(f"{self._name}-certificates", self._system, self._opts)
 
-    def _installed(self) -> list[pulumi.Resource]:
-        installed: list[pulumi.Resource] = []
-        kubevirt, longhorn = self._settings.kubevirt.choice, self._settings.longhorn.choice
-        if isinstance(kubevirt, ManagedKubeVirt):
-            installed.append(install_kubevirt(f"{self._name}-kubevirt", kubevirt, self._opts))
-        if isinstance(longhorn, ManagedLonghorn):
-            installed.append(
-                install_longhorn(
-                    f"{self._name}-longhorn",
-                    self._settings.cluster.name,
-                    self._cluster.object_storage,
-                    self._opts,
-                )
-            )
-        return installed
+    def _kubevirt(self) -> list[pulumi.Resource]:
+        chosen = self._settings.kubevirt.choice
+        if isinstance(chosen, GivenKubeVirt):
+            return []
+        return [install_kubevirt(f"{self._name}-kubevirt", chosen, self._opts)]
+
+    def _longhorn(self) -> list[pulumi.Resource]:
+        if self._settings.longhorn.given:
+            return []
+        storage, stack_name = self._cluster.object_storage, self._settings.cluster.name
+        return [install_longhorn(f"{self._name}-longhorn", stack_name, storage, self._opts)]
 
     def _database(self) -> Database:
         prefix, chosen = f"{self._name}-database", self._settings.database.choice

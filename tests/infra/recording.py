@@ -1,0 +1,134 @@
+"""Runs the program's components against Pulumi's mocks and records what they register."""
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pulumi
+import yaml
+from pulumi.runtime import mocks
+from pulumi.runtime.proto import resource_pb2
+from pulumi.runtime.stack import run_pulumi_func
+
+ROOT = Path(__file__).parents[2]
+
+_OUTPUTS: dict[str, dict[str, Any]] = {
+    "exoscale:index/sksKubeconfig:SksKubeconfig": {
+        "kubeconfig": "clusters: [{cluster: {server: https://sks.test, certificate-authority-data: Y2E=}}]"
+    },
+    "exoscale:index/iamApiKey:IamApiKey": {"key": "EXOkey", "secret": "EXOsecret"},
+    "kubernetes:core/v1:Secret": {"data": {"token": "and0"}},
+    "kubernetes:core/v1:Service": {"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.7"}]}}},
+    "pulumi-python:dynamic/agent-platform:Password": {"value": "drawn"},
+}
+"""What the cloud would answer, by resource type."""
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A resource as the program registered it."""
+
+    type: str
+    name: str
+    inputs: dict[str, Any]
+    parent: str
+    protect: bool
+    ignore_changes: list[str]
+    depends_on: list[str]
+    """Names."""
+
+
+class _Answers(pulumi.runtime.Mocks):
+    """Answers as the providers would."""
+
+    def new_resource(self, args: pulumi.runtime.MockResourceArgs) -> tuple[str | None, dict[Any, Any]]:
+        return f"{args.name}-id", {**args.inputs, **_OUTPUTS.get(args.typ, {})}
+
+    def call(self, args: pulumi.runtime.MockCallArgs) -> tuple[dict[Any, Any], list[tuple[str, str]] | None]:
+        raise AssertionError(f"the program calls {args.token}, which a preview without network cannot answer")
+
+
+@dataclass
+class Recorder(mocks.MockMonitor):
+    """Keeps every registration, as the engine would see it."""
+
+    registered: dict[str, Registered] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__init__(_Answers())
+
+    def RegisterResource(self, request: Any) -> resource_pb2.RegisterResourceResponse:  # noqa: N802
+        if request.type != "pulumi:pulumi:Stack":
+            assert request.name not in self.registered, f"{request.name} is registered twice"
+            self.registered[request.name] = Registered(
+                type=request.type,
+                name=request.name,
+                inputs=pulumi.runtime.rpc.deserialize_properties(request.object),
+                parent=request.parent.split("::")[-1],
+                protect=request.protect,
+                ignore_changes=list(request.ignoreChanges),
+                depends_on=sorted(urn.split("::")[-1] for urn in request.dependencies),
+            )
+        answer: resource_pb2.RegisterResourceResponse = super().RegisterResource(  # type: ignore[no-untyped-call]
+            request
+        )
+        return answer
+
+    def of_type(self, type_: str) -> list[Registered]:
+        return [resource for resource in self.registered.values() if resource.type == type_]
+
+    def __getitem__(self, name: str) -> Registered:
+        return self.registered[name]
+
+
+def record(program: Callable[[], object]) -> Recorder:
+    """Run `program` and return what it registered; whatever it raises is raised here."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    recorder = Recorder()
+    mocks.set_mocks(_Answers(), project="agent-platform", stack="test", preview=False, monitor=recorder)
+
+    async def run() -> None:
+        program()
+
+    loop.run_until_complete(run_pulumi_func(run))
+    return recorder
+
+
+def configure(values: Mapping[str, Any], secrets: Mapping[str, str] | None = None) -> None:
+    """Set the stack's configuration as the engine hands it over: mappings and lists as JSON."""
+    everything = {**values, **(secrets or {})}
+    pulumi.runtime.set_all_config(
+        {
+            f"agent-platform:{key}": value if isinstance(value, str) else json.dumps(value)
+            for key, value in everything.items()
+        },
+        [f"agent-platform:{key}" for key in secrets or {}],
+    )
+
+
+def stack(name: str) -> dict[str, Any]:
+    """The configuration in `Pulumi.NAME.yaml`, without the namespace."""
+    document = yaml.safe_load((ROOT / f"Pulumi.{name}.yaml").read_text())
+    return {key.removeprefix("agent-platform:"): value for key, value in document["config"].items()}
+
+
+SECRETS = {
+    "databaseAdminPassword": "db-secret",
+    "redisPassword": "redis-secret",
+    "vaultToken": "vault-secret",
+}
+"""The secrets of a stack in which everything is given."""
+
+
+def local_stack() -> dict[str, Any]:
+    """`Pulumi.local.yaml` with what `make up` adds."""
+    values = stack("local")
+    values["database"]["given"]["port"] = 5432
+    values["redis"]["given"]["port"] = 6379
+    values["vault"]["given"]["address"] = "http://127.0.0.1:8200"
+    values["objectStorage"]["endpoint"] = "http://127.0.0.1:8333"
+    return values
