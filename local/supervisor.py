@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
 from local import ports, store
 from local.errors import LocalError
@@ -126,18 +127,18 @@ def wait(service: Service, console: Console) -> None:
     """Wait until a launched server is ready, saying what for; LocalError if it dies or takes too long."""
     began = time.monotonic()
     with console.status(f"{service.name}: starting") as line:
-        while True:
-            status_now = status(service)
-            if status_now.ready:
-                return
-            if status_now.pid is None:
+        while not (now := status(service)).ready:
+            if now.pid is None:
                 raise LocalError(_obituary(service, "ended instead of becoming ready"))
             if time.monotonic() - began > service.timeout:
                 raise LocalError(
-                    _obituary(service, f"is not ready after {service.timeout:.0f} s ({status_now.detail})")
+                    _obituary(service, f"is not ready after {service.timeout:.0f} s ({now.detail})")
                 )
-            line.update(f"{service.name}: {status_now.detail}")
+            line.update(Text(f"{service.name}: {now.detail}"))
             time.sleep(0.1)
+    elapsed = time.monotonic() - began
+    if elapsed > 0.1:
+        console.print(Text(f"{service.name}: ready after {elapsed:.1f} s"))
 
 
 def status(service: Service) -> Status:

@@ -4,7 +4,8 @@ A module here stands for one server, or a few that belong together, and offers (
 
 - `services()`: how to run each process, in start order; may be asked at any time, with nothing running.
 - `prepare()`: what must be on disk before they start (database cluster, certificates, configuration).
-- `bootstrap()`: what the program expects once they are ready (database, unsealed Vault, CRDs).
+- `bootstrap()`: what the program expects once they are ready (database, initialised Vault, CRDs); may raise
+  NotReady or OSError to be called again.
 - `environment()`: variables by which ordinary clients find the server; also with the server down.
 
 `prepare` and `bootstrap` are repeatable, and mend what an interruption left half done.
@@ -51,6 +52,14 @@ LAYERS: tuple[tuple[Module, ...], ...] = (
 """Modules of a layer start side by side: the first service of each, then the second, and so on. The next
 layer starts when this one is bootstrapped."""
 
+_DISK_TROUBLE = {
+    errno.ENOSPC: "make room on the disk",
+    errno.EDQUOT: "make room within your quota",
+    errno.EROFS: "set AGENT_PLATFORM_DATA to a folder that can be written",
+    errno.EACCES: "give it back to your user (`sudo make up` makes it root's)",
+    errno.EPERM: "give it back to your user (`sudo make up` makes it root's)",
+}
+
 _MODULES = tuple(itertools.chain.from_iterable(LAYERS))
 
 
@@ -59,8 +68,8 @@ def start_all(console: Console) -> None:
 
     A full disk or a taken port is told before anything starts.
     """
-    supervisor.check_disk()
-    with _disk_full_told():
+    with _disk_trouble_told():
+        supervisor.check_disk()
         for service in _services():
             supervisor.check_ports(service)
         for layer in LAYERS:
@@ -73,7 +82,8 @@ def start_all(console: Console) -> None:
                 for service in batch:
                     supervisor.wait(service, console)
             for module in layer:
-                module.bootstrap()
+                what = f"{module.services()[0].name}: its first contents"
+                supervisor.wait_until(module.bootstrap, timeout=30, what=what)
 
 
 def stop_all(console: Console) -> None:
@@ -118,13 +128,14 @@ def _services() -> list[Service]:
 
 
 @contextlib.contextmanager
-def _disk_full_told() -> Iterator[None]:
+def _disk_trouble_told() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        remedy = _DISK_TROUBLE.get(error.errno or 0)
+        if remedy is None:
             raise
         raise LocalError(
-            f"{DATA}: the disk is full ({error}), so the platform is not up; make room and run "
+            f"{error.filename or DATA}: {error.strerror}, so the platform is not up; {remedy} and run "
             "`make up` again."
         ) from error

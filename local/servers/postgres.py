@@ -114,24 +114,31 @@ def environment() -> dict[str, str]:
 
 def _as_owner(program: Path, *arguments: str | Path) -> Sequence[str]:
     command = [str(program), *map(str, arguments)]
-    return [*_UNPRIVILEGED, *command] if os.geteuid() == 0 else command
+    if os.geteuid():
+        return command
+    if shutil.which("setpriv") is None:
+        raise LocalError(
+            "postgres: it refuses to run as root, and `setpriv` is missing, so it cannot be given another user; "
+            "install util-linux, or run `make up` as an ordinary user."
+        )
+    return [*_UNPRIVILEGED, *command]
 
 
 def _connect() -> psycopg.Connection:
-    return psycopg.connect(
-        host="127.0.0.1",
-        port=ports.port("postgres"),
-        user=ADMIN,
-        password=credentials.secret("postgres"),
-        dbname="postgres",
-        sslmode="disable",
-        connect_timeout=5,
-        autocommit=True,
-    )
+    try:
+        return psycopg.connect(
+            host="127.0.0.1",
+            port=ports.port("postgres"),
+            user=ADMIN,
+            password=credentials.secret("postgres"),
+            dbname="postgres",
+            sslmode="disable",
+            connect_timeout=5,
+            autocommit=True,
+        )
+    except psycopg.OperationalError as error:
+        raise NotReady(str(error).strip().splitlines()[-1]) from None
 
 
 def _ready() -> None:
-    try:
-        _connect().close()
-    except psycopg.OperationalError as error:
-        raise NotReady(str(error).strip().splitlines()[-1]) from None
+    _connect().close()
