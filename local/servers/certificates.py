@@ -8,7 +8,6 @@ import datetime
 import fcntl
 import functools
 import ipaddress
-import ssl
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -95,14 +94,6 @@ def keep_key(name: str) -> None:
             store.write_text(
                 key_path(name), _pem(rsa.generate_private_key(public_exponent=65537, key_size=2048))
             )
-
-
-def context(pair: Path | None = None) -> ssl.SSLContext:
-    """Return how a client trusts the authority, showing the certificate in `pair` if there is one."""
-    trusting = ssl.create_default_context(cadata=ca_certificate())
-    if pair:
-        trusting.load_cert_chain(pair)
-    return trusting
 
 
 @functools.cache

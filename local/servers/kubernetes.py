@@ -142,7 +142,6 @@ def _etcd() -> Service:
             f"--peer-trusted-ca-file={certificates.CA_FILE}",
             "--peer-cert-allowed-cn=etcd",
             "--enable-grpc-gateway=false",
-            "--unsafe-no-fsync",
             "--log-level=warn",
         ],
         ports=[ports.port("etcd"), ports.port("etcd-peer")],

@@ -9,6 +9,7 @@ import base64
 import functools
 import json
 import platform
+import signal
 from typing import Any
 
 from local import ports, supervisor, toolchain
@@ -85,6 +86,8 @@ def _virt_api() -> Service:
         environment={"TMPDIR": str(_HOME)},
         ports=[ports.port(_API)],
         ready=_serves,
+        # On SIGTERM it would wait 5 s for a load balancer to look elsewhere. It keeps nothing.
+        stop_signal=signal.SIGKILL,
     )
 
 
@@ -188,8 +191,16 @@ def _objects() -> list[dict[str, Any]]:
             "apiVersion": "kubevirt.io/v1",
             "kind": "KubeVirt",
             "metadata": {"name": "kubevirt", "namespace": NAMESPACE},
-            # Launcher Pods must not ask for /dev/kvm, which this machine may not have.
-            "spec": {"configuration": {"developerConfiguration": {"useEmulation": True}}},
+            "spec": {
+                "configuration": {
+                    "developerConfiguration": {
+                        # Launcher Pods must not ask for /dev/kvm, which this machine may not have.
+                        "useEmulation": True,
+                        # The gates that the program wants of a KubeVirt that it is given.
+                        "featureGates": ["ExpandDisks"],
+                    }
+                }
+            },
         },
     ]
 
