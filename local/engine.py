@@ -4,6 +4,7 @@ The Automation API hosts the program inline, so no language plugin is needed; an
 plugin found on PATH is used instead of ours, one by one.
 """
 
+import importlib.metadata
 import json
 import os
 import runpy
@@ -32,7 +33,10 @@ LOCAL_STACK = "local"
 PROVIDERS = ("kubernetes", "exoscale", "postgresql", "vault")
 """The plugins that the program needs; for each we have a stand-in (`local.providers`)."""
 
+_HOME = DATA / "pulumi"
+_PLUGINS = _HOME / "plugins"
 _BIN = DATA / "bin"
+_PYTHON = (sys.executable, "-u", "-m")
 _PLANNING = {"EXOSCALE_API_KEY": "none-to-plan", "EXOSCALE_API_SECRET": "none-to-plan"}
 """A plan from nothing asks Exoscale nothing, yet its provider wants credentials; these open no account."""
 
@@ -65,29 +69,32 @@ def install_plugins(stack_name: str, *, official_only: bool) -> Plugins:
             "put its folder on PATH) or run without PLUGINS=official."
         )
     shutil.rmtree(_BIN, ignore_errors=True)
+    shutil.rmtree(_PLUGINS, ignore_errors=True)
     _BIN.mkdir(parents=True)
     (_BIN / "pulumi").symlink_to(toolchain.tool("pulumi"))
     for name in missing:
-        _launcher(f"pulumi-resource-{name}", _module(f"local.providers.{name}"))
+        # Among the engine's installed plugins, not on PATH: there the engine warns of each at every run.
+        package = "pulumiverse-exoscale" if name == "exoscale" else f"pulumi-{name}"
+        folder = _PLUGINS / f"resource-{name}-v{importlib.metadata.version(package)}"
+        _launcher(folder / f"pulumi-resource-{name}", [*_PYTHON, f"local.providers.{name}"])
     # With an inline program there is no language plugin to start these two.
-    _launcher("pulumi-resource-pulumi-python", _module("pulumi.dynamic"))
-    _launcher("pulumi-analyzer-policy-python", _module("pulumi.policy"))
+    for name, module in {
+        "pulumi-resource-pulumi-python": "pulumi.dynamic",
+        "pulumi-analyzer-policy-python": "pulumi.policy",
+    }.items():
+        _launcher(_BIN / name, [*_PYTHON, "local.plugin_host", module])
     exoscale = plugins.official["exoscale"]
     if exoscale and stack_name == LOCAL_STACK:
-        # Some of its resources call Exoscale's official names whatever the endpoint; a proxy answers it alone.
-        _launcher("pulumi-resource-exoscale", [str(exoscale)], servers.exoscale.proxy_environment())
+        # Some of its resources call the official names whatever the endpoint; a proxy answers it alone.
+        _launcher(_BIN / "pulumi-resource-exoscale", [str(exoscale)], servers.exoscale.proxy_environment())
     return plugins
 
 
-def _module(name: str) -> list[str]:
-    return [sys.executable, "-u", "-m", "local.plugin_host", name]
-
-
-def _launcher(name: str, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+def _launcher(path: Path, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
     """An executable that becomes `command`; a module is imported from this checkout."""
     exports = {"PYTHONPATH": str(ROOT), **(environment or {})}
     lines = [f"export {variable}={shlex.quote(value)}" for variable, value in exports.items()]
-    path = _BIN / name
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
         "\n".join(["#!/bin/sh", *lines, f'exec {shlex.join(command)} "$@"', ""]), encoding="utf-8"
     )
@@ -128,7 +135,7 @@ def stack(
         program=program or _program,
         opts=auto.LocalWorkspaceOptions(
             work_dir=str(home),
-            pulumi_home=str(DATA / "pulumi"),
+            pulumi_home=str(_HOME),
             pulumi_command=auto.PulumiCommand(root=str(DATA), skip_version_check=True),
             project_settings=auto.ProjectSettings(name=PROJECT, runtime="python"),
             env_vars={
@@ -185,7 +192,7 @@ def up(selected: auto.Stack, *, output: Callable[[str], None]) -> dict[str, int]
             raise _failure(
                 error, "update", "What it had made is kept, and the next `make up` goes on from there."
             ) from None
-    return changes(result.summary.resource_changes or {})
+    return changes({str(step): count for step, count in (result.summary.resource_changes or {}).items()})
 
 
 def preview(selected: auto.Stack, *, output: Callable[[str], None]) -> dict[str, int]:
@@ -195,7 +202,7 @@ def preview(selected: auto.Stack, *, output: Callable[[str], None]) -> dict[str,
             result = selected.preview(on_output=output, color=_color())
         except auto.CommandError as error:
             raise _failure(error, "preview", "Nothing was changed.") from None
-    return changes({str(step.value): count for step, count in result.change_summary.items()})
+    return changes({step.value: count for step, count in result.change_summary.items()})
 
 
 def changes(summary: Mapping[str, int]) -> dict[str, int]:

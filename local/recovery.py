@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from exoscale.api.v2 import Client
+from exoscale.api.v2 import Client  # type: ignore[import-untyped]
 from pulumi import automation as auto
 
 from local.errors import LocalError
@@ -30,7 +30,8 @@ def recover(
     """
     _release_dead_locks(backend)
     exported = stack.export_stack()
-    pending = (exported.deployment or {}).pop("pending_operations", None) or []
+    deployment = dict(exported.deployment or {})
+    pending = deployment.pop("pending_operations", None) or []
     if not pending:
         return
     output(f"The last update was cut off in {len(pending)} steps; asking the servers what became of them.")
@@ -39,7 +40,7 @@ def recover(
         environment["EXOSCALE_API_SECRET"],
         url=environment["EXOSCALE_API_ENDPOINT"],
     )
-    resources = exported.deployment["resources"]
+    resources = deployment["resources"]
     known = {resource["urn"] for resource in resources}
     for operation in pending:
         resource = operation["resource"]
@@ -51,7 +52,7 @@ def recover(
             outputs = resource["inputs"] if resource["type"].startswith("pulumi-python:") else {}
             resources.append({**resource, "id": identifier, "outputs": outputs})
             known.add(resource["urn"])
-    stack.import_stack(exported)
+    stack.import_stack(auto.Deployment(exported.version, deployment))
     targets = [operation["resource"]["urn"] for operation in pending if operation["resource"]["urn"] in known]
     if targets:
         stack.refresh(target=targets, on_output=output)
