@@ -43,6 +43,8 @@ class Database:
     """Secret."""
     ssl_mode: str
     """libpq's `sslmode`; with `verify-ca` the authority's certificate is the file in `PGSSLROOTCERT`."""
+    own_authority: bool
+    """Whether the server's certificate is of the platform's own authority (`certificates.py`)."""
     issuer_role: pulumi.Output[str]
     """The role with which Vault makes tenants' logins. It must be granted each tenant's role with the admin
     option before it can do so (PostgreSQL 16 and newer)."""
@@ -63,6 +65,7 @@ def given_database(
         admin_user=given.admin_user,
         admin_password=password,
         ssl_mode=given.ssl_mode,
+        own_authority=False,
         opts=opts,
     )
 
@@ -98,6 +101,7 @@ def managed_database(
         admin_user="postgres",
         admin_password=password.value,
         ssl_mode="verify-ca",
+        own_authority=True,
         opts=opts,
     )
 
@@ -112,6 +116,7 @@ def _entered(
     admin_user: str,
     admin_password: pulumi.Output[str],
     ssl_mode: str,
+    own_authority: bool,
     opts: pulumi.ResourceOptions,
 ) -> Database:
     """Declare the provider, and the role with which Vault makes logins: it may make roles, no more."""
@@ -147,6 +152,7 @@ def _entered(
         admin_user=admin_user,
         admin_password=admin_password,
         ssl_mode=ssl_mode,
+        own_authority=own_authority,
         issuer_role=issuer.name,
         issuer_password=password.value,
     )

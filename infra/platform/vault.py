@@ -68,14 +68,14 @@ def given_vault(
         skip_child_token=True,
         opts=pulumi.ResourceOptions(parent=opts.parent),
     )
-    tls = "require" if database.ssl_mode.startswith("verify") else database.ssl_mode
     return _furnished(
         prefix,
         provider,
         address=given.address,
         database=database,
         database_host=database.host,
-        database_tls=f"sslmode={tls}",
+        # A Vault outside the cluster does not know the platform's authority: encrypted, but unverified.
+        database_tls="sslmode=require" if database.own_authority else f"sslmode={database.ssl_mode}",
         kubernetes={
             "kubernetes_host": api.server,
             "kubernetes_ca_cert": api.certificate_authority,
@@ -146,7 +146,7 @@ def managed_vault(
         address=f"https://{_NAME}-active.{NAMESPACE}.svc:{_PORT}",
         database=database,
         database_host=database.internal_host,
-        database_tls=verified if settings.database.managed else f"sslmode={database.ssl_mode}",
+        database_tls=verified if database.own_authority else f"sslmode={database.ssl_mode}",
         # Its own account and the cluster's CA, both mounted into its pods; the chart lets it review tokens.
         kubernetes={"kubernetes_host": "https://kubernetes.default.svc"},
         opts=opts,

@@ -25,7 +25,7 @@ def test_the_cluster_has_what_the_platform_builds_on(production: Recorder) -> No
     assert sks.inputs == {
         "name": "agent-platform",
         "zone": "ch-gva-2",
-        "version": "1.34.2",
+        "version": "1.35.7",
         "cni": "cilium",
         "serviceLevel": "pro",
         "autoUpgrade": True,

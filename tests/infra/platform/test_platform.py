@@ -249,6 +249,21 @@ def test_vault_is_furnished_for_tenants(mode: str, request: pytest.FixtureReques
     assert registered["platform-vault-kubernetes"].inputs["path"] == "kubernetes"
 
 
+def test_a_vault_outside_the_cluster_reaches_a_managed_database_encrypted() -> None:
+    values, ours = local_stack(), stack("prod")
+    values |= {"database": ours["database"], "operatorNetworks": ours["operatorNetworks"]}
+    secrets = {key: value for key, value in SECRETS.items() if key != "databaseAdminPassword"}
+    connection = platform(values, secrets)["platform-vault-database-connection"].inputs["postgresql"]
+    assert connection["connectionUrl"].endswith("@192.0.2.7:5432/agents?sslmode=require")
+
+
+def test_a_given_database_is_reached_by_vault_as_by_us() -> None:
+    values = local_stack()
+    values["database"]["given"] |= {"host": "db.example.ch", "sslMode": "verify-full"}
+    connection = platform(values, SECRETS)["platform-vault-database-connection"].inputs["postgresql"]
+    assert connection["connectionUrl"].endswith("@db.example.ch:5432/agents?sslmode=verify-full")
+
+
 def test_a_vault_outside_the_cluster_reviews_tokens_with_an_account_of_its_own(given: Recorder) -> None:
     configured = given["platform-vault-kubernetes-config"].inputs
     assert secret(configured["tokenReviewerJwt"]) == "jwt"
