@@ -44,8 +44,8 @@ _VERSION_IN = {
     "longhorn": [],
 }
 """Variables that a release sets to its version."""
-_FREE_DISK = 12 * 2**30
-"""Bytes that a build of everything takes at most, Go's own caches included."""
+_FREE_DISK = 10 * 2**30
+"""Bytes that a build of everything takes, Go's own caches included."""
 
 
 @dataclass(frozen=True)
@@ -99,13 +99,14 @@ def ensure(console: Console) -> None:
             f"{found} is {_pulumi_version(found) or 'of unknown version'}, older than "
             f"{_pinned('pulumi')}, which the program needs: using our own build instead.",
             markup=False,
+            soft_wrap=True,
         )
     if not _missing():
         return
     with _lock(console):
         missing = _missing()
         if missing:
-            _check_disk()
+            _check_disk(missing)
             golang.ensure(console)
             _build(missing, console)
 
@@ -266,15 +267,17 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(map(int, found.groups())) if found else ()
 
 
-def _check_disk() -> None:
-    """LocalError if the file systems that Go writes to are too full to build everything."""
-    for folder in {_HOME, *golang.caches()}:
+def _check_disk(missing: list[_Artefact]) -> None:
+    """LocalError if a disk that Go writes to is too full for what is missing."""
+    share = sum(artefact.seconds for artefact in missing) / sum(artefact.seconds for artefact in _ARTEFACTS)
+    needed = share * _FREE_DISK
+    for folder in (_HOME, *golang.caches()):
         place = next(parent for parent in (folder, *folder.parents) if parent.exists())
         free = shutil.disk_usage(place).free
-        if free < _FREE_DISK:
+        if free < needed:
             raise LocalError(
                 f"{place}: {free / 2**30:.1f} GiB are free, and building the tool chain takes up to "
-                f"{_FREE_DISK / 2**30:.0f} GiB, so nothing was built; make room, or move the cache with "
+                f"{needed / 2**30:.1f} GiB, so nothing was built; make room, or move the cache with "
                 "AGENT_PLATFORM_CACHE (ours) and GOCACHE, GOMODCACHE (Go's)."
             )
 

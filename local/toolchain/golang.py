@@ -25,7 +25,11 @@ def ensure(console: Console) -> None:
     """Install Go into the cache if the machine has none that is new enough."""
     if _own() or _bundled().is_file():
         return
-    console.print(f"No Go {_LEAST} or newer on PATH: installing one into {_INSTALLED} (about 1 min).")
+    console.print(
+        f"No Go {_LEAST} or newer on PATH: installing one into {_INSTALLED} (about 1 min).",
+        markup=False,
+        soft_wrap=True,
+    )
     draft = _INSTALLED.with_name("go.draft")
     shutil.rmtree(draft, ignore_errors=True)
     shutil.rmtree(_INSTALLED, ignore_errors=True)
