@@ -28,11 +28,9 @@ _CLUSTER = _HOME / "cluster"
 _NOBODY = 65534
 _UNPRIVILEGED = (
     *("setpriv", f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups", "--no-new-privs"),
-    *(
-        "--inh-caps=-all,+dac_override",
-        "--ambient-caps=-all,+dac_override",
-        "--bounding-set=-all,+dac_override",
-    ),
+    *(f"--{kind}=-all,+dac_override" for kind in ("inh-caps", "ambient-caps", "bounding-set")),
+    # With this the capability holds for access(2), too, by which initdb looks for its programs.
+    "--securebits=+no_setuid_fixup",
 )
 _SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -118,8 +116,8 @@ def _as_owner(program: Path, *arguments: str | Path) -> Sequence[str]:
         return command
     if shutil.which("setpriv") is None:
         raise LocalError(
-            "postgres: it refuses to run as root, and `setpriv` is missing, so it cannot be given another user; "
-            "install util-linux, or run `make up` as an ordinary user."
+            "postgres: it refuses to run as root, and `setpriv` is missing, so it cannot run as another "
+            "user; install util-linux, or run `make up` as an ordinary user."
         )
     return [*_UNPRIVILEGED, *command]
 

