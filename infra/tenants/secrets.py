@@ -1,0 +1,144 @@
+"""A tenant's part of Vault: its secrets, its logins to PostgreSQL, and how its machine gets in."""
+
+import pulumi
+import pulumi_vault as vault
+
+from infra.platform import Vault
+from infra.tenants.holdings import Holdings
+from infra.tenants.roster import TenantEntry
+from infra.tenants.storage import TenantStorage
+
+SERVICE_ACCOUNT = "agent"
+OBJECT_STORAGE = "object-storage"
+"""The secret with the key to the tenant's objects: ours to write, the tenant's to read."""
+
+_HOUR = 60 * 60
+
+_POLICY = """\
+path "{secrets}/data/{id}/*" {{
+  capabilities = ["create", "read", "update", "patch", "delete"]
+}}
+path "{secrets}/data/{id}/{object_storage}" {{
+  capabilities = ["read"]
+}}
+path "{secrets}/metadata/{id}" {{
+  capabilities = ["list"]
+}}
+path "{secrets}/metadata/{id}/*" {{
+  capabilities = ["read", "list"]
+}}
+path "{database}/creds/{name}" {{
+  capabilities = ["read"]
+}}
+path "sys/leases/renew" {{
+  capabilities = ["update"]
+  allowed_parameters = {{
+    "lease_id"  = ["{database}/creds/{name}/*"]
+    "increment" = []
+  }}
+}}
+path "auth/token/lookup-self" {{
+  capabilities = ["read"]
+}}
+path "auth/token/renew-self" {{
+  capabilities = ["update"]
+}}
+path "auth/token/revoke-self" {{
+  capabilities = ["update"]
+}}
+"""
+
+_CREATE = [
+    # A member that inherits nothing: whatever it does, it does as the tenant, whose the result then is.
+    'CREATE ROLE "{{{{name}}}}" LOGIN NOINHERIT CONNECTION LIMIT 20'
+    " PASSWORD '{{{{password}}}}' VALID UNTIL '{{{{expiration}}}}' IN ROLE \"{role}\"",
+    "ALTER ROLE \"{{{{name}}}}\" SET role = '{role}'",
+    "ALTER ROLE \"{{{{name}}}}\" SET search_path = '{role}'",
+]
+_REVOKE = [
+    'ALTER ROLE "{{name}}" NOLOGIN',
+    # Its creator may administer it, and has to be told to act for it before it can end its sessions.
+    'GRANT "{{name}}" TO CURRENT_USER WITH INHERIT TRUE',
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{{name}}'",
+    'DROP OWNED BY "{{name}}"',
+    'DROP ROLE "{{name}}"',
+]
+
+
+def declare_secrets(
+    tenant: TenantEntry,
+    platform: Vault,
+    storage: TenantStorage,
+    endpoint: str,
+    region: str,
+    schema: list[pulumi.Resource],
+    parent: pulumi.Resource,
+) -> pulumi.Resource:
+    """Declare policy, secrets, logins, and the Kubernetes login of the tenant's service account.
+
+    Returns:
+        What the machine has to wait for.
+    """
+    name = tenant.id
+    opts = pulumi.ResourceOptions(parent=parent, provider=platform.provider)
+    holdings = Holdings(
+        f"{name}-holdings",
+        tenant=tenant,
+        vault=platform,
+        opts=pulumi.ResourceOptions(parent=parent, depends_on=schema),
+    )
+    # After it in life, so before it in death: nobody gets a login or a secret while it empties.
+    held = pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=[holdings]))
+    vault.kv.SecretV2(
+        f"{name}-object-storage",
+        mount=platform.kv_mount,
+        name=f"{name}/{OBJECT_STORAGE}",
+        data_json=pulumi.Output.json_dumps(
+            {
+                "endpoint": endpoint,
+                "region": region,
+                "bucket": storage.bucket,
+                "prefix": storage.prefix,
+                "access_key": storage.access_key,
+                "secret_key": storage.secret_key,
+            }
+        ),
+        delete_all_versions=True,
+        opts=held,
+    )
+    logins = vault.database.SecretBackendRole(
+        f"{name}-logins",
+        backend=platform.database_mount,
+        db_name=platform.database_connection,
+        name=tenant.dashed,
+        creation_statements=[statement.format(role=tenant.underscored) for statement in _CREATE],
+        revocation_statements=_REVOKE,
+        default_ttl=_HOUR,
+        max_ttl=24 * _HOUR,
+        opts=held,
+    )
+    policy = vault.Policy(
+        f"{name}-policy",
+        name=tenant.dashed,
+        policy=pulumi.Output.format(
+            _POLICY,
+            id=name,
+            name=logins.name,
+            object_storage=OBJECT_STORAGE,
+            secrets=platform.kv_mount,
+            database=platform.database_mount,
+        ),
+        opts=held,
+    )
+    return vault.kubernetes.AuthBackendRole(
+        f"{name}-login",
+        backend=platform.kubernetes_auth_path,
+        role_name=tenant.dashed,
+        bound_service_account_names=[SERVICE_ACCOUNT],
+        bound_service_account_namespaces=[tenant.dashed],
+        token_policies=[policy.name],
+        token_no_default_policy=True,
+        token_ttl=_HOUR,
+        token_max_ttl=24 * _HOUR,
+        opts=opts,
+    )
