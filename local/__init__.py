@@ -1,0 +1,1 @@
+"""The embedded platform: the same program on one machine, against real servers."""

@@ -90,7 +90,7 @@ def _preview(
             return
         state = step.new
         name = state.urn.rpartition("::")[2]
-        record.append(Registration(state.type, name, state.urn, state.provider, state.inputs))
+        record.append(Registration(state.type, name, state.urn, state.provider, state.inputs or {}))
 
     start = time.perf_counter()
     stack.preview(on_event=on_event)

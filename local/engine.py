@@ -187,7 +187,7 @@ def up(selected: auto.Stack, *, output: Callable[[str], None]) -> dict[str, int]
     )
     with _interruptible(output):
         try:
-            result = selected.up(on_output=output, color=_color())
+            result = selected.up(on_output=output, color=_color(), suppress_progress=True)
         except auto.CommandError as error:
             raise _failure(
                 error, "update", "What it had made is kept, and the next `make up` goes on from there."
@@ -199,10 +199,10 @@ def preview(selected: auto.Stack, *, output: Callable[[str], None]) -> dict[str,
     """What `up` would change, as `changes`; `output` gets the engine's own display."""
     with _interruptible(output):
         try:
-            result = selected.preview(on_output=output, color=_color())
+            result = selected.preview(on_output=output, color=_color(), suppress_progress=True)
         except auto.CommandError as error:
             raise _failure(error, "preview", "Nothing was changed.") from None
-    return changes({step.value: count for step, count in result.change_summary.items()})
+    return changes({str(step): count for step, count in result.change_summary.items()})
 
 
 def changes(summary: Mapping[str, int]) -> dict[str, int]:
@@ -215,10 +215,10 @@ def _color() -> str:
 
 
 def _failure(error: auto.CommandError, what: str, consequence: str) -> LocalError:
-    """The engine told the reasons as it went; where it has no line of its own, the command's output is it."""
-    told = [line for line in str(error).splitlines() if "error:" in line]
-    reasons = "\n".join(dict.fromkeys(line.strip() for line in told)) or str(error)
-    return LocalError(f"The {what} failed. {consequence}\n{reasons}")
+    """The engine's reasons, each once; its whole output where it named none."""
+    lines = (line.strip() for line in str(error).splitlines())
+    reasons = list(dict.fromkeys(line for line in lines if line.startswith("error:")))
+    return LocalError("\n".join([f"the {what} failed. {consequence}", *(reasons or [str(error)])]))
 
 
 @contextmanager

@@ -2,4 +2,4 @@
 
 
 class LocalError(Exception):
-    """What is wrong, what it stops and how to mend it, in one message; `python -m local` prints it and exits 1."""
+    """What is wrong, what it stops and how to mend it; `python -m local` prints it and exits 1."""

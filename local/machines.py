@@ -19,7 +19,7 @@ _PAUSE = 0.5
 def observe(declared: Sequence[Tenant]) -> list[dict[str, Any]]:
     """The declared tenants, each with the state of its machine (`absent` where the cluster has none)."""
     objects = kubernetes_client.CustomObjectsApi(kubernetes.client())
-    found = objects.list_cluster_custom_object(
+    found: Any = objects.list_cluster_custom_object(
         "kubevirt.io", "v1", "virtualmachines", label_selector="tenant-id"
     )
     status = {

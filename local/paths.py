@@ -7,7 +7,7 @@ ROOT = Path(__file__).resolve().parents[1]
 """The checkout."""
 
 DATA = Path(os.environ.get("AGENT_PLATFORM_DATA", ROOT / ".local")).resolve()
-"""Everything the servers write: one folder, ignored by git. `AGENT_PLATFORM_DATA` moves it, as the tests do."""
+"""Everything the servers write: one folder, ignored by git; `AGENT_PLATFORM_DATA` moves it."""
 
 LOGS = DATA / "logs"
 """One `NAME.log` per server."""

@@ -1,8 +1,8 @@
 """Mends a stack whose last update was cut off, before the next one starts.
 
 An engine that was killed leaves a lock and *pending operations*: steps whose outcome it did not get to write
-down. What was being made is entered into the state under the id it has if it exists, and all that is pending is
-then read from its server: so nothing is made twice, and nothing that was made is left behind.
+down. What was being made is entered into the state under the id it has if it exists, and all that is pending
+is then read from its server: so nothing is made twice, and nothing that was made is left behind.
 (`pulumi refresh --import-pending-creates` only clears the operations, as of engine 3.259.)
 """
 
