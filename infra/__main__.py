@@ -22,4 +22,4 @@ platform = Platform("platform", settings, cluster)
 tenants = [Tenant(tenant, platform) for tenant in roster]
 
 pulumi.export("cluster", cluster.api.server)
-pulumi.export("tenants", [tenant.id for tenant in roster])
+pulumi.export("tenants", [tenant.summary for tenant in tenants])
