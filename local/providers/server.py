@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from concurrent import futures
 from typing import Any, TypeVar
@@ -48,6 +49,8 @@ def serve(provider: Provider) -> None:
     """Serve until the engine ends: prints the port, as the engine expects of a plugin."""
     debug = bool(os.environ.get("PULUMI_DEBUG_STAND_IN"))
     logging.basicConfig(stream=sys.stderr, level=logging.DEBUG if debug else logging.CRITICAL)
+    if not debug:
+        warnings.simplefilter("ignore")  # a library's remarks would show beside the user's resources
     _end_with_parent()
     engine = sys.argv[1] if len(sys.argv) > 1 else None
     server, port = start(provider, engine=engine)

@@ -9,8 +9,6 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 import urllib3
-from kubernetes.client import ApiClient
-from kubernetes.config import ConfigException, new_client_from_config_dict
 
 from local.providers.kubernetes.manifest import Manifest, name, namespace
 from local.providers.provider import ProviderError
@@ -93,6 +91,10 @@ class Cluster:
 
     def __init__(self, kubeconfig: Mapping[str, Any], context: str | None) -> None:
         """Raises `UnreachableError` when the kubeconfig leads nowhere; opens no connection."""
+        # Imported at need: it costs a second, and a preview without a cluster does without it.
+        from kubernetes.client import ApiClient
+        from kubernetes.config import ConfigException, new_client_from_config_dict
+
         try:
             client: ApiClient = new_client_from_config_dict(  # type: ignore[no-untyped-call]
                 dict(kubeconfig), context=context, persist_config=False
