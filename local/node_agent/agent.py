@@ -319,7 +319,7 @@ class Agent:
                 "status": status,
             }
             path = f"{_KUBEVIRT}/namespaces/{key[0]}/virtualmachineinstances/{key[1]}"
-            self._machines.put(self._api.patch(path, body, MERGE))
+            self._machines.put(self._api.patch(path, body, MERGE, machines.HANDLER))
             if status["phase"] != machine["status"]["phase"]:
                 log.info("machine %s/%s: %s", *key, status["phase"])
 

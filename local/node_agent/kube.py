@@ -57,9 +57,9 @@ class Api:
         """Create `body` in the collection at `path`."""
         return self._request("POST", path, body)
 
-    def patch(self, path: str, body: Object, kind: str = STRATEGIC_MERGE) -> Object:
-        """Patch the object at `path`; return it as it is now."""
-        return self._request("PATCH", path, body, kind)
+    def patch(self, path: str, body: Object, kind: str = STRATEGIC_MERGE, user: str | None = None) -> Object:
+        """Patch the object at `path`, on behalf of `user` if given; return it as it is now."""
+        return self._request("PATCH", path, body, kind, user)
 
     def delete(self, path: str, options: Object | None = None) -> None:
         """Delete the object at `path`; that it is gone already is no error."""
@@ -102,9 +102,9 @@ class Api:
             log.info("%s: works again", about)
 
     def _request(
-        self, method: str, path: str, body: Object | None = None, kind: str = "application/json"
+        self, method: str, path: str, body: Object | None = None, kind: str = JSON, user: str | None = None
     ) -> Object:
-        response = self._send(method, path, body, kind)
+        response = self._send(method, path, body, kind, user)
         try:
             answer: Object = json.loads(response.data)
         finally:
@@ -117,9 +117,10 @@ class Api:
         path: str,
         body: Object | None = None,
         kind: str = JSON,
+        user: str | None = None,
         timeout: tuple[float, float] = (5, 30),
     ) -> urllib3.BaseHTTPResponse:
-        headers = {"Accept": "application/json", "Content-Type": kind}
+        headers = {"Accept": JSON, "Content-Type": kind, **({"Impersonate-User": user} if user else {})}
         request = self._client.param_serialize(
             method, path, header_params=headers, body=body, auth_settings=["BearerToken"]
         )

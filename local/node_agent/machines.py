@@ -9,7 +9,9 @@ import hashlib
 from local.node_agent.guests import Guest
 from local.node_agent.kube import Object
 
-NODE_LABEL = "kubevirt.io/nodeName"
+HANDLER = "system:serviceaccount:kubevirt:kubevirt-handler"
+"""Who changes a status: from all but its own accounts, KubeVirt's admission silently drops such a change."""
+
 _MACHINE_TYPE = "q35"
 
 
