@@ -50,12 +50,11 @@ def issue(
     """
     certificate, ca_key = _authority()
     key = ec.generate_private_key(ec.SECP256R1())
-    names = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, group) for group in groups]
     usages = [ExtendedKeyUsageOID.CLIENT_AUTH, *([ExtendedKeyUsageOID.SERVER_AUTH] if hosts else [])]
     now = datetime.datetime.now(datetime.UTC)
     builder = (
         x509.CertificateBuilder()
-        .subject_name(x509.Name([*names, x509.NameAttribute(NameOID.COMMON_NAME, common_name)]))
+        .subject_name(_subject(common_name, groups))
         .issuer_name(certificate.subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
@@ -78,7 +77,7 @@ def path(name: str) -> Path:
 def keep(name: str, common_name: str, *, groups: Sequence[str] = (), hosts: Sequence[str] = ()) -> None:
     """Have a certificate and its key on disk; they are made anew a month before they end."""
     with _lock(name):
-        if not _serves(path(name), hosts):
+        if not _serves(path(name), _subject(common_name, groups), hosts):
             store.write_text(path(name), "".join(issue(common_name, groups=groups, hosts=hosts)))
 
 
@@ -144,8 +143,8 @@ def _make_authority(key: Path) -> None:
     store.write_text(CA_FILE, signed.public_bytes(Encoding.PEM).decode())
 
 
-def _serves(file: Path, hosts: Sequence[str]) -> bool:
-    """Tell whether a kept certificate is ours, lasts and names these hosts."""
+def _serves(file: Path, subject: x509.Name, hosts: Sequence[str]) -> bool:
+    """Tell whether a kept certificate is ours, lasts and names this subject and these hosts."""
     if not file.exists():
         return False
     certificate = x509.load_pem_x509_certificate(file.read_bytes())
@@ -158,7 +157,13 @@ def _serves(file: Path, hosts: Sequence[str]) -> bool:
     except x509.ExtensionNotFound:
         names = x509.SubjectAlternativeName([])
     left = certificate.not_valid_after_utc - datetime.datetime.now(datetime.UTC)
-    return left > _RENEW_BEFORE and set(names) == set(map(_name, hosts))
+    same = certificate.subject == subject and set(names) == set(map(_name, hosts))
+    return same and left > _RENEW_BEFORE
+
+
+def _subject(common_name: str, groups: Sequence[str]) -> x509.Name:
+    organizations = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, group) for group in groups]
+    return x509.Name([*organizations, x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
 
 
 def _name(host: str) -> x509.GeneralName:
