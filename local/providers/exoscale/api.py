@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import requests
-from exoscale.api.exceptions import ExoscaleAPIException
-from exoscale.api.v2 import Client
+from exoscale.api.exceptions import ExoscaleAPIException  # type: ignore[import-untyped]
+from exoscale.api.v2 import Client  # type: ignore[import-untyped]
 
 from local.providers.provider import ProviderError
 

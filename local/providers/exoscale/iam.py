@@ -1,14 +1,12 @@
 """IAM roles and API keys."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from local.providers.exoscale.api import Api, Json
-from local.providers.exoscale.kind import Kind, one_of
-from local.providers.provider import Call, Failure
+from local.providers.exoscale.kind import Kind
+from local.providers.provider import Call
 from local.providers.values import Properties, Unknown
-
-_ALLOW_DENY = one_of("allow", "deny")
-_SERVICE_TYPE = one_of("allow", "deny", "rules")
 
 
 class IamRole(Kind):
@@ -17,16 +15,18 @@ class IamRole(Kind):
     of_type = "exoscale:index/iamRole:IamRole"
     replace_on = frozenset({"name"})
 
-    def check(self, call: Call, old: Properties, new: Properties) -> tuple[Properties, list[Failure]]:  # noqa: D102
-        checked, failures = super().check(call, old, new)
-        return checked, failures + _policy_failures(checked.get("policy"))
+    computed = frozenset({"description", "editable", "labels", "permissions", "policy"})
+
+    def wrong(self, checked: Properties) -> Iterator[tuple[str, str]]:  # noqa: D102
+        yield from super().wrong(checked)
+        yield from _wrong_policy(checked.get("policy"))
 
     def make(self, api: Api, inputs: Properties) -> str:  # noqa: D102
         fields: Json = {
-            name: inputs[name]
-            for name in ("description", "editable", "labels", "permissions")
-            if name in inputs
+            name: inputs[name] for name in ("description", "labels", "permissions") if name in inputs
         }
+        # The official plugin, too, makes a role fixed that does not say otherwise.
+        fields["editable"] = inputs.get("editable", False)
         if "policy" in inputs:
             fields["policy"] = _to_api(inputs["policy"])
         return api.change("create_iam_role", name=inputs["name"], **fields)
@@ -72,11 +72,12 @@ class IamApiKey(Kind):
 
     of_type = "exoscale:index/iamApiKey:IamApiKey"
     replace_on = frozenset({"name", "roleId"})
+    computed = frozenset({"key", "secret"})
     secret_outputs = frozenset({"secret"})
 
     def create(self, call: Call, inputs: Properties) -> tuple[str, Properties]:  # noqa: D102
         if call.preview:
-            return "", self.schema.preview(inputs)
+            return "", self.foretold(inputs)
         key = self._api(call, inputs).call("create_api_key", name=inputs["name"], role_id=inputs["roleId"])
         return key["key"], self._shown(key, {**inputs, "secret": key["secret"]})
 
@@ -91,7 +92,8 @@ class IamApiKey(Kind):
 
     def _shown(self, found: Json, known: Properties) -> Properties:
         kept: Properties = {name: known[name] for name in ("secret", "timeouts") if name in known}
-        return {"name": found["name"], "roleId": found["role-id"], "key": found["key"], **kept}
+        shown = {"name": found["name"], "roleId": found["role-id"], "key": found["key"], "id": found["key"]}
+        return shown | kept
 
 
 def _to_api(policy: Properties) -> Json:
@@ -132,22 +134,26 @@ def _from_api(policy: Json) -> Properties:
     }
 
 
-def _policy_failures(policy: Any) -> list[Failure]:
+def _wrong_policy(policy: Any) -> Iterator[tuple[str, str]]:
     if not isinstance(policy, dict):
-        return []
-    found = [("policy.defaultServiceStrategy", policy.get("defaultServiceStrategy"), _ALLOW_DENY)]
+        return
+    yield from _wrong_word(
+        "policy.defaultServiceStrategy", policy, "default_service_strategy", "allow", "deny"
+    )
     services = policy.get("services")
     for name, service in services.items() if isinstance(services, dict) else ():
         if not isinstance(service, dict):
             continue
-        at = f"policy.services.{name}"
-        found.append((f"{at}.type", service.get("type"), _SERVICE_TYPE))
+        yield from _wrong_word(f"policy.services.{name}.type", service, "type", "allow", "deny", "rules")
         rules = service.get("rules")
         for position, rule in enumerate(rules if isinstance(rules, list) else ()):
             if isinstance(rule, dict):
-                found.append((f"{at}.rules[{position}].action", rule.get("action"), _ALLOW_DENY))
-    return [
-        Failure(at, reason)
-        for at, value, check in found
-        if value is not None and not isinstance(value, Unknown) and (reason := check(value))
-    ]
+                at = f"policy.services.{name}.rules[{position}].action"
+                yield from _wrong_word(at, rule, "action", "allow", "deny")
+
+
+def _wrong_word(at: str, holder: Properties, argument: str, *allowed: str) -> Iterator[tuple[str, str]]:
+    value = holder.get(at.rpartition(".")[2])
+    if value is not None and not isinstance(value, Unknown) and value not in allowed:
+        shown = " ".join(f'"{word}"' for word in allowed)
+        yield at, f'Invalid Attribute Value Match. {argument} value must be one of: [{shown}], got: "{value}"'

@@ -7,16 +7,16 @@ from typing import Any, ClassVar
 
 from local.providers.exoscale.api import Api, Json, Zones
 from local.providers.provider import Call, Diff, Failure, ProviderError, Resource, State
-from local.providers.schema import RESERVED, Schema, TypeSchema
-from local.providers.values import Properties, Unknown, has_unknown
+from local.providers.schema import Schema, TypeSchema
+from local.providers.values import UNKNOWN, Properties, Unknown, has_unknown
 
 SCHEMA = Schema("pulumiverse_exoscale")
 """The official schema, as the SDK has it."""
 
 _NAME_LIMIT = 255
 
-Check = Callable[[Any], str | None]
-"""What is wrong with a known value, or None."""
+Check = Callable[[str, Any], str | None]
+"""What is wrong with a known value, or None; the first argument is its name in the message."""
 
 
 class Kind(Resource):
@@ -25,6 +25,8 @@ class Kind(Resource):
     of_type: ClassVar[str]
     defaults: ClassVar[Mapping[str, Any]] = {}
     checks: ClassVar[Mapping[str, Check]] = {}
+    computed: ClassVar[frozenset[str]] = frozenset()
+    """Outputs that only the API knows, unless they are given."""
     conflicts: ClassVar[Collection[tuple[str, str]]] = ()
     """Inputs that exclude each other."""
     sets: ClassVar[frozenset[str]] = frozenset()
@@ -65,16 +67,26 @@ class Kind(Resource):
 
     def check(self, call: Call, old: Properties, new: Properties) -> tuple[Properties, list[Failure]]:  # noqa: D102
         checked, failures = self.schema.check(call.name, self._with_defaults(call, old, new))
-        for name, check in self.checks.items():
-            for at, value in _known(checked.get(name), name):
-                if reason := check(value):
-                    failures.append(Failure(at, f"{reason}. Examine values at '{call.name}.{at}'."))
-        for one, other in self.conflicts:
-            if one in checked and other in checked:
-                failures.append(
-                    Failure(one, f'Conflicting configuration arguments: "{one}": conflicts with {other}.')
-                )
+        failures += [
+            Failure("", f"{reason}. Examine values at '{call.name}.{at}'.")
+            for at, reason in self.wrong(checked)
+        ]
         return checked, failures
+
+    def wrong(self, checked: Properties) -> Iterator[tuple[str, str]]:
+        """What is wrong beyond the schema: where, and why."""
+        for name, check in sorted(self.checks.items()):
+            for at, value in _known(checked.get(name), name):
+                if reason := check(self._argument(name), value):
+                    yield at, reason
+        for pair in self.conflicts:
+            for one, other in (pair, pair[::-1]):
+                if one in checked and other in checked:
+                    arguments = f'"{self._argument(one)}": conflicts with {self._argument(other)}'
+                    yield one, f"Conflicting configuration arguments. {arguments}"
+
+    def _argument(self, name: str) -> str:
+        return self.schema.inputs[name].python_name
 
     def _with_defaults(self, call: Call, old: Properties, new: Properties) -> Properties:
         filled = dict(new)
@@ -88,7 +100,14 @@ class Kind(Resource):
         return filled | {"__defaults": sorted(chosen)}
 
     def diff(self, call: Call, id: str, old: State, new: Properties) -> Diff:  # noqa: D102
-        return super().diff(call, id, State(self._comparable(old.inputs), old.outputs), self._comparable(new))
+        before = State(self._comparable(old.inputs), old.outputs)
+        diff = super().diff(call, id, before, self._comparable(new))
+        # Two cannot have the same name, unless the name is one of ours, with random digits.
+        diff.delete_before_replace = bool(diff.replaces) and self._named_by_program(new)
+        return diff
+
+    def _named_by_program(self, inputs: Properties) -> bool:
+        return "name" in self.schema.inputs and "name" not in inputs.get("__defaults", [])
 
     def _comparable(self, inputs: Properties) -> Properties:
         compared = dict(inputs)
@@ -102,10 +121,18 @@ class Kind(Resource):
 
     def create(self, call: Call, inputs: Properties) -> tuple[str, Properties]:  # noqa: D102
         if call.preview:
-            return "", self.schema.preview(inputs)
+            return "", self.foretold(inputs)
         api = self._api(call, inputs)
         id = self.make(api, inputs)
         return id, self._read_back(api, id, inputs)
+
+    def foretold(self, inputs: Properties) -> Properties:
+        """The outputs as far as a preview knows them."""
+        return {**dict.fromkeys(self.computed | {"id"}, UNKNOWN), **self._ordered(self.given(inputs))}
+
+    def given(self, inputs: Properties) -> Properties:
+        """The inputs without what the engine adds."""
+        return {name: value for name, value in inputs.items() if name in self.schema.inputs}
 
     def read(self, call: Call, id: str, state: State) -> State | None:  # noqa: D102
         known = state.outputs or self.imported(id)
@@ -113,7 +140,7 @@ class Kind(Resource):
         found = self.find(api, self.own_id(id), known)
         if found is None:
             return None
-        outputs = self.show(api, found, known)
+        outputs = self._ordered(self.show(api, found, known)) | {"id": self.own_id(id)}
         if state.inputs:
             inputs = {key: outputs.get(key, value) for key, value in state.inputs.items()}
         else:
@@ -121,9 +148,10 @@ class Kind(Resource):
         return State(inputs, outputs)
 
     def update(self, call: Call, id: str, old: State, inputs: Properties) -> Properties:  # noqa: D102
-        given = {key: value for key, value in inputs.items() if key not in RESERVED}
         if call.preview:
-            return {key: value for key, value in old.outputs.items() if key not in old.inputs} | given
+            return {key: value for key, value in old.outputs.items() if key not in old.inputs} | self.given(
+                inputs
+            )
         api = self._api(call, inputs)
         self.change(api, id, old.inputs, inputs)
         return self._read_back(api, id, inputs)
@@ -147,7 +175,14 @@ class Kind(Resource):
         found = self.find(api, id, inputs)
         if found is None:
             raise ProviderError(f"{self.of_type} {id} is gone right after it was written")
-        return self.show(api, found, inputs)
+        outputs = self._ordered(self.show(api, found, inputs)) | {"id": id}
+        # What is empty and was not asked for is left out, as by the official plugin.
+        silent = self.schema.inputs.keys() - inputs.keys() - self.computed
+        return {name: value for name, value in outputs.items() if value not in ([], {}) or name not in silent}
+
+    def _ordered(self, outputs: Properties) -> Properties:
+        sets = {name for name in self.sets & outputs.keys() if not has_unknown(outputs[name])}
+        return {name: sorted(value) if name in sets else value for name, value in outputs.items()}
 
     def _api(self, call: Call, properties: Properties) -> Api:
         return self._zones().api(properties["zone"] if self.zoned else None, call.cancelled)
@@ -170,36 +205,40 @@ def _known(value: Any, at: str) -> Iterator[tuple[str, Any]]:
 def one_of(*allowed: str, any_case: bool = False) -> Check:
     """The value must be one of these."""
     known = {word.lower() for word in allowed} if any_case else set(allowed)
+    shown = " ".join(f'"{word}"' for word in allowed)
 
-    def check(value: Any) -> str | None:
+    def check(name: str, value: Any) -> str | None:
         found = value.lower() if any_case else value
-        return None if found in known else f"expected one of {', '.join(allowed)}, got {value}"
+        return None if found in known else f"expected {name} to be one of [{shown}], got {value}"
 
     return check
 
 
 def between(least: int, most: int) -> Check:
     """The value must be in this range."""
-    return lambda value: (
-        None if least <= value <= most else f"expected to be in the range ({least} - {most}), got {value}"
-    )
+
+    def check(name: str, value: Any) -> str | None:
+        inside = least <= value <= most
+        return None if inside else f"expected {name} to be in the range ({least} - {most}), got {value}"
+
+    return check
 
 
-def network(value: Any) -> str | None:
+def network(name: str, value: Any) -> str | None:
     """The value must be a network in CIDR notation."""
     try:
         ipaddress.ip_network(value)
     except ValueError as error:
-        return f"expected a network in CIDR notation: {error}"
+        return f"expected {name} to contain a valid network Value: {error}"
     return None
 
 
-def address(value: Any) -> str | None:
+def address(name: str, value: Any) -> str | None:
     """The value must be an IP address."""
     try:
         ipaddress.ip_address(value)
-    except ValueError as error:
-        return f"expected an IP address: {error}"
+    except ValueError:
+        return f"expected {name} to contain a valid IP, got: {value}"
     return None
 
 

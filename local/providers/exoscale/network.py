@@ -79,6 +79,7 @@ class SecurityGroupRule(Kind):
         }
     )
     any_case = frozenset({"protocol"})
+    computed = frozenset({"publicSecurityGroup", "securityGroup", "securityGroupId", "userSecurityGroup"})
     defaults: ClassVar[Mapping[str, Any]] = {"protocol": "TCP"}
     checks: ClassVar[Mapping[str, Check]] = {
         "type": one_of("INGRESS", "EGRESS"),
@@ -146,8 +147,8 @@ class SecurityGroupRule(Kind):
             "securityGroupId": found["group"]["id"],
             "securityGroup": found["group"]["name"],
             "userSecurityGroupId": member.get("id"),
-            "userSecurityGroup": member.get("name", "") if member.get("id") else "",
-            "publicSecurityGroup": "" if member.get("id") else member.get("name", ""),
+            "userSecurityGroup": member.get("name") if "id" in member else None,
+            "publicSecurityGroup": None if "id" in member else member.get("name"),
         }
         return {name: value for name, value in outputs.items() if value is not None}
 

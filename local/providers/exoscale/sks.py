@@ -10,7 +10,7 @@ from cryptography import x509
 
 from local.providers.exoscale.api import Api, Json
 from local.providers.exoscale.kind import Check, Kind, present
-from local.providers.provider import Call, Diff, ProviderError, State
+from local.providers.provider import Call, Diff, Failure, ProviderError, State
 from local.providers.values import Properties, Secret
 
 _CCM, _CSI, _METRICS = "exoscale-cloud-controller", "exoscale-container-storage-interface", "metrics-server"
@@ -25,7 +25,13 @@ class SksCluster(Kind):
     of_type = "exoscale:index/sksCluster:SksCluster"
     zoned = True
     replace_on = frozenset({"zone", "enableKubeProxy"})
-    sets = frozenset({"addons", "featureGates"})
+    sets = frozenset({"addons", "featureGates", "nodepools"})
+    computed = frozenset(
+        {
+            *("addons", "aggregationCa", "controlPlaneCa", "createdAt", "enableKubeProxy", "endpoint"),
+            *("kubeletCa", "nodepools", "oidc", "state", "version"),
+        }
+    )
     defaults: ClassVar[Mapping[str, Any]] = {
         "cni": "calico",
         "exoscaleCcm": True,
@@ -33,6 +39,11 @@ class SksCluster(Kind):
         "metricsServer": True,
         "serviceLevel": "pro",
     }
+
+    def check(self, call: Call, old: Properties, new: Properties) -> tuple[Properties, list[Failure]]:  # noqa: D102
+        if isinstance(audit := new.get("audit"), dict):
+            new = {**new, "audit": {"initialBackoff": "10s", **audit}}
+        return super().check(call, old, new)
 
     def make(self, api: Api, inputs: Properties) -> str:  # noqa: D102
         wanted = set(inputs.get("addons", [])) | {
@@ -123,6 +134,7 @@ class SksNodepool(Kind):
     zoned = True
     replace_on = frozenset({"clusterId", "zone"})
     sets = frozenset({"antiAffinityGroupIds", "privateNetworkIds", "securityGroupIds"})
+    computed = frozenset({"createdAt", "instancePoolId", "state", "templateId", "version"})
     any_case = frozenset({"instanceType"})
     defaults: ClassVar[Mapping[str, Any]] = {
         "diskSize": 50,
@@ -131,7 +143,7 @@ class SksNodepool(Kind):
         "storageLvm": False,
     }
     checks: ClassVar[Mapping[str, Check]] = {
-        "instanceType": lambda value: (
+        "instanceType": lambda _, value: (
             None if "." in value else f'invalid value "{value}", expected format "FAMILY.SIZE"'
         )
     }
@@ -211,6 +223,7 @@ class SksKubeconfig(Kind):
     replace_on = frozenset({"clusterId", "groups", "ttlSeconds", "user", "zone"})
     sets = frozenset({"groups"})
     defaults: ClassVar[Mapping[str, Any]] = {"earlyRenewalSeconds": 0, "ttlSeconds": 30 * 24 * 3600}
+    computed = frozenset({"kubeconfig"})
     secret_outputs = frozenset({"kubeconfig"})
 
     def diff(self, call: Call, id: str, old: State, new: Properties) -> Diff:  # noqa: D102
@@ -223,7 +236,7 @@ class SksKubeconfig(Kind):
 
     def create(self, call: Call, inputs: Properties) -> tuple[str, Properties]:  # noqa: D102
         if call.preview:
-            return "", self.schema.preview(inputs)
+            return "", self.foretold(inputs) | {"readyForRenewal": True}
         answer = self._api(call, inputs).call(
             "generate_sks_cluster_kubeconfig",
             id=inputs["clusterId"],
@@ -234,20 +247,20 @@ class SksKubeconfig(Kind):
         kubeconfig = base64.b64decode(answer["kubeconfig"]).decode()
         # Serial numbers of the certificates, as the official plugin names it: the API keeps no kubeconfig.
         id = ":".join(str(certificate.serial_number) for certificate in _certificates(kubeconfig))
-        return id, self._outputs(inputs, kubeconfig)
+        return id, self._outputs(id, inputs, kubeconfig)
 
     def read(self, call: Call, id: str, state: State) -> State | None:  # noqa: ARG002, D102
         return state
 
     def update(self, call: Call, id: str, old: State, inputs: Properties) -> Properties:  # noqa: ARG002, D102
-        return self._outputs(inputs, old.outputs["kubeconfig"])
+        return self._outputs(id, inputs, old.outputs["kubeconfig"])
 
     def delete(self, call: Call, id: str, state: State) -> None:
         """Nothing to do: it cannot be revoked, it ends."""
 
-    def _outputs(self, inputs: Properties, kubeconfig: str) -> Properties:
-        given = {name: value for name, value in inputs.items() if name in self.schema.inputs}
-        return {**given, "kubeconfig": kubeconfig, "readyForRenewal": False}
+    def _outputs(self, id: str, inputs: Properties, kubeconfig: str) -> Properties:
+        given = self._ordered(self.given(inputs))
+        return {**given, "kubeconfig": kubeconfig, "readyForRenewal": False, "id": id}
 
 
 def _latest(api: Api) -> str:

@@ -1,4 +1,4 @@
-"""The emulator on a real port; what it would ask of the S3 server and of the cluster is written down."""
+"""The emulator on a real port; what it would ask of the S3 server is written down."""
 
 import threading
 import time
@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from exoscale.api.v2 import Client
+from exoscale.api.v2 import Client  # type: ignore[import-untyped]
 
 from local.exoscale import iam, request, server
 from local.exoscale.store import Store
-from local.servers import kubernetes, object_storage
+from local.servers import object_storage
 
 OWNER = ("EXOowner", "owner-secret")
 LISTINGS = "['list-objects', 'list-object-versions', 'list-multipart-uploads']"
@@ -43,7 +43,7 @@ def rules(*expressions: str, action: str = "allow") -> dict[str, Any]:
 
 @dataclass
 class Emulator:
-    """A running emulator and what it asked of the other servers."""
+    """A running emulator and the identities that it told the S3 server."""
 
     state: Path
     identities: dict[str, list[str]] = field(default_factory=dict)
@@ -56,7 +56,7 @@ class Emulator:
         port = self._listener.server_address[1]
         self._listener.RequestHandlerClass.base_url = f"http://127.0.0.1:{port}/{{zone}}/v2"  # type: ignore[attr-defined]
         self.url = f"http://127.0.0.1:{port}/v2"
-        threading.Thread(target=self._listener.serve_forever, daemon=True).start()
+        threading.Thread(target=self._listener.serve_forever, args=(0.01,), daemon=True).start()
 
     def stop(self) -> None:
         self._listener.shutdown()
@@ -80,13 +80,6 @@ def emulator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulat
     monkeypatch.setattr(object_storage, "put_identity", put_identity)
     monkeypatch.setattr(object_storage, "delete_identity", lambda name: running.identities.pop(name, None))
     monkeypatch.setattr(object_storage, "url", lambda: "http://127.0.0.1:1")
-    monkeypatch.setattr(kubernetes, "API_URL", lambda: "https://127.0.0.1:2")
-    monkeypatch.setattr(kubernetes, "ca_certificate", lambda: "authority")
-    monkeypatch.setattr(
-        kubernetes,
-        "issue_client_certificate",
-        lambda user, groups, ttl: (f"{user} of {groups} for {ttl}", "key"),
-    )
     running.start()
     yield running
     running.stop()
