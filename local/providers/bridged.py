@@ -6,7 +6,7 @@ asks for anything else.
 """
 
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -33,6 +33,8 @@ class Property:
     """A list in which the order means nothing."""
     choices: tuple[str, ...] = ()
     at_least: int | None = None
+    normal: Callable[[Any], Any] = lambda value: value
+    """The form in which it is kept and compared."""
 
 
 def table(**properties: Property) -> Mapping[str, Property]:
@@ -141,8 +143,8 @@ class Bridged(Resource):
     def _comparable(self, values: Properties, names: Iterable[str]) -> Properties:
         return {
             name: in_order(value) if self.properties[name].unordered else value
-            for name in names
-            if not is_empty(value := _without_empty(values.get(name)))
+            for name, kept in self._remembered({name: values.get(name) for name in names}).items()
+            if not is_empty(value := _without_empty(kept))
         }
 
     @staticmethod
@@ -192,7 +194,12 @@ class Bridged(Resource):
         return _without_none({**self._remembered(known), **found})
 
     def _remembered(self, known: Properties) -> Properties:
-        return {name: known[name] for name in self.properties if name in known}
+        return {
+            name: value if value is None or has_unknown(value) else is_.normal(value)
+            for name, is_ in self.properties.items()
+            if name in known
+            for value in [known[name]]
+        }
 
     def _computed(self, values: Properties) -> Properties:
         return {name: value for name, value in values.items() if self._is_computed(name)}
