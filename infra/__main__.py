@@ -14,7 +14,7 @@ from infra.settings import load_settings
 from infra.tenants import Tenant, load_roster
 
 settings = load_settings()
-roster = load_roster(Path(pulumi.get_root_directory()) / settings.roster)
+roster = load_roster(Path(__file__).resolve().parents[1] / settings.roster)
 require_given_services(settings)
 
 cluster = Cluster("cluster", settings)

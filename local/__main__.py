@@ -69,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         "--delete-data", action="store_true", help="remove everything the servers have written, too"
     )
     add(_bench, "bench", "measure; the last line is JSON")
+    add(_manifests, "manifests", "regenerate the vendored KubeVirt manifest from its pinned module")
     return parser
 
 
@@ -167,6 +168,11 @@ def _bench(_options: argparse.Namespace) -> None:
     from local import bench  # its own imports are many, and no other command needs them
 
     sys.stdout.write(engine.as_json({"benchmarks": bench.run(CONSOLE)}) + "\n")
+
+
+def _manifests(_options: argparse.Namespace) -> None:
+    toolchain.ensure(CONSOLE)
+    CONSOLE.print(f"Wrote {toolchain.manifests.regenerate()}.", markup=False)
 
 
 if __name__ == "__main__":
