@@ -16,7 +16,7 @@ from local.providers.values import Properties, differences, has_unknown
 _LOG = logging.getLogger(__name__)
 
 _ATTEMPTS = 5
-"""A creation is tried again this often while the namespace or the definition that it needs is on its way."""
+"""A creation is tried again this often while what stands in its way passes: see `_passes`."""
 
 _REPLACE_UNREADY = "pulumi.com/replaceUnready"
 _PROPAGATION = "pulumi.com/deletionPropagationPolicy"
@@ -166,8 +166,7 @@ class KubernetesObject(Resource):
                         return cluster.apply(wanted, manager=owner, force=force, dry_run=call.preview)
                 return cluster.create(wanted, manager=managers.CREATOR, dry_run=call.preview)
             except (NoMatchError, RefusedError) as error:
-                on_its_way = isinstance(error, NoMatchError) or error.not_found
-                if call.preview or not on_its_way or attempt == _ATTEMPTS or call.cancelled.wait(pause):
+                if call.preview or not _passes(error) or attempt == _ATTEMPTS or call.cancelled.wait(pause):
                     raise
                 _LOG.debug("%s: tried again after: %s", call.urn, error)
                 pause *= 2
@@ -293,6 +292,13 @@ class KubernetesObject(Resource):
                 "directly. Either set the `retainOnDelete` resource option, or transfer ownership of the "
                 f"field before deleting: {required[0]}"
             ) from error
+
+
+def _passes(error: NoMatchError | RefusedError) -> bool:
+    """What it needs is on its way, or the object before it still on its way out."""
+    if isinstance(error, NoMatchError):
+        return True
+    return error.not_found or (error.already_exists and str(error).startswith("object is being deleted"))
 
 
 def _named(call: Call, old: Properties, inputs: Properties) -> Properties:
