@@ -19,6 +19,7 @@ from infra.tenants import load_roster
 from local import engine, machines, servers, toolchain
 from local.errors import LocalError
 from local.paths import DATA, LOGS, ROOT
+from local.toolchain import manifests
 
 CONSOLE = Console(stderr=True, highlight=False)
 
@@ -172,7 +173,7 @@ def _bench(_options: argparse.Namespace) -> None:
 
 def _manifests(_options: argparse.Namespace) -> None:
     toolchain.ensure(CONSOLE)
-    CONSOLE.print(f"Wrote {toolchain.manifests.regenerate()}.", markup=False)
+    CONSOLE.print(f"Wrote {manifests.regenerate()}.", markup=False)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ transaction as the tables, comes and goes with the schema, and travels in a dump
 
 from functools import cache
 from pathlib import Path
+from threading import Lock
 
 import sqlalchemy
 from alembic.operations import Operations
@@ -15,6 +16,9 @@ from alembic.script.revision import RevisionError
 from alembic.util import CommandError
 
 _MARK = "agent-platform revision "
+
+_ONE_AT_A_TIME = Lock()
+"""`alembic.op`, which the steps speak to, is one for the whole process."""
 
 
 class MigrationError(RuntimeError):
@@ -69,7 +73,7 @@ def upgrade(connection: sqlalchemy.Connection, schema: str, revision: str) -> No
     if start and is_behind(revision, start):
         raise MigrationError(no_way_back(schema, start, revision))
     steps = list(_steps().iterate_revisions(revision, start or "base"))
-    with Operations.context(MigrationContext.configure(connection)):
+    with _ONE_AT_A_TIME, Operations.context(MigrationContext.configure(connection)):
         for step in reversed(steps):
             step.module.upgrade()
     connection.exec_driver_sql(f"COMMENT ON SCHEMA {schema} IS '{_MARK}{revision}'")
