@@ -1,5 +1,6 @@
 """Tests of the embedded platform's parts write to a folder of their own, gone afterwards."""
 
+import atexit
 import os
 import shutil
 import tempfile
@@ -9,7 +10,9 @@ from pathlib import Path
 import pytest
 
 # Before anything imports `local.paths`, which reads it once.
-os.environ["AGENT_PLATFORM_DATA"] = tempfile.mkdtemp(prefix="agent-platform-tests-")
+_FOLDER = tempfile.mkdtemp(prefix="agent-platform-tests-")
+os.environ["AGENT_PLATFORM_DATA"] = _FOLDER
+atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
 
 from rich.console import Console
 
@@ -23,7 +26,6 @@ def _nothing_is_left() -> Iterator[None]:
     for record in RUN.glob("*.json"):
         if record.name != "ports.json":
             supervisor.stop(record.stem)
-    shutil.rmtree(DATA)
 
 
 @pytest.fixture(scope="session")
