@@ -5,19 +5,18 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 # Before anything imports `local.paths`, which reads it once.
-_FOLDER = tempfile.mkdtemp(prefix="agent-platform-tests-")
-os.environ["AGENT_PLATFORM_DATA"] = _FOLDER
-atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
+os.environ["AGENT_PLATFORM_DATA"] = tempfile.mkdtemp(prefix="agent-platform-tests-")
 
 from rich.console import Console
 
 from local import supervisor
 from local.paths import DATA, RUN
+
+atexit.register(shutil.rmtree, DATA, ignore_errors=True)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -31,8 +30,3 @@ def _nothing_is_left() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def console() -> Console:
     return Console(stderr=True)
-
-
-@pytest.fixture(scope="session")
-def data() -> Path:
-    return DATA

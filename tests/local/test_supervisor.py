@@ -231,7 +231,7 @@ def test_servers_do_not_hold_the_lock(console: Console) -> None:
         pass
 
 
-def test_ctrl_c_leaves_a_state_to_go_on_from(console: Console, data: Path) -> None:
+def test_ctrl_c_leaves_a_state_to_go_on_from(console: Console) -> None:
     """The terminal's signal reaches the command, not the server, which the next command takes over."""
     script = f"""
 from rich.console import Console
