@@ -112,7 +112,7 @@ class AuthBackend(VaultResource):
 
     def diff(self, call: Call, id: str, old: State, new: Properties) -> Diff:  # noqa: D102
         diff = super().diff(call, id, old, new)
-        if new["disableRemount"]:
+        if new.get("disableRemount"):
             diff.replaces |= {path for path in diff.changes if path == ("path",)}
         return diff
 
