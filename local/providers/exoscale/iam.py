@@ -14,6 +14,7 @@ class IamRole(Kind):
 
     of_type = "exoscale:index/iamRole:IamRole"
     replace_on = frozenset({"name"})
+    unique_name = False
 
     computed = frozenset({"description", "editable", "labels", "permissions", "policy"})
 
@@ -72,6 +73,7 @@ class IamApiKey(Kind):
 
     of_type = "exoscale:index/iamApiKey:IamApiKey"
     replace_on = frozenset({"name", "roleId"})
+    unique_name = False
     computed = frozenset({"key", "secret"})
     secret_outputs = frozenset({"secret"})
 

@@ -33,6 +33,8 @@ class Kind(Resource):
     """Lists whose order means nothing."""
     any_case: ClassVar[frozenset[str]] = frozenset()
     """Strings in which upper and lower case mean the same."""
+    unique_name: ClassVar[bool] = True
+    """Whether a second one of the same name is refused, so that the old one must go first."""
     zoned: ClassVar[bool] = False
     """Whether it is managed in the zone that its input `zone` names."""
 
@@ -102,12 +104,10 @@ class Kind(Resource):
     def diff(self, call: Call, id: str, old: State, new: Properties) -> Diff:  # noqa: D102
         before = State(self._comparable(old.inputs), old.outputs)
         diff = super().diff(call, id, before, self._comparable(new))
-        # Two cannot have the same name, unless the name is one of ours, with random digits.
-        diff.delete_before_replace = bool(diff.replaces) and self._named_by_program(new)
+        # A name of ours has random digits: no other is like it.
+        given_name = "name" in self.schema.inputs and "name" not in new.get("__defaults", [])
+        diff.delete_before_replace = bool(diff.replaces) and self.unique_name and given_name
         return diff
-
-    def _named_by_program(self, inputs: Properties) -> bool:
-        return "name" in self.schema.inputs and "name" not in inputs.get("__defaults", [])
 
     def _comparable(self, inputs: Properties) -> Properties:
         compared = dict(inputs)
