@@ -3,4 +3,4 @@
 from local.paths import DATA
 
 STATE = DATA / "node-agent"
-"""What the agent keeps: the records of our Pods, and `synced` while it is at work."""
+"""What the agent keeps: the records of our Pods, and `at-work`, which is locked while it is at work."""

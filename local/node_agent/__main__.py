@@ -3,6 +3,7 @@
 Reads KUBECONFIG; and for the node pools EXOSCALE_API_ENDPOINT, EXOSCALE_API_KEY and EXOSCALE_API_SECRET.
 """
 
+import fcntl
 import logging
 import os
 import signal
@@ -25,9 +26,6 @@ def main() -> None:
     """Wire the agent up and run it."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # each lost connection is reported once, by us
-    synced = STATE / "synced"
-    synced.unlink(missing_ok=True)
-
     queue = WorkQueue()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: queue.close())
@@ -40,8 +38,11 @@ def main() -> None:
         os.environ["EXOSCALE_API_SECRET"],
     )
     own_pods = OwnPods(api, client.configuration.host, containers)
-    Agent(api, queue, pools, ReportedGuests(), own_pods).run(synced)
-    synced.unlink(missing_ok=True)
+    agent = Agent(api, queue, pools, ReportedGuests(), own_pods)
+    if agent.read():
+        with (STATE / "at-work").open("w") as at_work:
+            fcntl.flock(at_work, fcntl.LOCK_EX)
+            agent.run()
 
 
 if __name__ == "__main__":

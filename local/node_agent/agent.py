@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 
 import urllib3
 from kubernetes.client.exceptions import ApiException
@@ -62,8 +61,8 @@ class Agent:
             "service": self._look_at_service,
         }
 
-    def run(self, synced: Path) -> None:
-        """Work until the queue is closed; `synced` is made once the watches have their first lists."""
+    def read(self) -> bool:
+        """Start all watches and wait for their first lists; False if the queue is closed before."""
         watches = (
             self._nodes,
             self._pods,
@@ -77,8 +76,11 @@ class Agent:
             watch.start()
             while not watch.synced.wait(1):
                 if self._queue.closed:
-                    return
-        synced.touch()
+                    return False
+        return True
+
+    def run(self) -> None:
+        """Work until the queue is closed."""
         for kind in ("pools", "leases", "heartbeats", "sweep"):
             self._queue.add((kind, "", ""))
         while (work := self._queue.take()) is not None:

@@ -1,5 +1,6 @@
 """The node agent as one of the platform's servers."""
 
+import fcntl
 import sys
 
 from local.node_agent import STATE
@@ -33,5 +34,9 @@ def environment() -> dict[str, str]:
 
 
 def _ready() -> None:
-    if not (STATE / "synced").exists():
-        raise NotReady("reads the cluster's state")
+    with (STATE / "at-work").open() as at_work:
+        try:
+            fcntl.flock(at_work, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return  # the agent holds it
+    raise NotReady("reads the cluster's state")

@@ -1,0 +1,163 @@
+import base64
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kubernetes.client.exceptions import ApiException
+
+from local.node_agent import sandbox as module
+from local.node_agent.kube import Api, Object
+from local.node_agent.sandbox import ConfigurationError, Sandbox
+from tests.local.node_agent.objects import a_container, a_pod
+
+TOKEN = "/api/v1/namespaces/ns/serviceaccounts/suspender/token"
+
+
+class Cluster(Api):
+    """The three kinds of answers that a sandbox asks for."""
+
+    def __init__(self) -> None:
+        self.requests: list[Object] = []
+        self.objects: dict[str, Object] = {
+            "secrets/s": {"data": {"password": base64.b64encode(b"hush").decode()}},
+            "configmaps/c": {"data": {"mode": "fast", "level": "7"}},
+        }
+
+    def get(self, path: str) -> Object:
+        found = self.objects.get(path.removeprefix("/api/v1/namespaces/ns/"))
+        if found is None:
+            raise ApiException(status=404)
+        return found
+
+    def create(self, path: str, body: Object) -> Object:
+        assert path == TOKEN
+        self.requests.append(body)
+        return {
+            "status": {"token": f"token-{len(self.requests)}", "expirationTimestamp": "2099-01-01T00:00:00Z"}
+        }
+
+
+@pytest.fixture
+def cluster() -> Cluster:
+    return Cluster()
+
+
+def a_sandbox(cluster: Cluster, folder: Path, pod: Object) -> Sandbox:
+    addresses = {"podIP": "127.64.0.1", "hostIP": "127.16.0.1"}
+    return Sandbox(cluster, pod, folder, "https://127.0.0.1:6443", addresses)
+
+
+def ours(**fields: Any) -> Object:
+    return a_container(**{"command": ["python", "-m", "services.x"], **fields})
+
+
+def environment(cluster: Cluster, folder: Path, *variables: Object, **fields: Any) -> dict[str, str]:
+    container = ours(env=list(variables), **fields)
+    made = a_sandbox(cluster, folder, a_pod(node_name="n1", labels={"tier": "starter"}))
+    return dict(made.command(container).environment)
+
+
+def test_command_and_arguments_with_this_interpreter(cluster: Cluster, tmp_path: Path) -> None:
+    env = [{"name": "NAME", "value": "x"}]
+    container = ours(args=["--name=$(NAME)", "$$(NAME)", "$(UNKNOWN)"], env=env)
+    found = a_sandbox(cluster, tmp_path, a_pod()).command(container)
+    assert found.arguments == [sys.executable, "-m", "services.x", "--name=x", "$(NAME)", "$(UNKNOWN)"]
+
+
+def test_environment_from_everywhere(cluster: Cluster, tmp_path: Path) -> None:
+    found = environment(
+        cluster,
+        tmp_path,
+        {"name": "PASSWORD", "valueFrom": {"secretKeyRef": {"name": "s", "key": "password"}}},
+        {"name": "URL", "value": "redis://:$(PASSWORD)@host"},
+        {"name": "MODE", "valueFrom": {"configMapKeyRef": {"name": "c", "key": "mode"}}},
+        {"name": "NONE", "valueFrom": {"configMapKeyRef": {"name": "c", "key": "x", "optional": True}}},
+        {"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+        {"name": "TIER", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['tier']"}}},
+        {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+        envFrom=[{"prefix": "C_", "configMapRef": {"name": "c"}}],
+    )
+    expected = {
+        "PASSWORD": "hush",
+        "URL": "redis://:hush@host",
+        "MODE": "fast",
+        "POD": "p",
+        "TIER": "starter",
+        "IP": "127.64.0.1",
+        "C_level": "7",
+        "KUBERNETES_SERVICE_HOST": "127.0.0.1",
+        "KUBERNETES_SERVICE_PORT": "6443",
+    }
+    assert expected.items() <= found.items()
+    assert "NONE" not in found
+
+
+@pytest.mark.parametrize(
+    ("variable", "message"),
+    [
+        ({"secretKeyRef": {"name": "s", "key": "no"}}, "secrets s has no key no"),
+        ({"secretKeyRef": {"name": "gone", "key": "x"}}, "secrets gone not found in namespace ns"),
+        ({"fieldRef": {"fieldPath": "spec.nonsense"}}, "fieldPath spec.nonsense is not supported here"),
+        ({"resourceFieldRef": {}}, "environment from resourceFieldRef is not supported here"),
+    ],
+)
+def test_what_is_missing_is_named(cluster: Cluster, tmp_path: Path, variable: Object, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        environment(cluster, tmp_path, {"name": "X", "valueFrom": variable})
+
+
+def account() -> Object:
+    sources = [
+        {"serviceAccountToken": {"path": "token", "expirationSeconds": 3607}},
+        {"configMap": {"name": "c", "items": [{"key": "mode", "path": "ca.crt"}]}},
+        {"downwardAPI": {"items": [{"path": "namespace", "fieldRef": {"fieldPath": "metadata.namespace"}}]}},
+    ]
+    return a_pod(
+        serviceAccountName="suspender", volumes=[{"name": "account", "projected": {"sources": sources}}]
+    )
+
+
+def test_the_token_is_bound_to_the_pod_private_and_renewed(cluster: Cluster, tmp_path: Path) -> None:
+    made = a_sandbox(cluster, tmp_path, account())
+    renewal = made.write_volumes()
+    assert renewal is not None and renewal > 0
+    folder = tmp_path / "volumes" / "account"
+    contents = {name: (folder / name).read_text() for name in ("token", "ca.crt", "namespace")}
+    assert contents == {"token": "token-1", "ca.crt": "fast", "namespace": "ns"}
+    assert (folder / "token").stat().st_mode & 0o777 == 0o600
+    made.write_volumes()
+    assert (folder / "token").read_text() == "token-2"
+    bound = cluster.requests[0]["spec"]["boundObjectRef"]
+    assert (bound["kind"], bound["uid"]) == ("Pod", "uid-p")
+
+
+def test_volumes_become_mounts(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "namespace", lambda: ("unshare",))
+    made = a_sandbox(cluster, tmp_path, account())
+    made.write_volumes()
+    container = ours(volumeMounts=[{"name": "account", "mountPath": module.SERVICE_ACCOUNT}])
+    found = made.command(container)
+    assert found.mounts == [(tmp_path / "volumes" / "account", module.SERVICE_ACCOUNT)]
+    assert "KUBECONFIG" not in found.environment
+
+
+def test_without_mounts_the_token_comes_through_a_kubeconfig(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "namespace", lambda: None)
+    made = a_sandbox(cluster, tmp_path, account())
+    made.write_volumes()
+    container = ours(volumeMounts=[{"name": "account", "mountPath": module.SERVICE_ACCOUNT}])
+    found = made.command(container)
+    assert found.mounts == []
+    written = Path(found.environment["KUBECONFIG"]).read_text()
+    assert "https://127.0.0.1:6443" in written
+    assert "token-1" not in written, "it points to the file that is renewed"
+
+
+def test_unknown_volumes_and_commands_are_refused(cluster: Cluster, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="volume v: hostPath is not supported here"):
+        a_sandbox(cluster, tmp_path, a_pod(volumes=[{"name": "v", "hostPath": {}}])).write_volumes()
+    with pytest.raises(ConfigurationError, match="has no command"):
+        a_sandbox(cluster, tmp_path, a_pod()).command(ours(command=[], args=["x"]))
