@@ -76,7 +76,10 @@ class NodePool(_Section):
     instance_type: str = Field(
         pattern=r"^[a-z0-9]+\.[a-z0-9-]+$", description="an Exoscale instance type, FAMILY.SIZE"
     )
-    size: int = Field(ge=1, le=100, description="the number of nodes, 1 to 100")
+    # <https://community.exoscale.com/documentation/compute/anti-affinity-groups/>
+    size: int = Field(
+        ge=1, le=8, description="1 to 8 nodes, as many as Exoscale keeps apart; for more, add a pool"
+    )
     disk_gib: int = Field(ge=20, le=51200, description="each node's disk in GiB, 20 or more")
 
 

@@ -79,6 +79,10 @@ class Certificates:
             metadata={"name": f"{name}-tls", "namespace": namespace, "annotations": _READY},
             spec={
                 "secretName": f"{name}-tls",
+                # OpenBao and Valkey read it when they start, which every upgrade makes them do.
+                "duration": "43800h",
+                # CloudNativePG reads it again when it changes, if it is told to.
+                "secretTemplate": {"labels": {"cnpg.io/reload": "true"}},
                 "dnsNames": list(dns_names),
                 "usages": ["server auth"],
                 "privateKey": {"algorithm": "ECDSA", "size": 256, "rotationPolicy": "Always"},

@@ -148,6 +148,7 @@ def test_a_zone_abroad_is_let_through_when_it_is_meant() -> None:
     [
         ("size", 0, "size: 0 does not fit"),
         ("size", 2.5, "size: 2.5 does not fit"),
+        ("size", 9, "size: 9 does not fit (input should be less than or equal to 8); write 1 to 8 nodes"),
         ("diskGib", 10, "diskGib: 10 does not fit"),
         ("instanceType", "medium", 'instanceType: "medium" does not fit; write an Exoscale instance type'),
         ("labels", {}, "labels: is no key of the configuration"),

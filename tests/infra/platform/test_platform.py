@@ -192,6 +192,18 @@ def test_a_managed_database_is_whole(managed: Recorder) -> None:
     assert (provider["host"], provider["sslmode"]) == ("192.0.2.7", "verify-ca")
 
 
+def test_every_server_has_a_certificate_for_the_names_it_is_called_by(managed: Recorder) -> None:
+    names = {
+        one.inputs["metadata"]["namespace"]: one.inputs["spec"]["dnsNames"]
+        for one in managed.of_type("kubernetes:cert-manager.io/v1:Certificate")
+        if not one.inputs["spec"].get("isCA")
+    }
+    assert set(names) == {"databases", "activity", "vault"}
+    assert "postgres-rw.databases.svc" in names["databases"]
+    assert "valkey.activity.svc" in names["activity"]
+    assert {"vault.agents.example.ch", "vault-active.vault.svc", "*.vault-internal"} <= set(names["vault"])
+
+
 def test_only_operators_reach_a_managed_service(managed: Recorder) -> None:
     services = managed.of_type("kubernetes:core/v1:Service")
     assert {service.inputs["metadata"]["name"] for service in services} == {
