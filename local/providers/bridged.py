@@ -6,16 +6,16 @@ asks for anything else.
 """
 
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from local.providers.provider import Call, Diff, Failure, Resource, State
 from local.providers.schema import RESERVED, Schema
-from local.providers.values import UNKNOWN, Properties, Secret, Unknown, differences, has_unknown
+from local.providers.values import UNKNOWN, Path, Properties, Secret, Unknown, differences, has_unknown
 
 DEFAULTS = "__defaults"
-"""Where the inputs list those properties that nobody wrote."""
+"""Where the inputs list what the plugin added itself: defaults, and a name that it made up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,12 +80,15 @@ class Bridged(Resource):
     def check(self, call: Call, old: Properties, new: Properties) -> tuple[Properties, list[Failure]]:  # noqa: D102
         inputs, failures = self.package.resource(call.token).check(call.name, new)
         failures += self._unsupported(call, inputs)
-        written = frozenset(inputs)
-        self._fill_in(call, old, inputs)
         failures += self._out_of_range(call, inputs)
+        added = {name: value for name, value in self._defaults().items() if value and name not in inputs}
+        if self.autonamed and "name" in self.properties and "name" not in inputs:
+            made_up = "name" in old.get(DEFAULTS, ())
+            added["name"] = old["name"] if made_up else f"{call.name}-{call.random_seed.hex()[:7]}"
+        inputs |= {**added, DEFAULTS: sorted(added)}
         for name in self.secret_outputs & inputs.keys():
             inputs[name] = Secret(inputs[name])
-        return {**inputs, DEFAULTS: sorted(inputs.keys() - written)}, failures
+        return inputs, failures
 
     def _unsupported(self, call: Call, inputs: Properties) -> list[Failure]:
         return [
@@ -97,15 +100,6 @@ class Bridged(Resource):
             for name in sorted(inputs.keys() - self.properties.keys() - RESERVED)
             if name in self.package.resource(call.token).inputs
         ]
-
-    def _fill_in(self, call: Call, old: Properties, inputs: Properties) -> None:
-        inputs.pop(DEFAULTS, None)
-        for name, is_ in self.properties.items():
-            if is_.default is not None:
-                inputs.setdefault(name, is_.default)
-        if self.autonamed and "name" in self.properties and "name" not in inputs:
-            made_up = "name" in old.get(DEFAULTS, ())
-            inputs["name"] = old["name"] if made_up else f"{call.name}-{call.random_seed.hex()[:7]}"
 
     def _out_of_range(self, call: Call, inputs: Properties) -> list[Failure]:
         failures = []
@@ -125,38 +119,56 @@ class Bridged(Resource):
 
     def diff(self, call: Call, id: str, old: State, new: Properties) -> Diff:  # noqa: D102
         del id
+        wanted = self._with_defaults(new)
         asked = [
             name for name in self._inputs(call.token) if name in new or not self.properties[name].computed
         ]
-        have = self._comparable(old.outputs, asked)
-        want = self._comparable(new, asked)
-        diff = Diff(changes=dict(differences(have, want)))
-        diff.replaces = {path for path in diff.changes if self.properties[str(path[0])].replaces}
+        diff = Diff()
+        for name in asked:
+            for path, kind in self._differences(name, old.outputs.get(name), wanted.get(name)):
+                diff.changes[path] = kind
+                if self.properties[name].replaces:
+                    diff.replaces.add(path)
         diff.delete_before_replace = bool(diff.replaces) and (
-            self.delete_before_replace or self._same_name(old.outputs, new)
+            self.delete_before_replace or self._named_by_hand(new)
         )
         return diff
+
+    def _differences(self, name: str, have: Any, want: Any) -> Iterator[tuple[Path, str]]:
+        is_ = self.properties[name]
+        if is_.unordered and not has_unknown(want):
+            yield from _set_differences(name, have or [], want or [])
+            return
+        before, after = ({name: self._normal(name, value)} for value in (have, want))
+        for path, kind in differences(_without_empty(before), _without_empty(after)):
+            # An empty value is one, too, once the server has told it or the default says it.
+            told = kind == "add" and _at(have, path[1:]) is not None
+            yield path, "update" if told or (kind == "delete" and is_.default is not None) else kind
+
+    def _normal(self, name: str, value: Any) -> Any:
+        value = _without_defaults(value)
+        return value if value is None or has_unknown(value) else self.properties[name].normal(value)
+
+    def _defaults(self) -> Properties:
+        return {name: is_.default for name, is_ in self.properties.items() if is_.default is not None}
+
+    def _with_defaults(self, inputs: Properties) -> Properties:
+        return {**self._defaults(), **inputs}
 
     def _inputs(self, token: str) -> Iterable[str]:
         return self.properties.keys() & self.package.resource(token).inputs.keys()
 
-    def _comparable(self, values: Properties, names: Iterable[str]) -> Properties:
-        return {
-            name: in_order(value) if self.properties[name].unordered else value
-            for name, kept in self._remembered({name: values.get(name) for name in names}).items()
-            if not is_empty(value := _without_empty(kept))
-        }
-
-    @staticmethod
-    def _same_name(old: Properties, new: Properties) -> bool:
-        """A name that somebody chose cannot be had twice, so a replacement must wait until it is free."""
-        return "name" in new and "name" not in new.get(DEFAULTS, ()) and old.get("name") == new["name"]
+    def _named_by_hand(self, inputs: Properties) -> bool:
+        """A name that somebody chose cannot be had twice, so a replacement waits until it is free."""
+        return self.autonamed and "name" in self.properties and "name" not in inputs[DEFAULTS]
 
     def create(self, call: Call, inputs: Properties) -> tuple[str, Properties]:  # noqa: D102
+        wanted = self._with_defaults(inputs)
         if call.preview:
-            return "", self._foretold({}, inputs)
-        id = self.make(call, inputs)
-        return id, self._outputs(id, inputs)
+            unknown = {name: UNKNOWN for name, is_ in self.properties.items() if is_.computed}
+            return "", {**unknown, **self._remembered(wanted)}
+        id = self.make(call, wanted)
+        return id, self._outputs(id, wanted)
 
     def read(self, call: Call, id: str, state: State) -> State | None:  # noqa: D102
         found = self.find(id, state.outputs)
@@ -166,24 +178,23 @@ class Bridged(Resource):
         return State(self._inputs_of(call, state.inputs, outputs), outputs)
 
     def _inputs_of(self, call: Call, asked: Properties, outputs: Properties) -> Properties:
-        """The inputs that would give these outputs: those asked for before, or all on import."""
+        """The inputs that would give these outputs: those asked for before, or all needed on import."""
         if asked:
-            return {
-                name: value if name == DEFAULTS else _kept(value, outputs[name])
-                for name, value in asked.items()
-                if name == DEFAULTS or name in outputs
-            }
-        inputs = {name: outputs[name] for name in self._inputs(call.token) if not is_empty(outputs.get(name))}
-        for name, is_ in self.properties.items():
-            if is_.default is not None:
-                inputs.setdefault(name, outputs.get(name, is_.default))
-        return {**inputs, DEFAULTS: []}
+            kept: Properties = _kept(asked, outputs)
+            return kept
+        needed = {
+            name: outputs[name]
+            for name in self._inputs(call.token)
+            if not is_empty(outputs.get(name)) and outputs[name] != self.properties[name].default
+        }
+        return {**needed, DEFAULTS: []}
 
     def update(self, call: Call, id: str, old: State, inputs: Properties) -> Properties:  # noqa: D102
+        wanted = self._with_defaults(inputs)
         if call.preview:
-            return self._foretold(old.outputs, inputs)
-        self.change(call, id, old.outputs, inputs)
-        return self._outputs(id, {**self._computed(old.outputs), **inputs})
+            return {**self._computed(old.outputs), **self._remembered(wanted)}
+        self.change(call, id, old.outputs, wanted)
+        return self._outputs(id, {**self._computed(old.outputs), **wanted})
 
     def delete(self, call: Call, id: str, state: State) -> None:  # noqa: D102
         del call
@@ -194,22 +205,13 @@ class Bridged(Resource):
         return _without_none({**self._remembered(known), **found})
 
     def _remembered(self, known: Properties) -> Properties:
-        return {
-            name: value if value is None or has_unknown(value) else is_.normal(value)
-            for name, is_ in self.properties.items()
-            if name in known
-            for value in [known[name]]
-        }
+        return {name: self._normal(name, known[name]) for name in self.properties if name in known}
 
     def _computed(self, values: Properties) -> Properties:
         return {name: value for name, value in values.items() if self._is_computed(name)}
 
     def _is_computed(self, name: str) -> bool:
         return name in self.properties and self.properties[name].computed
-
-    def _foretold(self, old: Properties, inputs: Properties) -> Properties:
-        unknown = {name: UNKNOWN for name, is_ in self.properties.items() if is_.computed}
-        return {**unknown, **self._computed(old), **self._remembered(inputs)}
 
 
 def snake(name: str) -> str:
@@ -222,33 +224,53 @@ def set_order(values: Iterable[str]) -> list[str]:
     return sorted(set(values), key=lambda value: str(zlib.crc32(value.encode())))
 
 
-def in_order(values: Any) -> Any:
-    """A set's members in one order, so that two sets can be compared; one with unknowns stays as it is."""
-    if not isinstance(values, list) or has_unknown(values):
-        return values
-    return sorted({str(value): value for value in values}.values(), key=str)
-
-
 def is_empty(value: Any) -> bool:
     """Whether it says nothing: the zero of its type."""
     return not isinstance(value, Unknown) and not value
 
 
-def _without_empty(value: Any) -> Any:
+def _without_defaults(value: Any) -> Any:
+    """An object without the list of what was added to it."""
     if not isinstance(value, dict):
         return value
-    return {
-        name: part
-        for name, item in value.items()
-        if name != DEFAULTS and not is_empty(part := _without_empty(item))
+    return {name: _without_defaults(item) for name, item in value.items() if name != DEFAULTS}
+
+
+def _without_empty(values: Properties) -> Properties:
+    parts = {
+        name: _without_empty(value) if isinstance(value, dict) else value for name, value in values.items()
     }
+    return {name: part for name, part in parts.items() if not is_empty(part)}
+
+
+def _set_differences(name: str, have: list[Any], want: list[Any]) -> Iterator[tuple[Path, str]]:
+    for position, member in enumerate(have):
+        if member not in want:
+            yield (name, position), "delete"
+    for position, member in enumerate(want):
+        if member not in have:
+            yield (name, position), "add"
+
+
+def _at(value: Any, path: Path) -> Any:
+    for step in path:
+        value = value.get(step) if isinstance(value, dict) else None
+    return value
 
 
 def _kept(asked: Any, found: Any) -> Any:
     """What was found, in the shape of what was asked for: parts that nobody asked for are left out."""
     if isinstance(asked, dict) and isinstance(found, dict):
-        return {name: _kept(value, found[name]) for name, value in asked.items() if name in found}
-    if isinstance(asked, list) and isinstance(found, list) and in_order(asked) == in_order(found):
+        return {
+            name: value if name == DEFAULTS else _kept(value, found[name])
+            for name, value in asked.items()
+            if name == DEFAULTS or name in found
+        }
+    if (
+        isinstance(asked, list)
+        and isinstance(found, list)
+        and sorted(asked, key=str) == sorted(found, key=str)
+    ):
         return asked
     return found
 

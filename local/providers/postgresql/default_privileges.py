@@ -47,8 +47,9 @@ class DefaultPrivileges(PostgresResource):
         return "_".join([role, inputs["database"], inputs.get("schema") or "noschema", owner, kind])
 
     def find(self, id: str, known: Properties) -> Properties | None:  # noqa: D102
+        del id
         if not known:
-            raise ProviderError(f"default privileges cannot be imported; {id} tells too little of them")
+            return None  # on import: the id does not tell which part of it is what
         with self.server.transaction() as transaction:
             database = known["database"]
             if not transaction.has("SELECT 1 FROM pg_database WHERE datname = %s", database):

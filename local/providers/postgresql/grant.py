@@ -74,8 +74,9 @@ class Grant(PostgresResource):
         return "_".join([*parts, *_members(inputs, "objects"), *_members(inputs, "columns")])
 
     def find(self, id: str, known: Properties) -> Properties | None:  # noqa: D102
+        del id
         if not known:
-            raise ProviderError(f"a grant cannot be imported; {id} tells too little of it")
+            return None  # on import: the id does not tell which part of it is what
         database = known["database"]
         with self.server.transaction() as transaction:
             if not transaction.has("SELECT 1 FROM pg_database WHERE datname = %s", database):

@@ -63,8 +63,8 @@ class PostgresSchema(PostgresResource):
             "name": name,
             "database": database,
             "owner": owner,
-            "ifNotExists": known.get("ifNotExists", True),
-            "dropCascade": known.get("dropCascade", False),
+            "ifNotExists": known.get("ifNotExists"),
+            "dropCascade": known.get("dropCascade"),
         }
 
     def change(self, call: Call, id: str, old: Properties, new: Properties) -> None:  # noqa: D102

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from local.providers.bridged import Property, table
+from local.providers.bridged import DEFAULTS, Property, table
 from local.providers.provider import Call, Failure, ProviderError
 from local.providers.values import Properties, Secret
 from local.providers.vault.server import VaultResource, changed, seconds, told, written
@@ -50,10 +50,11 @@ class Connection(VaultResource):
                     "the stand-in does not support this property; put the official plugin on PATH. "
                     f"Examine values at '{call.name}.postgresql.{name}'.",
                 )
-                for name in sorted(block.keys() - supported - {"__defaults"})
+                for name in sorted(block.keys() - supported - {DEFAULTS})
             ]
             secrets = {name: Secret(block[name]) for name in _BLOCK_SECRETS if name in block}
-            inputs["postgresql"] = {**_BLOCK_DEFAULTS, **block, **secrets}
+            added = _BLOCK_DEFAULTS.keys() - block.keys()
+            inputs["postgresql"] = {**_BLOCK_DEFAULTS, **block, **secrets, DEFAULTS: sorted(added)}
         return inputs, failures
 
     def make(self, call: Call, inputs: Properties) -> str:  # noqa: D102
@@ -72,7 +73,7 @@ class Connection(VaultResource):
             **told(data, ("allowedRoles", "pluginName", "passwordPolicy", "pluginVersion")),
             "backend": backend,
             "name": name,
-            "verifyConnection": known.get("verifyConnection", True),
+            "verifyConnection": known.get("verifyConnection"),
             "rootRotationStatements": data.get("root_credentials_rotate_statements") or [],
             "postgresql": _block(data["connection_details"], known.get("postgresql", {})),
         }

@@ -50,7 +50,7 @@ class KubernetesConfig(VaultResource):
             return None
         return {
             **told(data, (*_CONFIG, "pemKeys")),
-            "tokenReviewerJwt": known.get("tokenReviewerJwt", ""),
+            "tokenReviewerJwt": known.get("tokenReviewerJwt"),
             "backend": _between(id, "auth/", "/config"),
         }
 

@@ -63,8 +63,8 @@ class KvSecret(VaultResource):
             "path": id,
             "mount": mount,
             "name": name,
-            "disableRead": known.get("disableRead", False),
-            "deleteAllVersions": known.get("deleteAllVersions", False),
+            "disableRead": known.get("disableRead"),
+            "deleteAllVersions": known.get("deleteAllVersions"),
         }
         if known.get("disableRead"):
             return found

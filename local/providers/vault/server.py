@@ -57,10 +57,10 @@ class Vault:
     def read(self, path: str, failing: str) -> Properties | None:
         """What is at the path; None when nothing is. `failing` says what could not be done."""
         try:
-            answer = self._answer(failing, lambda client: client.read(path))
-        except _NotFoundError:
-            return None
-        return None if answer is None else dict(answer["data"])
+            answer = self._answer(failing, lambda client: client.adapter.get(f"/v1/{path}"))
+        except _NotFoundError as error:
+            return error.data
+        return dict(answer["data"])
 
     def write(self, path: str, data: Properties, failing: str) -> Properties:
         """Write to the path; the answer's data."""
@@ -95,7 +95,7 @@ class Vault:
             return request()
         except (InvalidPath, InvalidRequest) as error:
             if isinstance(error, InvalidPath) or any(_is_no_mount(text) for text in error.errors or ()):
-                raise _NotFoundError(f"{failing}: {_told(error)}") from None
+                raise _NotFoundError(f"{failing}: {_told(error)}", (error.json or {}).get("data")) from None
             raise ProviderError(f"{failing}: {_told(error)}") from None
         except VaultError as error:
             raise ProviderError(f"{failing}: {_told(error)}") from None
@@ -154,6 +154,11 @@ class Vault:
 
 class _NotFoundError(ProviderError):
     """Nothing is at the path, or nothing is mounted there."""
+
+    def __init__(self, message: str, data: Properties | None) -> None:
+        super().__init__(message)
+        self.data = data
+        """What Vault says of it still: when a secret's version was deleted, for example."""
 
 
 class _Transport(HTTPAdapter):
