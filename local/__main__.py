@@ -12,11 +12,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 
+from pulumi import RunError
 from rich.console import Console
 from rich.table import Table
 
 from infra.tenants import load_roster
-from local import engine, machines, servers, toolchain
+from local import engine, machines, servers, supervisor, toolchain
 from local.errors import LocalError
 from local.paths import DATA, LOGS, ROOT
 from local.toolchain import manifests
@@ -30,8 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command: Callable[[argparse.Namespace], None] = options.command
     try:
         command(options)
-    except LocalError as error:
-        CONSOLE.print(f"error: {error}", style="red", markup=False)
+    except (LocalError, RunError) as error:
+        CONSOLE.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         return 1
     except KeyboardInterrupt:
         CONSOLE.print("Interrupted. Nothing is lost: run the same command again to go on.")
@@ -81,13 +82,17 @@ def _say(line: str) -> None:
 def _up(options: argparse.Namespace) -> None:
     _check_roster()
     toolchain.ensure(CONSOLE)
+    with supervisor.exclusive():
+        _bring_up(options)
+
+
+def _bring_up(options: argparse.Namespace) -> None:
     plugins = engine.install_plugins(engine.LOCAL_STACK, official_only=options.plugins == "official")
     CONSOLE.print(f"Engine: {toolchain.tool('pulumi')}", markup=False)
     CONSOLE.print(f"Plugins: {plugins.describe()}", markup=False)
     servers.start_all(CONSOLE)
-    stack = engine.stack(engine.LOCAL_STACK)
-    engine.up(stack, output=_say)
-    declared = engine.tenants(stack)
+    engine.up(engine.stack(engine.LOCAL_STACK), output=_say)
+    declared = engine.tenants(engine.LOCAL_STACK)
     with CONSOLE.status("Waiting for the tenants' machines to settle …"):
         machines.settle(declared)
     _print_tenants(Console(), machines.observe(declared))
@@ -96,12 +101,12 @@ def _up(options: argparse.Namespace) -> None:
 def _preview(options: argparse.Namespace) -> None:
     _check_roster()
     toolchain.ensure(CONSOLE)
-    engine.install_plugins(options.stack, official_only=options.plugins == "official")
-    if options.stack == engine.LOCAL_STACK:
-        servers.start_all(CONSOLE)
-    counts = engine.preview(
-        engine.stack(options.stack), output=(lambda _line: None) if options.json else _say
-    )
+    with supervisor.exclusive():
+        engine.install_plugins(options.stack, official_only=options.plugins == "official")
+        if options.stack == engine.LOCAL_STACK:
+            servers.start_all(CONSOLE)
+        output = (lambda _line: None) if options.json else _say
+        counts = engine.preview(engine.stack(options.stack), output=output)
     if options.json:
         sys.stdout.write(engine.as_json({"changes": counts}) + "\n")
     else:
@@ -116,7 +121,7 @@ def _check_roster() -> None:
 def _status(options: argparse.Namespace) -> None:
     services = servers.statuses()
     reachable = all(status.ready for status in services.values())
-    tenants = machines.observe(engine.tenants(engine.stack(engine.LOCAL_STACK))) if reachable else []
+    tenants = machines.observe(engine.tenants(engine.LOCAL_STACK)) if reachable else []
     if options.json:
         listed = {
             name: {"ready": status.ready, "pid": status.pid, "detail": status.detail}
@@ -159,9 +164,10 @@ def _logs(options: argparse.Namespace) -> None:
 
 
 def _down(options: argparse.Namespace) -> None:
-    servers.stop_all(CONSOLE)
-    if options.delete_data:
-        shutil.rmtree(DATA, ignore_errors=True)
+    with supervisor.exclusive():
+        servers.stop_all(CONSOLE)
+        if options.delete_data:
+            shutil.rmtree(DATA)
         CONSOLE.print(f"Removed {DATA}.", markup=False)
 
 

@@ -76,7 +76,12 @@ def prepare() -> None:
 
 
 def bootstrap() -> None:
-    """Install Longhorn's resource definitions; the program makes its objects, the node agent the volumes."""
+    """Have what is there of a Longhorn that is given: its namespace and definitions.
+
+    The program makes its objects, the node agent the volumes.
+    """
+    longhorn = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "longhorn-system"}}
+    kubernetes_api.apply([longhorn])
     kubernetes_api.apply([_without_conversion(definition) for definition in toolchain.objects("longhorn")])
 
 
