@@ -120,11 +120,9 @@ class Bridged(Resource):
     def diff(self, call: Call, id: str, old: State, new: Properties) -> Diff:  # noqa: D102
         del id
         wanted = self._with_defaults(new)
-        asked = [
-            name for name in self._inputs(call.token) if name in new or not self.properties[name].computed
-        ]
+        asked = {name for name in self._inputs(call.token) if name in new or not self._is_computed(name)}
         diff = Diff()
-        for name in asked:
+        for name in asked - call.ignored:
             for path, kind in self._differences(name, old.outputs.get(name), wanted.get(name)):
                 diff.changes[path] = kind
                 if self.properties[name].replaces:
@@ -190,7 +188,8 @@ class Bridged(Resource):
         return {**needed, DEFAULTS: []}
 
     def update(self, call: Call, id: str, old: State, inputs: Properties) -> Properties:  # noqa: D102
-        wanted = self._with_defaults(inputs)
+        kept = {name: old.outputs[name] for name in call.ignored if name in old.outputs}
+        wanted = {**self._with_defaults(inputs), **kept}
         if call.preview:
             return {**self._computed(old.outputs), **self._remembered(wanted)}
         self.change(call, id, old.outputs, wanted)

@@ -54,6 +54,8 @@ class Call:
     timeout: float = 0
     """Seconds that the program allows for it (`customTimeouts`); 0 where it does not say."""
     random_seed: bytes = b""
+    ignored: frozenset[str] = frozenset()
+    """Properties, by their first name, whose changes are not this program's (`ignore_changes`)."""
     cancelled: threading.Event = field(default_factory=threading.Event)
     """Set when the user interrupts: whoever waits ends then."""
     warn: Callable[[str], None] = lambda _message: None

@@ -3,6 +3,7 @@
 import functools
 import logging
 import os
+import re
 import sys
 import threading
 import time
@@ -159,6 +160,9 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
             preview=preview,
             timeout=getattr(request, "timeout", 0),
             random_seed=getattr(request, "randomSeed", b""),
+            ignored=frozenset(
+                re.split(r"[.\[]", path, maxsplit=1)[0] for path in getattr(request, "ignoreChanges", ())
+            ),
             cancelled=self._cancelled,
             warn=functools.partial(self._warn, request.urn),
         )
