@@ -95,7 +95,7 @@ def _bring_up(options: argparse.Namespace) -> None:
     declared = engine.tenants(engine.LOCAL_STACK)
     with CONSOLE.status("Waiting for the tenants' machines to settle …"):
         machines.settle(declared)
-    _print_tenants(Console(), machines.observe(declared))
+    _print_tenants(_table_console(), machines.observe(declared))
 
 
 def _preview(options: argparse.Namespace) -> None:
@@ -129,7 +129,7 @@ def _status(options: argparse.Namespace) -> None:
         }
         sys.stdout.write(engine.as_json({"services": listed, "tenants": tenants}) + "\n")
         return
-    console = Console()
+    console = _table_console()
     table = Table("server", "ready", "pid", "detail", title="Servers")
     for name, status in services.items():
         table.add_row(name, "yes" if status.ready else "no", str(status.pid or ""), status.detail)
@@ -140,8 +140,13 @@ def _status(options: argparse.Namespace) -> None:
         console.print("The tenants are known when every server is ready: `make up`.")
 
 
+def _table_console() -> Console:
+    """As wide as the terminal; wide enough for whole words where there is none."""
+    return Console() if sys.stdout.isatty() else Console(width=120)
+
+
 def _print_tenants(console: Console, tenants: Sequence[machines.Tenant]) -> None:
-    columns = ("id", "name", "tier", "state", "vm", "namespace", "schema", "prefix")
+    columns = ("id", "name", "tier", "state", "vm", "namespace", "schema")
     table = Table(*columns, title=f"{len(tenants)} tenants")
     for tenant in tenants:
         table.add_row(*(str(tenant.get(column, "")) for column in columns))
@@ -168,7 +173,7 @@ def _down(options: argparse.Namespace) -> None:
         servers.stop_all(CONSOLE)
         if options.delete_data:
             shutil.rmtree(DATA)
-        CONSOLE.print(f"Removed {DATA}.", markup=False)
+            CONSOLE.print(f"Removed {DATA}.", markup=False)
 
 
 def _bench(_options: argparse.Namespace) -> None:

@@ -187,7 +187,9 @@ def up(selected: auto.Stack, *, output: Callable[[str], None]) -> dict[str, int]
     )
     with _interruptible(output):
         try:
-            result = selected.up(on_output=output, color=_color(), suppress_progress=True)
+            result = selected.up(
+                on_output=output, color=_color(), suppress_outputs=True, suppress_progress=True
+            )
         except auto.CommandError as error:
             raise _failure(
                 error, "update", "What it had made is kept, and the next `make up` goes on from there."
@@ -199,7 +201,9 @@ def preview(selected: auto.Stack, *, output: Callable[[str], None]) -> dict[str,
     """What `up` would change, as `changes`; `output` gets the engine's own display."""
     with _interruptible(output):
         try:
-            result = selected.preview(on_output=output, color=_color(), suppress_progress=True)
+            result = selected.preview(
+                on_output=output, color=_color(), suppress_outputs=True, suppress_progress=True
+            )
         except auto.CommandError as error:
             raise _failure(error, "preview", "Nothing was changed.") from None
     return changes({str(step): count for step, count in result.change_summary.items()})
