@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import sqlite3
 import sys
 import threading
 
@@ -32,3 +33,8 @@ if __name__ == "__main__":
         main()
     except LocalError as error:
         sys.exit(f"exoscale: {error}")
+    except sqlite3.DatabaseError as error:
+        sys.exit(
+            f"exoscale: {exoscale.STATE}: cannot be read ({error}). The emulator cannot go on without it; "
+            "restore the file, or start afresh with `make down DATA=delete`."
+        )

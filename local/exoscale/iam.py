@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import boto3
 
+from local.errors import LocalError
 from local.exoscale import policy
 from local.exoscale.compute import stable_id
 from local.exoscale.contract import Json
@@ -97,7 +98,7 @@ def create_key(request: Request) -> Json:
         "_created": now(),
     }
     request.store.put("api-key", GLOBAL, key, key["key"])
-    request.after.append(partial(_publish, request.store, key, role))
+    request.after.append(partial(_publish_new, request.store, key, role))
     return _shown(key) | {"secret": key["_secret"]}
 
 
@@ -149,6 +150,16 @@ def publish_all(store: Store) -> None:
     """Make the S3 server know every key that it missed because the emulator was killed in between."""
     for key in store.all("api-key", GLOBAL):
         _publish(store, key, store.get("iam-role", GLOBAL, key["role-id"]))
+
+
+def _publish_new(store: Store, key: Json, role: Json) -> None:
+    try:
+        _publish(store, key, role)
+    except LocalError:
+        # Nobody will ever learn the secret of a key whose creation failed.
+        with store.transaction():
+            store.delete("api-key", GLOBAL, key["key"])
+        raise
 
 
 def _publish(store: Store, key: Json, role: Json) -> None:

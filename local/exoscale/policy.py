@@ -8,7 +8,7 @@ have does not apply; if no rule holds the request is refused, whatever `default-
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import islice, product
 from typing import Any
 
 from local.exoscale import expression
@@ -37,6 +37,7 @@ _OBJECT_OPERATIONS = _GRANTS["Read"] | _GRANTS["Write"]
 _LIST_OPERATIONS = _GRANTS["List"]
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _EVERYTHING = ("Admin",)
+_MOST_ALTERNATIVES = 1000
 
 
 class PolicyError(Exception):
@@ -88,7 +89,7 @@ def storage_actions(policy: Policy) -> tuple[str, ...]:
                 f"{where}: the S3 server knows no deny; write what is allowed, all else is refused"
             )
         try:
-            for alternative in _alternatives(expression.parse(rule["expression"])):
+            for alternative in _bounded(_alternatives(expression.parse(rule["expression"]))):
                 grant = _Grant.of(alternative)
                 granted.setdefault(grant.scope, set()).update(grant.operations)
         except PolicyError as error:
@@ -115,10 +116,18 @@ def _alternatives(node: Node) -> Iterator[tuple[Node, ...]]:
             for operand in operands:
                 yield from _alternatives(operand)
         case Join("&&", operands):
-            for combination in product(*(tuple(_alternatives(operand)) for operand in operands)):
+            for combination in product(*(_bounded(_alternatives(operand)) for operand in operands)):
                 yield tuple(condition for conditions in combination for condition in conditions)
         case _:
             yield (node,)
+
+
+def _bounded(alternatives: Iterator[tuple[Node, ...]]) -> list[tuple[Node, ...]]:
+    # Their number grows exponentially with the length of the expression.
+    first = list(islice(alternatives, _MOST_ALTERNATIVES + 1))
+    if len(first) > _MOST_ALTERNATIVES:
+        raise PolicyError(f"more than {_MOST_ALTERNATIVES} alternatives")
+    return first
 
 
 @dataclass

@@ -8,11 +8,10 @@ import logging
 import re
 import ssl
 from http import HTTPStatus
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 from local.exoscale import contract
-from local.exoscale.server import Api, Handler
+from local.exoscale.server import Api, Handler, Listener
 
 _LOG = logging.getLogger("exoscale")
 
@@ -56,10 +55,8 @@ class _ProxyHandler(Handler):
     do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = serve  # noqa: N815 - http.server's names
 
 
-def listen(api: Api, port: int, certificate: Path) -> ThreadingHTTPServer:
+def listen(api: Api, port: int, certificate: Path) -> Listener:
     """The proxy on a loopback port, with a certificate for all zones' names."""
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(certificate)
-    return ThreadingHTTPServer(
-        ("127.0.0.1", port), type("ProxyHandler", (_ProxyHandler,), {"api": api, "tls": tls})
-    )
+    return Listener(port, _ProxyHandler, api=api, tls=tls)

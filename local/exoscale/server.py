@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import sys
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -161,10 +162,21 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
 
-def listen(api: Api, port: int) -> ThreadingHTTPServer:
+class Listener(ThreadingHTTPServer):
+    """On a loopback port."""
+
+    def __init__(self, port: int, handler: type[Handler], **attributes: Any) -> None:
+        """`attributes` are those of the handler."""
+        super().__init__(("127.0.0.1", port), type("ListenerHandler", (handler,), attributes))
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
+        """A caller that went away in the middle is worth a line, not a traceback."""
+        _LOG.info("connection lost: %s", sys.exception())
+
+
+def listen(api: Api, port: int) -> Listener:
     """The server on a loopback port; zones are told apart by the path, `/ZONE/v2`."""
-    base = {"api": api, "base_url": f"http://127.0.0.1:{port}/{{zone}}/v2"}
-    return ThreadingHTTPServer(("127.0.0.1", port), type("ApiHandler", (Handler,), base))
+    return Listener(port, Handler, api=api, base_url=f"http://127.0.0.1:{port}/{{zone}}/v2")
 
 
 def _route(method: str, target: str) -> tuple[Operation, dict[str, str], str]:

@@ -3,10 +3,14 @@
 import base64
 import datetime
 import json
+import os
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,8 +25,9 @@ from exoscale.api.v2 import Client  # type: ignore[import-untyped]
 from exoscale_auth import ExoscaleV2Auth  # type: ignore[import-untyped]
 from requests import PreparedRequest, Request
 
+from local.errors import LocalError
 from local.exoscale import request
-from local.servers import kubernetes
+from local.servers import kubernetes, object_storage
 from tests.local.exoscale.conftest import OWNER, Emulator, confined, done, rules
 
 
@@ -337,15 +342,38 @@ def test_state_outlives_the_process(emulator: Emulator, api: Client) -> None:
     assert emulator.state.stat().st_mode & 0o077 == 0
 
 
+def test_key_that_the_s3_server_refuses(api: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    role = done(api, api.create_iam_role(name="tenant-acme", policy=confined()))
+
+    def refuse(*_: object) -> None:
+        raise LocalError("object-storage: not there; start it")
+
+    monkeypatch.setattr(object_storage, "put_identity", refuse)
+    with pytest.raises(ExoscaleAPIServerException, match=r"503.*not there"):
+        api.create_api_key(name="tenant-acme", role_id=role)
+    assert api.list_api_keys()["api-keys"] == []
+
+
 def test_key_that_the_s3_server_missed(
     emulator: Emulator, api: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed between its own commit and the S3 server's: the next start makes up for it."""
     role = done(api, api.create_iam_role(name="tenant-acme", policy=confined()))
     with monkeypatch.context() as patch:
-        patch.setattr("local.exoscale.iam._publish", lambda *_: None)
+        patch.setattr("local.exoscale.iam._publish_new", lambda *_: None)
         key = api.create_api_key(name="tenant-acme", role_id=role)
     assert emulator.identities == {}
     emulator.stop()
     emulator.start()
     assert list(emulator.identities) == [key["key"]]
+
+
+def test_damaged_state(tmp_path: Path) -> None:
+    (tmp_path / "exoscale").mkdir()
+    (tmp_path / "exoscale" / "state.sqlite").write_text("no database " * 100)
+    environment = os.environ | {"AGENT_PLATFORM_DATA": str(tmp_path)}
+    command = [sys.executable, "-m", "local.exoscale"]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30)
+    assert ended.returncode == 1
+    assert "state.sqlite: cannot be read" in ended.stderr
+    assert "Traceback" not in ended.stderr

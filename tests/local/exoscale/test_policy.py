@@ -155,3 +155,10 @@ def test_never_widened(text: str, reason: str) -> None:
 def test_deny_is_refused() -> None:
     with pytest.raises(PolicyError, match="knows no deny"):
         policy.check(rules("true", action="deny"))
+
+
+def test_exponential_policy() -> None:
+    choice = "(parameters.key.startsWith('a') || parameters.key.startsWith('b'))"
+    nested = " && ".join(f"({' && '.join([choice] * 5)})" for _ in range(20))
+    with pytest.raises(PolicyError, match="more than 1000 alternatives"):
+        policy.check(rules(nested))
