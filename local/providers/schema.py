@@ -10,6 +10,7 @@ import importlib
 import inspect
 import operator
 import sys
+import threading
 import types
 import typing
 from collections.abc import Callable, Iterator
@@ -96,8 +97,17 @@ def _class_of(package: str, token: str) -> tuple[str, str] | None:
     return None
 
 
+_LOADING = threading.RLock()
+"""The SDK's modules import each other at first use, which no two threads may do at once."""
+
+
 @functools.cache
 def _resource(package: str, token: str) -> TypeSchema:
+    with _LOADING:
+        return _load(package, token)
+
+
+def _load(package: str, token: str) -> TypeSchema:
     found = _class_of(package, token)
     if found is None:
         raise ProviderError(f"unrecognized resource type (Check): {token}")
