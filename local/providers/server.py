@@ -279,6 +279,16 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
             **{"return": encode(self.provider.invoke(call, request.tok, plain(marked)))}
         )
 
+    @_answered
+    def Construct(  # noqa: D102, N802
+        self, request: provider_pb2.ConstructRequest
+    ) -> provider_pb2.ConstructResponse:
+        name = self.provider.name
+        raise ProviderError(
+            f"Unknown component type '{request.type}': the stand-in for {name} makes no components. Put the "
+            f"official pulumi-resource-{name} on PATH."
+        )
+
     def _marking(self, token: str, *likes: Properties) -> "_Marking":
         return _Marking(self.provider.resource(token).secret_outputs, likes)
 

@@ -21,6 +21,16 @@ _CONNECTIONS = 64
 """Kept open at most; more requests at once open theirs and close them again."""
 
 _TIMEOUT = urllib3.Timeout(connect=10, read=60)
+_RETRIES = urllib3.Retry(
+    total=10,
+    connect=1,
+    read=0,
+    redirect=0,
+    allowed_methods=None,
+    status_forcelist=[HTTPStatus.TOO_MANY_REQUESTS],
+    raise_on_status=False,
+)
+"""Only what the server has certainly not done: no connection, or turned away while it is busy."""
 
 
 class UnreachableError(ProviderError):
@@ -102,7 +112,7 @@ class Cluster:
         except ConfigException as error:
             raise UnreachableError(str(error)) from error
         configuration = client.configuration
-        configuration.retries = False
+        configuration.retries = _RETRIES
         configuration.connection_pool_maxsize = _CONNECTIONS
         self._client = ApiClient(configuration)
         self._kinds: dict[str, dict[str, Kind]] = {}

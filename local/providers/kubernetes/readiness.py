@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from local.providers.kubernetes.cluster import Cluster
+from local.providers.kubernetes.cluster import Cluster, RefusedError, UnreachableError
 from local.providers.kubernetes.manifest import Manifest, annotation, name, namespace
 from local.providers.provider import Call, ProviderError
 
@@ -39,7 +39,6 @@ class FailedError(NotReadyError):
 class _Look:
     live: Manifest
     cluster: Cluster
-    updating: bool
 
     def status(self, *path: str) -> Any:
         return _at(self.live.get("status"), path)
@@ -66,7 +65,13 @@ _Check = Callable[[_Look], list[str]]
 """What is still missing; nothing when it is ready."""
 
 
-def wait_ready(cluster: Cluster, live: Manifest, inputs: Manifest, call: Call, *, updating: bool) -> Manifest:
+def validate(inputs: Manifest) -> None:
+    """Raises `ProviderError` for a `pulumi.com/waitFor` that cannot be read, while nothing is made yet."""
+    if wanted := annotation(inputs, WAIT_FOR):
+        _custom(wanted)
+
+
+def wait_ready(cluster: Cluster, live: Manifest, inputs: Manifest, call: Call) -> Manifest:
     """The object once it is ready. Raises `NotReadyError`."""
     check = _check_for(inputs, live)
     if check is None:
@@ -74,21 +79,37 @@ def wait_ready(cluster: Cluster, live: Manifest, inputs: Manifest, call: Call, *
     seconds = _seconds(call, inputs)
     deadline = time.monotonic() + (seconds or _OWN_SECONDS.get(_key(live), _DEFAULT_SECONDS))
     pause = _FIRST_POLL
-    while missing := check(_Look(live, cluster, updating)):
+    missing = _missing(check, cluster, live)
+    while missing:
         if time.monotonic() > deadline:
             raise NotReadyError(f"'{name(live)}' timed out waiting to be Ready", missing, live)
         if call.cancelled.wait(pause):
             raise NotReadyError(f'Resource operation was cancelled for "{name(live)}"', missing, live)
         pause = min(pause * 1.5, _LAST_POLL)
-        live = cluster.get(live)
+        try:
+            live = cluster.get(live)
+        except UnreachableError as error:
+            # What was made must not be forgotten because the API is away for a moment.
+            missing = [str(error)]
+        except RefusedError as error:
+            raise FailedError(f"'{name(live)}' can no longer be read", [str(error)], live) from error
+        else:
+            missing = _missing(check, cluster, live)
     return live
+
+
+def _missing(check: _Check, cluster: Cluster, live: Manifest) -> list[str]:
+    try:
+        return check(_Look(live, cluster))
+    except UnreachableError as error:
+        return [str(error)]
 
 
 def check_ready(cluster: Cluster, live: Manifest, inputs: Manifest) -> None:
     """Raises `NotReadyError` when it is not ready now, for the kinds that a refresh looks at."""
     if annotation(inputs, SKIP) == "true" or _key(live) not in _CHECKED_IN_REFRESH:
         return
-    missing = _CHECKS[_key(live)](_Look(live, cluster, updating=True))
+    missing = _CHECKS[_key(live)](_Look(live, cluster))
     if missing:
         raise NotReadyError(f"Resource '{name(live)}' was created but failed to initialize", missing, live)
 

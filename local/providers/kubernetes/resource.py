@@ -59,6 +59,7 @@ class KubernetesObject(Resource):
         inputs = manifest.normalized(new)
         if manifest.annotation(inputs, manifest.AUTONAMED):
             call.warn(f'ignoring user-specified value for internal annotation "{manifest.AUTONAMED}"')
+        readiness.validate(inputs)
         inputs = _named(call, old, inputs)
         default = self._connection.default_namespace
         homeless = not manifest.metadata(inputs).get("namespace")
@@ -148,7 +149,7 @@ class KubernetesObject(Resource):
             "failed to fully initialize or become live"
         )
         with _kept(failed, inputs, inputs["apiVersion"], owner):
-            live = readiness.wait_ready(cluster, live, inputs, call, updating=False)
+            live = readiness.wait_ready(cluster, live, inputs, call)
         if inputs.get("kind") == "CustomResourceDefinition":
             cluster.forget_kinds()
         return manifest.identifier(live), manifest.checkpoint(inputs, live, inputs["apiVersion"], owner)
@@ -239,7 +240,7 @@ class KubernetesObject(Resource):
                 f'the Kubernetes API server reported that "{id}" failed to fully initialize or become live'
             )
             with _kept(failed, inputs, version, owner):
-                live = readiness.wait_ready(cluster, live, inputs, call, updating=True)
+                live = readiness.wait_ready(cluster, live, inputs, call)
             if former != owner:
                 managers.relinquish(cluster, live, former)
             if inputs.get("kind") == "CustomResourceDefinition":

@@ -425,6 +425,29 @@ def test_wait_for(provider: Kubernetes, expression: str, holds: bool) -> None:
             managed.create(timeout=1)
 
 
+def test_a_condition_that_cannot_be_read_is_refused_before_anything_is_made(provider: Kubernetes) -> None:
+    inputs = config_map("unreadable")
+    inputs["metadata"]["annotations"] = {"pulumi.com/waitFor": "jsonpath={.data[?(@.a)]}"}
+    with pytest.raises(ProviderError, match="cannot be read"):
+        Managed(provider, inputs)
+
+
+def test_what_was_made_is_kept_while_the_api_is_away(provider: Kubernetes, console: Console) -> None:
+    inputs = config_map("away", a="1")
+    inputs["metadata"]["annotations"] = {"pulumi.com/waitFor": "jsonpath={.data.b}"}
+    managed = Managed(provider, inputs)
+    creation = threading.Thread(target=managed.create, kwargs={"timeout": 90})
+    creation.start()
+    time.sleep(1)
+    api = next(service for service in kubernetes.services() if service.name == "kube-apiserver")
+    supervisor.stop(api.name)
+    time.sleep(1)
+    supervisor.start(api, console)
+    kubernetes_api.merge(f"/api/v1/namespaces/{NAMESPACE}/configmaps/away", {"data": {"b": "2"}})
+    creation.join()
+    assert managed.outputs["data"] == {"a": "1", "b": "2"}
+
+
 def test_a_token_secret_is_there_when_it_is_created(provider: Kubernetes) -> None:
     account = {
         "apiVersion": "v1",
