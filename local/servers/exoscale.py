@@ -1,7 +1,8 @@
 """The Exoscale emulator as one of the platform's servers."""
 
+import http.client
 import sys
-import urllib.request
+from http import HTTPStatus
 
 from local import credentials, ports
 from local.exoscale import contract
@@ -73,6 +74,13 @@ def proxy_environment() -> dict[str, str]:
 
 
 def _ready() -> None:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port()}/v2/zone", timeout=2) as answer:
-        if answer.status != 200:
-            raise NotReady(f"lists zones with status {answer.status}")
+    connection = http.client.HTTPConnection("127.0.0.1", port(), timeout=2)
+    try:
+        connection.request("GET", "/v2/zone")
+        status = connection.getresponse().status
+    except http.client.HTTPException as error:
+        raise NotReady(str(error)) from None
+    finally:
+        connection.close()
+    if status != HTTPStatus.OK:
+        raise NotReady(f"lists zones with status {status}")

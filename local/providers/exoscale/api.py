@@ -20,6 +20,17 @@ DEFAULT_URL = "https://api-ch-gva-2.exoscale.com/v2"
 
 _INTERVAL = 0.1
 _LONGEST = 3.0
+_GRACE = 10.0
+"""Seconds that an operation may go on after the user's interruption."""
+
+
+class PendingError(ProviderError):
+    """An operation that took too long, or that the user interrupted; it may still take effect."""
+
+    def __init__(self, operation: str, id: str) -> None:
+        """`id` is what the operation refers to."""
+        super().__init__(f"{operation}: not done in time or interrupted; it may still take effect")
+        self.id = id
 
 
 class Api:
@@ -52,9 +63,11 @@ class Api:
         deadline, pause = time.monotonic() + self._timeout, _INTERVAL
         while started["state"] == "pending":
             if time.monotonic() > deadline:
-                raise ProviderError(f"{operation}: not done after {self._timeout:.0f} s")
-            if self._cancelled.wait(pause):
-                raise ProviderError(f"{operation}: interrupted; it may still take effect")
+                raise PendingError(operation, str(started["reference"]["id"]))
+            if self._cancelled.is_set():
+                # What is nearly done is better seen to its end than left behind.
+                deadline = min(deadline, time.monotonic() + _GRACE)
+            time.sleep(pause)
             pause = min(pause * 1.5, _LONGEST)
             started = self.call("get_operation", id=started["id"])
         if started["state"] != "success":
@@ -82,17 +95,18 @@ class Zones:
         self._lock = threading.Lock()
         self._local = threading.local()
 
-    def api(self, zone: str | None, cancelled: threading.Event) -> Api:
+    def api(self, zone: str | None, cancelled: threading.Event, timeout: float = 0) -> Api:
         """The API of the zone, or the organization's. Raises `ProviderError` for an unknown zone."""
+        timeout = timeout or self._timeout
         if zone is None:
-            return Api(self._client(self._url), self._timeout, cancelled)
+            return Api(self._client(self._url), timeout, cancelled)
         with self._lock:
             if self._endpoints is None:
-                zones = Api(self._client(self._url), self._timeout, cancelled).call("list_zones")["zones"]
+                zones = Api(self._client(self._url), timeout, cancelled).call("list_zones")["zones"]
                 self._endpoints = {entry["name"]: entry["api-endpoint"] for entry in zones}
         if zone not in self._endpoints:
             raise ProviderError(f"zone {zone!r} not found: there are {', '.join(sorted(self._endpoints))}")
-        return Api(self._client(self._endpoints[zone]), self._timeout, cancelled)
+        return Api(self._client(self._endpoints[zone]), timeout, cancelled)
 
     def _client(self, url: str) -> Client:
         # A session of `requests` is not made for several threads: each has its own.

@@ -5,8 +5,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from random import Random
 from typing import Any, ClassVar
 
-from local.providers.exoscale.api import Api, Json, Zones
-from local.providers.provider import Call, Diff, Failure, ProviderError, Resource, State
+from local.providers.exoscale.api import Api, Json, PendingError, Zones
+from local.providers.provider import Call, Diff, Failure, InitializationError, ProviderError, Resource, State
 from local.providers.schema import Schema, TypeSchema
 from local.providers.values import UNKNOWN, Properties, Unknown, has_unknown
 
@@ -50,6 +50,9 @@ class Kind(Resource):
     def make(self, api: Api, inputs: Properties) -> str:
         """Create it; its id."""
         raise NotImplementedError
+
+    def complete(self, api: Api, id: str, inputs: Properties) -> None:
+        """What is still to do after it exists."""
 
     def find(self, api: Api, id: str, known: Properties) -> Json | None:
         """The API's answer about it, None when it is gone; `known` are its last outputs."""
@@ -123,8 +126,21 @@ class Kind(Resource):
         if call.preview:
             return "", self.foretold(inputs)
         api = self._api(call, inputs)
-        id = self.make(api, inputs)
-        return id, self._read_back(api, id, inputs)
+        try:
+            id = self.make(api, inputs)
+        except PendingError as error:
+            raise self._unfinished(error, error.id, inputs) from None
+        try:
+            self.complete(api, id, inputs)
+            return id, self._read_back(api, id, inputs)
+        except ProviderError as error:
+            raise self._unfinished(error, id, inputs) from None
+
+    def _unfinished(self, error: ProviderError, id: str, inputs: Properties) -> InitializationError:
+        """The state keeps what exists already, so that the next update goes on from there."""
+        return InitializationError(
+            [str(error)], id=id, inputs=inputs, outputs=self.given(inputs) | {"id": id}
+        )
 
     def foretold(self, inputs: Properties) -> Properties:
         """The outputs as far as a preview knows them."""
@@ -152,12 +168,12 @@ class Kind(Resource):
             return {key: value for key, value in old.outputs.items() if key not in old.inputs} | self.given(
                 inputs
             )
-        api = self._api(call, inputs)
+        api, id = self._api(call, inputs), self.own_id(id)
         self.change(api, id, old.inputs, inputs)
         return self._read_back(api, id, inputs)
 
     def delete(self, call: Call, id: str, state: State) -> None:  # noqa: D102
-        self.remove(self._api(call, state.outputs), id, state.outputs)
+        self.remove(self._api(call, state.outputs), self.own_id(id), state.outputs)
 
     def imported(self, id: str) -> Properties:
         """What the id of an import says beside the id itself: the zone, as in `ID@ZONE`."""
@@ -185,7 +201,8 @@ class Kind(Resource):
         return {name: sorted(value) if name in sets else value for name, value in outputs.items()}
 
     def _api(self, call: Call, properties: Properties) -> Api:
-        return self._zones().api(properties["zone"] if self.zoned else None, call.cancelled)
+        zone = properties["zone"] if self.zoned else None
+        return self._zones().api(zone, call.cancelled, call.timeout)
 
 
 def _named(call: Call) -> str:

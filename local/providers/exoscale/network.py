@@ -1,9 +1,10 @@
 """Security groups and their rules, private networks, anti-affinity groups."""
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from local.providers.exoscale.api import Api, Json
+from local.providers.exoscale.api import Api, Json, PendingError
 from local.providers.exoscale.kind import Check, Kind, address, between, network, one_of, present
 from local.providers.provider import ProviderError
 from local.providers.values import Properties
@@ -42,9 +43,10 @@ class SecurityGroup(Kind):
 
     def make(self, api: Api, inputs: Properties) -> str:  # noqa: D102
         fields = present(name=inputs["name"], description=inputs.get("description"))
-        id = api.change("create_security_group", **fields)
+        return api.change("create_security_group", **fields)
+
+    def complete(self, api: Api, id: str, inputs: Properties) -> None:  # noqa: D102
         self.change(api, id, {}, inputs)
-        return id
 
     def find(self, api: Api, id: str, known: Properties) -> Json | None:  # noqa: ARG002, D102
         return api.find("get_security_group", id=id)
@@ -56,8 +58,9 @@ class SecurityGroup(Kind):
             "externalSources": found.get("external-sources", []),
         }
 
-    def change(self, api: Api, id: str, old: Properties, new: Properties) -> None:  # noqa: D102
-        before, after = set(old.get("externalSources", [])), set(new.get("externalSources", []))
+    def change(self, api: Api, id: str, old: Properties, new: Properties) -> None:  # noqa: ARG002, D102
+        before = set(api.call("get_security_group", id=id).get("external-sources", []))
+        after = set(new.get("externalSources", []))
         for cidr in sorted(after - before):
             api.change("add_external_source_to_security_group", id=id, cidr=cidr)
         for cidr in sorted(before - after):
@@ -119,8 +122,9 @@ class SecurityGroupRule(Kind):
         if "cidr" not in inputs:
             fields["security_group"] = _member(api, inputs)
         before = {rule["id"] for rule in group["rules"]}
-        api.change("add_rule_to_security_group", id=group["id"], **fields)
-        # The operation refers to the group, and others may add rules to it by now: ours is the one that fits.
+        with contextlib.suppress(PendingError):  # The operation refers to the group: the rule itself tells.
+            api.change("add_rule_to_security_group", id=group["id"], **fields)
+        # Others may have added rules by now: ours is the one that fits.
         for rule in api.call("get_security_group", id=group["id"])["rules"]:
             if rule["id"] not in before and _fits(rule, fields):
                 return str(rule["id"])
@@ -193,7 +197,8 @@ class PrivateNetwork(Kind):
     def change(self, api: Api, id: str, old: Properties, new: Properties) -> None:  # noqa: D102
         before, after = _network_fields(old), _network_fields(new)
         changed = {field: value for field, value in after.items() if value != before[field]}
-        api.change("update_private_network", id=id, **changed)
+        if changed:
+            api.change("update_private_network", id=id, **changed)
 
     def remove(self, api: Api, id: str, known: Properties) -> None:  # noqa: ARG002, D102
         api.remove("delete_private_network", id=id)

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from local.providers.exoscale.provider import ExoscaleProvider
-from local.providers.provider import Call, Diff, ProviderError, Resource, State
+from local.providers.provider import Call, Diff, InitializationError, ProviderError, Resource, State
 from local.providers.values import UNKNOWN, Properties
 from tests.local.exoscale.conftest import LISTINGS, OWNER, Emulator, api, confined, emulator, rules
 
@@ -182,6 +182,7 @@ def test_private_network(provider: ExoscaleProvider) -> None:
     imported = network.type.read(network.call(), f"{network.id}@ch-dk-2", State({}, {}))
     assert imported
     assert imported.inputs["name"] == "main"
+    assert imported.outputs["id"] == network.id
     with pytest.raises(ProviderError, match="expected format <ID>@<ZONE>"):
         network.type.read(network.call(), network.id, State({}, {}))
     with pytest.raises(ProviderError, match="zone 'nowhere' not found"):
@@ -356,3 +357,27 @@ def test_wrong_credentials(emulator: Emulator, provider: ExoscaleProvider) -> No
     provider.configure({"key": OWNER[0], "secret": "wrong"})
     with pytest.raises(ProviderError, match="403 invalid credentials"):
         Managed(provider, "AntiAffinityGroup", {"name": "apart"})
+
+
+def test_unfinished_creation_is_kept(provider: ExoscaleProvider, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What exists although its creation failed or took too long is in the state."""
+    sources = ["10.0.0.0/16"]
+    with monkeypatch.context() as patch:
+        patch.setattr("local.providers.exoscale.network.SecurityGroup.change", fail)
+        with pytest.raises(InitializationError, match="on purpose") as kept:
+            Managed(provider, "SecurityGroup", {"name": "nodes", "externalSources": sources})
+    group = provider.resource("exoscale:index/securityGroup:SecurityGroup")
+    state = State(kept.value.inputs, kept.value.outputs)
+    call = Call(urn="", name="it", token="")
+    assert group.update(call, kept.value.id, state, kept.value.inputs)["externalSources"] == sources
+
+    monkeypatch.setattr("local.exoscale.request.DURATION", 60)
+    provider.configure({"key": OWNER[0], "secret": OWNER[1], "timeout": 0.1})
+    with pytest.raises(InitializationError, match="may still take effect") as kept:
+        Managed(provider, "AntiAffinityGroup", {"name": "apart"})
+    apart = provider.resource("exoscale:index/antiAffinityGroup:AntiAffinityGroup")
+    assert apart.read(call, kept.value.id, State(kept.value.inputs, kept.value.outputs))
+
+
+def fail(*_: object) -> None:
+    raise ProviderError("on purpose")
