@@ -302,18 +302,18 @@ class Agent:
         if not machines.is_handed_over(machine):
             return
         launcher = self._launcher(machine)
-        stopping = (
-            launcher is None
-            or "deletionTimestamp" in launcher["metadata"]
-            or "deletionTimestamp" in machine["metadata"]
-        )
+        node = self._nodes.get(("", machine["status"].get("nodeName", "")))
+        if launcher is None or node is None:  # gone with its node: virt-controller declares it failed
+            self._hypervisor.shut_down(machine)
+            return
+        stopping = any("deletionTimestamp" in obj["metadata"] for obj in (launcher, machine))
         guest = self._hypervisor.find(machine)
         if stopping and guest is not None:
             self._hypervisor.shut_down(machine)
         elif guest is None and not stopping and machine["status"]["phase"] == "Scheduled":
             self._hypervisor.start(machine)
         guest = self._hypervisor.find(machine)
-        pod_ip = (launcher or {}).get("status", {}).get("podIP", "")
+        pod_ip = launcher.get("status", {}).get("podIP", "")
         status = machines.status(machine, guest, stopping=stopping, pod_ip=pod_ip, now=_now())
         if status != machine["status"]:
             body = {
