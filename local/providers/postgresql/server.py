@@ -203,7 +203,7 @@ class Server:
                 fallback_application_name="Terraform provider",
             )
         except psycopg.Error as error:
-            reason = str(error).strip().splitlines()[-1]
+            reason = " ".join(str(error).split()).removeprefix("connection failed: ")
             raise ProviderError(
                 f"error connecting to PostgreSQL server {settings.host} (scheme: postgres): {reason}"
             ) from None

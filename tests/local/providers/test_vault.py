@@ -1,0 +1,314 @@
+"""The stand-in for the vault plugin, on a real OpenBao; it answers as the official one was seen to."""
+
+import json
+from collections.abc import Iterator
+
+import hvac  # type: ignore[import-untyped]
+import psycopg
+import pytest
+from rich.console import Console
+
+from local import supervisor
+from local.providers.values import UNKNOWN, Properties, Secret
+from local.providers.vault.plugin import VaultPlugin
+from local.servers import postgres, vault
+from tests.local.providers.driver import Driver, RefusedError
+
+MOUNT = "vault:index/mount:Mount"
+POLICY = "vault:index/policy:Policy"
+AUTH = "vault:index/authBackend:AuthBackend"
+KUBERNETES = "vault:kubernetes/authBackendConfig:AuthBackendConfig"
+LOGIN = "vault:kubernetes/authBackendRole:AuthBackendRole"
+CONNECTION = "vault:database/secretBackendConnection:SecretBackendConnection"
+ROLE = "vault:database/secretBackendRole:SecretBackendRole"
+SECRET = "vault:kv/secretV2:SecretV2"
+KV = "vault:kv/secretBackendV2:SecretBackendV2"
+
+READ_ONLY = 'path "tenants/data/acme/*" {\n  capabilities = ["read"]\n}\n'
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _servers(console: Console) -> Iterator[None]:
+    for module in (postgres, vault):
+        module.prepare()
+        for service in module.services():
+            supervisor.start(service, console)
+        module.bootstrap()
+    yield
+    for service in (*vault.services(), *postgres.services()):
+        supervisor.stop(service.name)
+
+
+def configuration(**more: object) -> Properties:
+    return {"address": vault.url(), "token": Secret(vault.root_token()), **more}
+
+
+@pytest.fixture(scope="module")
+def client() -> hvac.Client:
+    return hvac.Client(url=vault.url(), token=vault.root_token())
+
+
+@pytest.fixture
+def driver(client: hvac.Client) -> Iterator[Driver]:
+    driver = Driver(VaultPlugin(), configuration(skipChildToken=True))
+    yield driver
+    driver.close()
+    for path in ("tenants", "moved", "database"):
+        client.sys.disable_secrets_engine(path)
+    client.sys.disable_auth_method("kubernetes")
+    client.sys.delete_policy("tenant-acme")
+
+
+@pytest.fixture
+def tenants(driver: Driver) -> str:
+    inputs = {"path": "tenants", "type": "kv", "options": {"version": "2"}}
+    return driver.create(MOUNT, "tenants", inputs).id
+
+
+def test_a_mount_lives_as_the_program_says(driver: Driver, tenants: str, client: hvac.Client) -> None:
+    inputs = {"path": "tenants", "type": "kv", "options": {"version": "2"}}
+    mount = driver.import_(MOUNT, "tenants", tenants)
+    assert mount is not None
+    assert mount.outputs["accessor"].startswith("kv_")
+    assert driver.changed(mount, inputs) == []
+    assert driver.read(mount) == mount
+
+    mount = driver.update(mount, {**inputs, "description": "Theirs", "maxLeaseTtlSeconds": 100})
+    told = client.sys.read_mount_configuration("tenants")["data"]
+    assert (told["description"], told["max_lease_ttl"]) == ("Theirs", 100)
+
+    assert list(driver.changes(mount, {"path": "tenants", "type": "database"}).replaces) == ["type"]
+    moved = driver.update(mount, {**inputs, "path": "moved"})
+    assert moved.outputs["path"] == "moved"
+    assert driver.read(moved) is not None
+    driver.delete(moved)
+    assert driver.read(moved) is None
+
+
+def test_a_preview_tells_what_is_known(driver: Driver) -> None:
+    mount = driver.preview(MOUNT, "tenants", {"path": "tenants", "type": "kv"})
+    assert (mount["path"], mount["accessor"], mount["defaultLeaseTtlSeconds"]) == (
+        "tenants",
+        UNKNOWN,
+        UNKNOWN,
+    )
+    secret = driver.preview(SECRET, "key", {"mount": "tenants", "name": "key", "dataJson": UNKNOWN})
+    assert secret["dataJson"] == Secret(UNKNOWN)
+    assert secret["path"] is UNKNOWN
+
+
+def test_a_secret_is_written_and_never_told(driver: Driver, tenants: str, client: hvac.Client) -> None:
+    inputs = {
+        "mount": tenants,
+        "name": "acme/key",
+        "dataJson": '{"b": 1, "a": "x"}',
+        "deleteAllVersions": True,
+    }
+    secret = driver.create(SECRET, "key", inputs)
+    assert secret.id == "tenants/data/acme/key"
+    assert secret.outputs["dataJson"] == Secret('{"a":"x","b":1}')
+    assert secret.outputs["data"] == Secret({})
+    read = client.secrets.kv.v2.read_secret_version
+    assert read("acme/key", mount_point=tenants, raise_on_deleted_version=True)["data"]["data"] == {
+        "a": "x",
+        "b": 1,
+    }
+    assert driver.changed(secret, {**inputs, "dataJson": '{"a":"x","b":1}'}) == []
+    refreshed = driver.read(secret)
+    assert refreshed is not None
+    assert refreshed.outputs == secret.outputs
+    assert driver.changed(refreshed, inputs) == []
+
+    secret = driver.update(secret, {**inputs, "dataJson": json.dumps({"a": "y"})})
+    assert secret.outputs["metadata"]["version"] == "2"
+    driver.delete(secret)
+    assert driver.read(secret) is None
+
+
+def test_a_secret_that_is_no_object_is_refused_and_not_shown(driver: Driver) -> None:
+    inputs = {"mount": "tenants", "name": "key", "dataJson": '["hush'}
+    _, failures = driver.check(SECRET, "key", inputs)
+    assert len(failures) == 1
+    assert "no JSON object" in failures[0]
+    assert "hush" not in failures[0]
+
+
+def test_a_kv_mount_can_be_limited(driver: Driver, tenants: str) -> None:
+    config = driver.create(KV, "limits", {"mount": tenants, "maxVersions": 5, "deleteVersionAfter": 3700})
+    assert (config.id, config.outputs["deleteVersionAfter"]) == ("tenants/config", 3700)
+    assert driver.read(config) == config
+    assert driver.update(config, {"mount": tenants, "maxVersions": 7}).outputs["maxVersions"] == 7
+
+
+def test_a_policy_that_is_gone_is_written_again(driver: Driver, client: hvac.Client) -> None:
+    inputs = {"name": "tenant-acme", "policy": READ_ONLY}
+    policy = driver.create(POLICY, "acme", inputs)
+    assert policy.outputs["policy"] == READ_ONLY
+    assert driver.read(policy) == policy
+    assert driver.changed(policy, inputs) == []
+
+    client.sys.delete_policy("tenant-acme")
+    drifted = driver.read(policy)
+    assert drifted is not None
+    assert driver.changed(drifted, inputs) == ["policy"]
+    driver.update(drifted, inputs)
+    assert client.sys.read_policy("tenant-acme")["data"]["rules"] == READ_ONLY
+
+    renamed = driver.changes(policy, {"name": "other", "policy": READ_ONLY})
+    assert list(renamed.replaces) == ["name"]
+    assert renamed.deleteBeforeReplace
+
+
+def test_a_wrong_policy_is_one_message(driver: Driver) -> None:
+    with pytest.raises(RefusedError) as refused:
+        driver.create(POLICY, "acme", {"name": "tenant-acme", "policy": 'path "x" { capabilitie = [] }'})
+    message = str(refused.value)
+    assert message.startswith("error writing to Vault: Error making API request. URL: ")
+    assert 'invalid key "capabilitie"' in message
+    assert "\n" not in message
+
+
+def test_tenants_get_logins_to_postgresql(driver: Driver, client: hvac.Client) -> None:
+    exports = postgres.environment()
+    url = (
+        f"postgresql://{{{{username}}}}:{{{{password}}}}@127.0.0.1:{exports['PGPORT']}/agents?sslmode=disable"
+    )
+    driver.create(MOUNT, "database", {"path": "database", "type": "database"})
+    inputs = {
+        "backend": "database",
+        "name": "agents",
+        "allowedRoles": ["tenant-*"],
+        "postgresql": {
+            "connectionUrl": url,
+            "username": exports["PGUSER"],
+            "password": exports["PGPASSWORD"],
+            "passwordAuthentication": "scram-sha-256",
+        },
+    }
+    connection = driver.create(CONNECTION, "agents", inputs)
+    assert connection.id == "database/config/agents"
+    block = connection.outputs["postgresql"]
+    assert block["password"] == Secret(exports["PGPASSWORD"])
+    assert (block["maxOpenConnections"], block["connectionUrl"]) == (2, url)
+    assert driver.read(connection) == connection
+    assert driver.changed(connection, inputs) == []
+
+    statement = "CREATE ROLE \"{{name}}\" LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}'"
+    role_inputs = {
+        "backend": "database",
+        "name": "tenant-acme",
+        "dbName": "agents",
+        "creationStatements": [statement],
+        "defaultTtl": 3600,
+    }
+    role = driver.create(ROLE, "acme", role_inputs)
+    assert role.id == "database/roles/tenant-acme"
+    assert driver.read(role) == role
+    assert driver.changed(role, {**role_inputs, "defaultTtl": 60}) == ["defaultTtl"]
+
+    login = client.secrets.database.generate_credentials("tenant-acme")["data"]
+    with psycopg.connect(
+        host="127.0.0.1",
+        port=int(exports["PGPORT"]),
+        user=login["username"],
+        password=login["password"],
+        dbname="agents",
+    ) as session:
+        assert session.execute("SELECT current_user").fetchone() == (login["username"],)
+    client.sys.revoke_prefix("database/creds/tenant-acme")
+
+    driver.delete(role)
+    assert driver.read(role) is None
+    driver.delete(connection)
+    assert driver.read(connection) is None
+
+
+def test_a_connection_that_does_not_work_is_refused(driver: Driver) -> None:
+    driver.create(MOUNT, "database", {"path": "database", "type": "database"})
+    with pytest.raises(RefusedError, match="no supported database engines configured"):
+        driver.create(CONNECTION, "agents", {"backend": "database"})
+    port = postgres.environment()["PGPORT"]
+    block = {
+        "connectionUrl": f"postgresql://{{{{username}}}}:{{{{password}}}}@127.0.0.1:{port}/agents?sslmode=disable",
+        "username": "postgres",
+        "password": "wrong",
+    }
+    with pytest.raises(RefusedError, match="password authentication failed") as refused:
+        driver.create(CONNECTION, "agents", {"backend": "database", "name": "agents", "postgresql": block})
+    assert "wrong" not in str(refused.value)
+
+
+def test_other_databases_are_refused(driver: Driver) -> None:
+    _, failures = driver.check(CONNECTION, "x", {"backend": "database", "mysql": {"connectionUrl": "x"}})
+    assert len(failures) == 1
+    assert "does not support" in failures[0]
+    block = {"connectionUrl": "x", "authType": "gcp_iam"}
+    _, failures = driver.check(CONNECTION, "x", {"backend": "database", "postgresql": block})
+    assert len(failures) == 1
+    assert "x.postgresql.authType" in failures[0]
+
+
+def test_service_accounts_log_in(driver: Driver, client: hvac.Client) -> None:
+    auth = driver.create(AUTH, "kubernetes", {"type": "kubernetes", "description": "Machines"})
+    assert auth.id == "kubernetes"
+    assert driver.read(auth) == auth
+
+    inputs = {
+        "backend": "kubernetes",
+        "kubernetesHost": "https://127.0.0.1:6443",
+        "kubernetesCaCert": "-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----",
+        "tokenReviewerJwt": "a.b.c",
+        "disableLocalCaJwt": True,
+    }
+    config = driver.create(KUBERNETES, "config", inputs)
+    assert config.id == "auth/kubernetes/config"
+    assert config.outputs["tokenReviewerJwt"] == Secret("a.b.c")
+    assert driver.read(config) == config
+    config = driver.update(config, {**inputs, "kubernetesHost": "https://127.0.0.1:6444"})
+    assert client.read("auth/kubernetes/config")["data"]["kubernetes_host"] == "https://127.0.0.1:6444"
+
+    role_inputs = {
+        "backend": "kubernetes",
+        "roleName": "tenant-acme",
+        "boundServiceAccountNames": ["agent"],
+        "boundServiceAccountNamespaces": ["tenant-acme"],
+        "tokenPolicies": ["tenant-acme", "other"],
+        "tokenTtl": 3600,
+        "tokenBoundCidrs": ["10.0.0.1/32"],
+        "audience": "vault",
+    }
+    role = driver.create(LOGIN, "acme", role_inputs)
+    assert role.id == "auth/kubernetes/role/tenant-acme"
+    assert driver.read(role) == role
+    assert driver.changed(role, {**role_inputs, "tokenPolicies": ["other", "tenant-acme"]}) == []
+    role = driver.update(role, {**role_inputs, "tokenPolicies": ["tenant-acme"], "tokenTtl": 60})
+    told = client.read("auth/kubernetes/role/tenant-acme")["data"]
+    assert (told["token_policies"], told["token_ttl"], told["audience"]) == (["tenant-acme"], 60, "vault")
+    driver.delete(role)
+    assert driver.read(role) is None
+    driver.delete(config)
+    driver.delete(auth)
+    assert driver.read(auth) is None
+
+
+def test_it_works_with_a_child_of_the_token(client: hvac.Client) -> None:
+    before = set(client.list("auth/token/accessors")["data"]["keys"])
+    driver = Driver(VaultPlugin(), configuration(maxLeaseTtlSeconds=300))
+    driver.create(POLICY, "acme", {"name": "tenant-acme", "policy": READ_ONLY})
+    driver.close()
+    (accessor,) = set(client.list("auth/token/accessors")["data"]["keys"]) - before
+    token = client.lookup_token(accessor, accessor=True)["data"]
+    assert (token["explicit_max_ttl"], token["renewable"]) == (300, False)
+
+
+def test_a_server_that_is_away_and_a_wrong_token_are_one_message() -> None:
+    for more, expected in (
+        ({"address": "http://127.0.0.1:1", "maxRetries": 0}, "no answer from Vault at http://127.0.0.1:1"),
+        ({"token": "wrong"}, "failed to lookup token: Error making API request."),
+    ):
+        driver = Driver(VaultPlugin(), configuration(**more))
+        with pytest.raises(RefusedError) as refused:
+            driver.create(POLICY, "acme", {"name": "tenant-acme", "policy": READ_ONLY})
+        driver.close()
+        assert expected in str(refused.value)
+        assert "\n" not in str(refused.value)
