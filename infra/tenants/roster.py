@@ -5,6 +5,7 @@ says, and no file can expand into more than it is. Reading takes time linear in 
 """
 
 import difflib
+import json
 import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -24,10 +25,10 @@ MAXIMUM_BYTES = 16 * 1024 * 1024
 _MAXIMUM_DEPTH = 8
 
 _PLATFORM = """
-admin api app auth backup billing blog cdn console control dashboard dev docs domain exoscale ftp gateway grafana
-help imap internal kubernetes kubevirt localhost login logs longhorn mail metrics monitoring ns1 ns2 platform pop
-portal postgres postgresql prometheus public redis registry root shop smtp sso staging status support system
-tenant tenants test valkey vault vpn webmail www
+admin api app auth backup billing blog cdn console control dashboard dev docs domain exoscale ftp gateway
+grafana help imap internal kubernetes kubevirt localhost login logs longhorn mail metrics monitoring ns1 ns2
+platform pop portal postgres postgresql prometheus public redis registry root shop smtp sso staging status
+support system tenant tenants test valkey vault vpn webmail www
 """
 """Names under the domain that are the platform's, or that customers would take for it."""
 
@@ -244,7 +245,7 @@ def _node(text: str) -> yaml.Node | None:
     try:
         depth = 0
         for event in yaml.parse(text, Loader=_Loader):
-            line = event.start_mark.line + 1
+            line = event.start_mark.line + 1 if event.start_mark else 1
             if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
                 raise _fatal(
                     line,
@@ -259,9 +260,9 @@ def _node(text: str) -> yaml.Node | None:
                 raise _fatal(line, "is nested deeper than any roster, so nothing could be read; unnest it")
         node: yaml.Node | None = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
-        mark: Any = error.problem_mark or error.context_mark
+        mark = error.problem_mark or error.context_mark
         raise _fatal(
-            getattr(mark, "line", 0) + 1,
+            1 if mark is None else mark.line + 1,
             f"is not valid YAML ({error.problem or error.context}), so nothing could be read; mend this line "
             "or the one above it",
         ) from None
@@ -302,7 +303,8 @@ def _plain(
         return node.value
     try:
         return _SCALARS.construct_object(node)
-    except ValueError:
+    except (ValueError, yaml.YAMLError):
+        # A date that no calendar has, or `=`: text, then, for validation to judge.
         return node.value
     finally:
         # It remembers each node, for aliases that there are none of.
@@ -319,7 +321,7 @@ def _closest(lines: Mapping[_Position, int], position: _Position) -> int:
 def _name(data: Any) -> str:
     """The id as it is written, to name the entry by."""
     written = data.get("id") if isinstance(data, dict) else None
-    return str(written)[:64] if isinstance(written, str | int | float) else ""
+    return " ".join(str(written)[:64].split()) if isinstance(written, str | int | float) else ""
 
 
 def _mistakes_in(data: Any, entries: list[TenantEntry]) -> Iterator[tuple[_Position, str]]:
@@ -352,8 +354,8 @@ def _beyond_shape(data: Mapping[str, Any]) -> Iterator[tuple[_Position, str]]:
     maximum = next((known.maximum for name, known in TIERS.items() if name == tier), None)
     if maximum is None or not isinstance(sizes, dict):
         return
-    for name in Sizes.model_fields:
-        key, limit = to_camel(name), getattr(maximum, name)
+    for name, field in Sizes.model_fields.items():
+        key, limit = str(field.alias), getattr(maximum, name)
         if isinstance(sizes.get(key), int) and sizes[key] > limit:
             yield (
                 ("sizes", key),
@@ -378,7 +380,7 @@ def _explain(detail: ErrorDetails) -> str:
     if detail["type"] == "missing":
         return f"`{key}` is missing: {consequence}; write {description}"
     written = detail["input"]
-    found = f' "{written}"' if isinstance(written, str) else f" {written}" if written is not None else ""
+    found = "" if written is None else f" {json.dumps(written, ensure_ascii=False, default=str)}"
     if isinstance(written, list | dict):
         found = " a list" if isinstance(written, list) else " a mapping"
     unquoted = isinstance(written, bool | int | float) and detail["type"] == "string_type"

@@ -1,0 +1,114 @@
+"""Real servers for the parts of a tenant that live on one."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+
+# Before anything imports `local.paths`, which reads it once.
+os.environ.setdefault("AGENT_PLATFORM_DATA", tempfile.mkdtemp(prefix="agent-platform-tests-"))
+
+from rich.console import Console
+
+from local import credentials, supervisor
+from local.paths import DATA
+from local.servers import Module, object_storage, postgres, vault
+
+Connect = Callable[..., psycopg.Connection[Any]]
+
+
+@contextmanager
+def _running(module: Module) -> Iterator[None]:
+    module.prepare()
+    for service in module.services():
+        supervisor.start(service, Console(stderr=True))
+    supervisor.wait_until(module.bootstrap, timeout=30, what="its first contents")
+    try:
+        yield
+    finally:
+        for service in reversed(module.services()):
+            supervisor.stop(service.name)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_data_is_left() -> Iterator[None]:
+    yield
+    shutil.rmtree(DATA, ignore_errors=True)
+
+
+@pytest.fixture(scope="package")
+def database() -> Iterator[dict[str, Any]]:
+    """The properties that say how to enter PostgreSQL as its administrator."""
+    with _running(postgres):
+        exports = postgres.environment()
+        yield {
+            "host": exports["PGHOST"],
+            "port": float(exports["PGPORT"]),
+            "database": exports["PGDATABASE"],
+            "user": exports["PGUSER"],
+            "password": exports["PGPASSWORD"],
+            "sslMode": exports["PGSSLMODE"],
+        }
+
+
+@pytest.fixture
+def connect(database: dict[str, Any]) -> Iterator[Connect]:
+    """Connect as the administrator, or as somebody."""
+    opened: list[psycopg.Connection[Any]] = []
+
+    def connect(user: str | None = None, password: str | None = None) -> psycopg.Connection[Any]:
+        connection = psycopg.connect(
+            host=database["host"],
+            port=int(database["port"]),
+            dbname=database["database"],
+            user=user or database["user"],
+            password=password or database["password"],
+            autocommit=True,
+        )
+        opened.append(connection)
+        return connection
+
+    yield connect
+    for connection in opened:
+        connection.close()
+
+
+@pytest.fixture
+def schema(connect: Connect) -> Iterator[Callable[[str], str]]:
+    """Make what the postgresql provider makes of a tenant: an owner without login, and its schema."""
+    made: list[str] = []
+    administrator = connect()
+
+    def schema(tenant: str) -> str:
+        name = f"tenant_{tenant}"
+        made.append(name)
+        administrator.execute(f"CREATE ROLE {name} NOLOGIN")
+        administrator.execute(f"CREATE SCHEMA {name} AUTHORIZATION {name}")
+        return name
+
+    yield schema
+    for name in made:
+        administrator.execute(f"DROP SCHEMA IF EXISTS {name} CASCADE")
+        administrator.execute(f"DROP OWNED BY {name}")
+        administrator.execute(f"DROP ROLE {name}")
+
+
+@pytest.fixture(scope="package")
+def openbao() -> Iterator[dict[str, str]]:
+    """Address and token."""
+    with _running(vault):
+        yield {"address": vault.url(), "token": vault.root_token()}
+
+
+@pytest.fixture(scope="package")
+def s3_server() -> Iterator[str]:
+    """The endpoint of an S3 server, whose owner's key is in the environment."""
+    with _running(object_storage), pytest.MonkeyPatch.context() as environment:
+        environment.setenv("EXOSCALE_API_KEY", credentials.secret("exoscale-api-key"))
+        environment.setenv("EXOSCALE_API_SECRET", credentials.secret("exoscale-api-secret"))
+        yield object_storage.url()

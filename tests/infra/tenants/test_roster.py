@@ -1,0 +1,289 @@
+"""The roster is read strictly: each mistake is told with its line, and what is accepted fits everywhere."""
+
+import re
+import string
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from infra.errors import ConfigurationError
+from infra.tenants.roster import MAXIMUM_BYTES, RESERVED, TenantEntry, load_roster
+from infra.tenants.tiers import TIERS, Size
+from tests.infra.recording import ROOT
+
+GOOD = "  - {id: acme, name: Acme, tier: starter, owner: ops@acme.example}\n"
+
+
+def load(folder: Path, text: str | bytes) -> tuple[TenantEntry, ...]:
+    path = folder / "tenants.yaml"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return load_roster(path)
+
+
+def mistakes(folder: Path, text: str | bytes) -> list[str]:
+    with pytest.raises(ConfigurationError) as told:
+        load(folder, text)
+    first, *lines = str(told.value).splitlines()
+    assert re.fullmatch(r"The roster has (a mistake|\d+ mistakes); nothing was changed\.", first)
+    return [line.removeprefix("  - tenants.yaml:") for line in lines]
+
+
+def test_the_sample_roster_has_a_tenant_of_each_tier() -> None:
+    assert [entry.tier for entry in load_roster(ROOT / "tenants.yaml")].sort() == list(TIERS).sort()
+
+
+def test_an_entry_gets_its_tiers_size_except_where_it_says_otherwise(tmp_path: Path) -> None:
+    text = (
+        "tenants:\n"
+        "  - {id: acme, name: Acme, tier: professional, owner: ops@acme.example, sizes: {cpu: 4},"
+        " state: suspended, overrides: {image: 'registry.example.ch:5000/agent:1.2'}}\n"
+    )
+
+    (entry,) = load(tmp_path, text)
+
+    sold = TIERS["professional"].default
+    assert entry.size == Size(4, sold.memory_gib, sold.workspace_gib)
+    assert (entry.state, entry.overrides.image) == ("suspended", "registry.example.ch:5000/agent:1.2")
+
+
+def test_a_roster_without_tenants_has_to_say_so(tmp_path: Path) -> None:
+    assert load(tmp_path, "tenants: []\n") == ()
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_no_tier_is_sold_above_its_maximum(tier: str) -> None:
+    sold = next(value for name, value in TIERS.items() if name == tier)
+    for part in ("cpu", "memory_gib", "workspace_gib"):
+        assert 1 <= getattr(sold.default, part) <= getattr(sold.maximum, part)
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ("colour: red", "`colour` is no key"),
+        ("sizes: {disk: 5}", "`sizes.disk` is no key"),
+        ("sizes: {memoryGiB: 2}", "did you mean memoryGib?"),
+        ("overrides: {picture: x}", "`overrides.picture` is no key"),
+        ("sizes: {cpu: 3}", "cpu 3 is above the 2 of tier starter"),
+        ("sizes: {memoryGib: 5}", "memoryGib 5 is above the 4 of tier starter"),
+        ("sizes: {workspaceGib: 21}", "workspaceGib 21 is above the 20 of tier starter"),
+        ("sizes: {cpu: 0}", "`sizes.cpu`: 0 does not fit"),
+        ("sizes: {cpu: 1.5}", "`sizes.cpu`: 1.5 does not fit"),
+        ("sizes: {cpu: true}", "`sizes.cpu`: true does not fit"),
+        ("sizes: {cpu: '2'}", '`sizes.cpu`: "2" does not fit'),
+        ("sizes: [1]", "`sizes`: a list does not fit"),
+        ("sizes:", "`sizes`: nothing does not fit"),
+        ("state: asleep", '`state`: "asleep" does not fit'),
+        ("overrides: {image: 'registry.example.ch/agent:latest'}", "changes by itself"),
+        ("overrides: {image: registry.example.ch/agent}", "`overrides.image`"),
+    ],
+)
+def test_a_mistake_in_an_entry_names_line_and_tenant(tmp_path: Path, fields: str, told: str) -> None:
+    text = (
+        f"tenants:\n  - id: acme\n    name: Acme\n    tier: starter\n    owner: o@a.example\n    {fields}\n"
+    )
+
+    (message,) = mistakes(tmp_path, text)
+
+    assert message.startswith("6: acme: ")
+    assert told in message
+
+
+@pytest.mark.parametrize(
+    "identifier",
+    [
+        "a-b",
+        "a_b",
+        "Acme",
+        "1st",
+        "ab",
+        "a" * 32,
+        "a" * 64,
+        "äcme",
+        "\u0430cme",
+        "acme ",
+        "a.b",
+        "a/b",
+        '"acme\\n"',
+    ],
+)
+def test_an_id_that_does_not_fit_everywhere_is_refused(tmp_path: Path, identifier: str) -> None:
+    quoted = identifier if identifier.startswith('"') else f"'{identifier}'"
+    (message,) = mistakes(tmp_path, "tenants:\n" + GOOD.replace("acme,", f"{quoted},", 1))
+
+    assert message.startswith("2: ")
+    assert "`id`" in message
+    assert "3 to 31 lower-case letters" in message
+
+
+@pytest.mark.parametrize("identifier", ["vault", "admin", "postgres", "null", "select"])
+def test_a_reserved_id_is_refused(tmp_path: Path, identifier: str) -> None:
+    text = "tenants:\n" + GOOD.replace("acme,", f"'{identifier}',", 1)
+
+    assert ["is reserved" in message for message in mistakes(tmp_path, text)] == [True]
+
+
+@pytest.mark.parametrize(
+    "identifier", ["123456", "yes", "2026-01-01", "2026-99-99", "null", "1.5", "[a]", "{a: b}"]
+)
+def test_an_id_that_yaml_takes_for_something_else_is_refused(tmp_path: Path, identifier: str) -> None:
+    (message,) = mistakes(tmp_path, "tenants:\n" + GOOD.replace("acme,", f"{identifier},", 1))
+
+    assert message.startswith("2: ")
+
+
+@pytest.mark.parametrize(
+    "owner", ["nobody", "a@b", "a b@c.example", "@c.example", "a@b.example, c@d.example"]
+)
+def test_an_owner_is_an_address(tmp_path: Path, owner: str) -> None:
+    text = "tenants:\n" + GOOD.replace("ops@acme.example", f"'{owner}'")
+
+    assert ["`owner`" in message for message in mistakes(tmp_path, text)] == [True]
+
+
+@pytest.mark.parametrize("field", ["id", "name", "tier", "owner"])
+def test_a_missing_field_is_told_with_what_to_write(tmp_path: Path, field: str) -> None:
+    entry = yaml.safe_load(GOOD)[0]
+    del entry[field]
+
+    (message,) = mistakes(tmp_path, yaml.safe_dump({"tenants": [entry]}))
+
+    assert f"`{field}` is missing: " in message
+    assert "; write " in message
+
+
+def test_two_entries_of_one_id_are_refused_also_on_one_line(tmp_path: Path) -> None:
+    assert ["line 2 already" in message for message in mistakes(tmp_path, "tenants:\n" + GOOD * 2)] == [True]
+    entry = GOOD.strip().removeprefix("- ")
+    assert ["line 1 already" in m for m in mistakes(tmp_path, f"tenants: [{entry}, {entry}]")] == [True]
+
+
+def test_a_key_that_stands_twice_is_refused_on_every_level(tmp_path: Path) -> None:
+    twice = GOOD.replace("tier: starter", "tier: starter, tier: enterprise")
+    assert "2: acme: `tier` stands in line 2 already" in mistakes(tmp_path, "tenants:\n" + twice)[0]
+    assert "`tenants` stands in line 1" in mistakes(tmp_path, "tenants:\n" + GOOD + "tenants: []\n")[0]
+
+
+def test_every_mistake_is_told_at_once_in_the_order_of_lines(tmp_path: Path) -> None:
+    text = (
+        "tenants:\n"
+        "  - {id: a-b, name: 5, tier: gold, owner: x, colour: red}\n"
+        "  - {id: acme, name: A, tier: starter, owner: o@a.example, sizes: {cpu: 9, memoryGib: 9}}\n"
+        "  - nonsense\n"
+        "extra: 1\n"
+    )
+
+    told = mistakes(tmp_path, text)
+
+    assert [int(message.partition(":")[0]) for message in told] == [2] * 5 + [3] * 2 + [4, 5]
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "told"),
+    [
+        ("", 1, "is empty"),
+        ("# only a comment\n", 1, "is empty"),
+        ("[]\n", 1, "no list `tenants`"),
+        ("tenants:\n", 1, "no list `tenants`"),
+        ("just text\n", 1, "no list `tenants`"),
+        ("\ntenants: {a: b}\n", 2, "no list `tenants`"),
+        ("tenants:\n\t- id: acme\n", 2, "a tab"),
+        ("tenants:\n  - id: acme\n  \t name: A\n", 3, "a tab"),
+        (f"tenants:\n<<<<<<< HEAD\n{GOOD}=======\n{GOOD}>>>>>>> branch\n", 2, "merge conflict"),
+        ("tenants:\n  - id: [unclosed\n", 3, "not valid YAML"),
+        (f"tenants:\n{GOOD}---\ntenants: []\n", 3, "not valid YAML"),
+        ("tenants:\n  - &a {id: acme}\n", 2, "anchors and aliases"),
+        ("tenants:\n  - *a\n", 2, "anchors and aliases"),
+        ("tenants:\n  - !!python/object/apply:os.system ['true']\n", 2, "the tag"),
+        ("tenants: " + "[" * 5000 + "]" * 5000, 1, "nested deeper"),
+        ("tenants:\n  - id: 'a\x00b'\n", 1, "not valid YAML"),
+        (b"tenants:\n  - {id: acme, name: \xff}\n", 2, "not UTF-8"),
+    ],
+)
+def test_a_file_that_is_no_roster_is_refused(tmp_path: Path, text: str | bytes, line: int, told: str) -> None:
+    first = mistakes(tmp_path, text)[0]
+
+    assert first.startswith(f"{line}: ")
+    assert told in first
+
+
+def test_a_yaml_bomb_is_refused_at_once(tmp_path: Path) -> None:
+    levels = ["a: &a [lol, lol]"] + [
+        f"{n}: &{n} [{', '.join([f'*{p}'] * 9)}]" for p, n in pairwise("abcdefghi")
+    ]
+    start = time.perf_counter()
+
+    assert len(mistakes(tmp_path, "\n".join(levels))) == 1
+
+    assert time.perf_counter() - start < 1
+
+
+def test_a_file_without_end_is_not_read(tmp_path: Path) -> None:
+    assert "larger than" in mistakes(tmp_path, b"#" * (MAXIMUM_BYTES + 1))[0]
+
+
+def test_a_missing_file_names_the_setting(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"No such file.*agent-platform:roster"):
+        load_roster(tmp_path / "tenants.yaml")
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        load_roster(tmp_path)
+
+
+def test_ten_thousand_tenants_take_time_in_proportion(tmp_path: Path) -> None:
+    def seconds(count: int) -> float:
+        text = "tenants:\n" + "".join(GOOD.replace("acme", f"t{n:05}", 1) for n in range(count))
+        start = time.process_time()
+        assert len(load(tmp_path, text)) == count
+        return time.process_time() - start
+
+    assert seconds(10000) < 3 * 4 * seconds(2500)
+
+
+@given(
+    st.text(alphabet=string.ascii_lowercase + string.digits, min_size=1, max_size=40) | st.text(max_size=40)
+)
+def test_an_accepted_id_fits_wherever_it_is_used(identifier: str) -> None:
+    entry = {"id": identifier, "name": "A", "tier": "starter", "owner": "a@b.example"}
+    try:
+        accepted = TenantEntry.model_validate(entry)
+    except ValueError:
+        return
+
+    # A DNS label (RFC 1123), for namespace, machine and host name.
+    assert re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", accepted.dashed)
+    assert re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", f"workspace-{accepted.id}")
+    # A PostgreSQL identifier that needs no quotes and is not cut off at 63 bytes.
+    assert re.fullmatch(r"[a-z_][a-z0-9_]*", accepted.underscored)
+    assert len(f"{accepted.underscored}_migration".encode()) <= 63
+    # A prefix and a path of one step, neither of which has to be encoded.
+    assert re.fullmatch(r"[A-Za-z0-9_]+", accepted.underscored)
+    assert re.fullmatch(r"[A-Za-z0-9]+", accepted.id)
+    # No two tenants' names can be told apart by case alone.
+    assert accepted.id == accepted.id.lower()
+
+
+@given(st.from_regex(r"[a-z][a-z0-9]{2,30}", fullmatch=True))
+def test_every_id_of_that_form_is_accepted_unless_reserved(identifier: str) -> None:
+    entry = {"id": identifier, "name": "A", "tier": "starter", "owner": "a@b.example"}
+    assert TenantEntry.model_validate(entry).id == identifier
+
+
+@pytest.mark.parametrize("word", sorted(RESERVED))
+def test_reserved_words_are_ids_otherwise(word: str) -> None:
+    assert re.fullmatch(r"[a-z][a-z0-9]{2,30}", word)
+
+
+@given(st.text() | st.binary())
+def test_no_text_makes_it_fail_otherwise_than_by_a_message(
+    tmp_path_factory: pytest.TempPathFactory, text: str | bytes
+) -> None:
+    content = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+    try:
+        load(tmp_path_factory.getbasetemp(), content)
+    except ConfigurationError as error:
+        assert "nothing was changed" in str(error)

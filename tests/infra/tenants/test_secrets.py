@@ -1,0 +1,257 @@
+"""What Vault issues to a tenant and how it takes it back, with OpenBao and PostgreSQL as they are."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import hvac  # type: ignore[import-untyped]
+import psycopg
+import pytest
+from hvac.exceptions import Forbidden, InvalidPath  # type: ignore[import-untyped]
+
+from infra.tenants import secrets
+from infra.tenants.holdings import HoldingsProvider
+from infra.tenants.migration import MigrationProvider
+from tests.infra.tenants.conftest import Connect
+from tests.infra.tenants.test_migrations import TABLES, properties
+
+TENANTS = ("acme", "other")
+
+
+@pytest.fixture
+def root(openbao: dict[str, str]) -> hvac.Client:
+    return hvac.Client(url=openbao["address"], token=openbao["token"])
+
+
+@pytest.fixture
+def furnished(
+    root: hvac.Client, database: dict[str, Any], schema: Callable[[str], str], connect: Connect
+) -> Iterator[hvac.Client]:
+    """Two tenants, with statements and policy as declared and mounts as the platform's."""
+    administrator = connect()
+    administrator.execute("CREATE ROLE vault LOGIN CREATEROLE NOINHERIT PASSWORD 'issuer'")
+    root.sys.enable_secrets_engine("kv", path="tenants", options={"version": "2"})
+    root.sys.enable_secrets_engine("database")
+    root.secrets.database.configure(
+        "agents",
+        plugin_name="postgresql-database-plugin",
+        allowed_roles=["tenant-*"],
+        connection_url="postgresql://{{username}}:{{password}}@"
+        f"{database['host']}:{int(database['port'])}/{database['database']}?sslmode=disable",
+        username="vault",
+        password="issuer",
+    )
+    for tenant in TENANTS:
+        MigrationProvider().create(properties(database, schema(tenant)))
+        administrator.execute(f"GRANT tenant_{tenant} TO vault WITH ADMIN OPTION")
+        root.secrets.database.create_role(
+            f"tenant-{tenant}",
+            db_name="agents",
+            creation_statements=[statement.format(role=f"tenant_{tenant}") for statement in secrets._CREATE],
+            revocation_statements=secrets._REVOKE,
+            default_ttl="1h",
+            max_ttl="24h",
+        )
+        root.sys.create_or_update_policy(
+            f"tenant-{tenant}",
+            secrets._POLICY.format(
+                id=tenant,
+                name=f"tenant-{tenant}",
+                object_storage=secrets.OBJECT_STORAGE,
+                secrets="tenants",
+                database="database",
+            ),
+        )
+    for tenant in TENANTS:
+        for name in (secrets.OBJECT_STORAGE, "openai_key"):
+            root.secrets.kv.v2.create_or_update_secret(
+                f"{tenant}/{name}", {"owner": tenant}, mount_point="tenants"
+            )
+    yield root
+    root.sys.revoke_prefix("database/creds")
+    root.sys.disable_secrets_engine("database")
+    root.sys.disable_secrets_engine("tenants")
+    administrator.execute("DROP OWNED BY vault")
+    administrator.execute("DROP ROLE vault")
+
+
+@pytest.fixture
+def acme(furnished: hvac.Client) -> hvac.Client:
+    """A client with the token that acme's machine gets."""
+    issued = furnished.auth.token.create(policies=["tenant-acme"], no_default_policy=True, ttl="1h")
+    return hvac.Client(url=furnished.url, token=issued["auth"]["client_token"])
+
+
+@pytest.fixture
+def login(
+    acme: hvac.Client, connect: Connect
+) -> Callable[[], tuple[psycopg.Connection[Any], dict[str, Any]]]:
+    """Have a login issued and use it; the connection and what Vault said."""
+
+    def login() -> tuple[psycopg.Connection[Any], dict[str, Any]]:
+        issued = acme.secrets.database.generate_credentials("tenant-acme")
+        return connect(issued["data"]["username"], issued["data"]["password"]), issued
+
+    return login
+
+
+Login = Callable[[], tuple[psycopg.Connection[Any], dict[str, Any]]]
+
+
+def test_a_login_acts_as_its_tenant_in_its_schema(login: Login) -> None:
+    connection, _ = login()
+
+    assert connection.execute("SELECT current_user, current_schema()").fetchone() == (
+        "tenant_acme",
+        "tenant_acme",
+    )
+    for table in TABLES:
+        connection.execute(f"SELECT * FROM {table}")
+    connection.execute("INSERT INTO agents (name, model) VALUES ('a', 'm')")
+    connection.execute("CREATE TABLE notes (text text)")
+
+
+def test_what_one_login_made_is_there_for_the_next_and_outlives_the_first(
+    login: Login, furnished: hvac.Client
+) -> None:
+    first, issued = login()
+    first.execute("CREATE TABLE notes (text text)")
+    first.execute("INSERT INTO notes VALUES ('kept')")
+
+    furnished.sys.revoke_lease(issued["lease_id"])
+
+    second, _ = login()
+    assert second.execute("SELECT text FROM notes").fetchall() == [("kept",)]
+
+
+def test_a_login_is_refused_in_another_schema(login: Login) -> None:
+    connection, _ = login()
+
+    for statement in ("SELECT * FROM tenant_other.agents", "SET ROLE tenant_other", "SET ROLE vault"):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute(statement)
+
+
+def test_a_login_by_itself_may_do_nothing(login: Login) -> None:
+    connection, _ = login()
+    connection.execute("RESET ROLE")
+    connection.execute("SET ROLE NONE")
+
+    for statement in (
+        "SELECT * FROM tenant_acme.agents",
+        "CREATE TABLE tenant_acme.mine ()",
+        "CREATE SCHEMA mine",
+        "CREATE ROLE mine",
+    ):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute(statement)
+
+
+def test_revoking_ends_the_session_and_drops_the_login_whatever_it_owns(
+    login: Login, furnished: hvac.Client, connect: Connect
+) -> None:
+    connection, issued = login()
+    connection.execute("SET ROLE NONE")
+    connection.execute("SELECT lo_create(0)")
+    connection.execute("ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO PUBLIC")
+
+    furnished.sys.revoke_prefix("database/creds/tenant-acme")
+
+    with pytest.raises(psycopg.OperationalError):
+        connection.execute("SELECT 1")
+    user = issued["data"]["username"]
+    assert connect().execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [user]).fetchone() is None
+
+
+def test_a_token_reads_and_writes_its_own_secrets(acme: hvac.Client) -> None:
+    kv = acme.secrets.kv.v2
+
+    assert kv.list_secrets("acme", mount_point="tenants")["data"]["keys"] == ["object-storage", "openai_key"]
+    kv.create_or_update_secret("acme/slack_oauth", {"token": "x"}, mount_point="tenants")
+    kv.patch("acme/slack_oauth", {"more": "y"}, mount_point="tenants")
+    kv.delete_latest_version_of_secret("acme/slack_oauth", mount_point="tenants")
+    read = kv.read_secret_version("acme/object-storage", mount_point="tenants", raise_on_deleted_version=True)
+    assert read["data"]["data"] == {"owner": "acme"}
+
+
+def test_a_token_is_refused_everything_else(acme: hvac.Client) -> None:
+    kv, refused = acme.secrets.kv.v2, []
+    attempts: list[Callable[[], object]] = [
+        lambda: kv.list_secrets("", mount_point="tenants"),
+        lambda: kv.list_secrets("other", mount_point="tenants"),
+        lambda: kv.read_secret_version(
+            "other/openai_key", mount_point="tenants", raise_on_deleted_version=True
+        ),
+        lambda: kv.create_or_update_secret("other/x", {"a": "b"}, mount_point="tenants"),
+        # A path that only begins like its own.
+        lambda: kv.create_or_update_secret("acmeother/x", {"a": "b"}, mount_point="tenants"),
+        # What the platform wrote is the platform's.
+        lambda: kv.create_or_update_secret("acme/object-storage", {"a": "b"}, mount_point="tenants"),
+        lambda: kv.delete_metadata_and_all_versions("acme/openai_key", mount_point="tenants"),
+        lambda: acme.secrets.database.generate_credentials("tenant-other"),
+        lambda: acme.sys.list_policies(),
+        lambda: acme.auth.token.create(),
+        lambda: acme.sys.renew_lease("database/creds/tenant-other/abc"),
+    ]
+    for attempt in attempts:
+        with pytest.raises(Forbidden):
+            attempt()
+        refused.append(attempt)
+    assert len(refused) == len(attempts)
+
+
+def test_a_token_renews_itself_and_its_logins(acme: hvac.Client, login: Login) -> None:
+    _, issued = login()
+
+    assert acme.sys.renew_lease(issued["lease_id"], increment=60)["renewable"]
+    assert acme.auth.token.renew_self()["auth"]["policies"] == ["tenant-acme"]
+    assert acme.auth.token.lookup_self()["data"]["policies"] == ["tenant-acme"]
+
+
+def test_removal_takes_back_logins_and_deletes_secrets_and_nothing_of_the_others(
+    openbao: dict[str, str], furnished: hvac.Client, login: Login, connect: Connect
+) -> None:
+    connection, issued = login()
+    kv = furnished.secrets.kv.v2
+    for version in ("1", "2"):
+        kv.create_or_update_secret("acme/deep/er/key", {"version": version}, mount_point="tenants")
+    kv.create_or_update_secret("acme/gone", {"a": "b"}, mount_point="tenants")
+    kv.delete_latest_version_of_secret("acme/gone", mount_point="tenants")
+    furnished.secrets.database.delete_role("tenant-acme")
+    props = holdings(openbao)
+
+    HoldingsProvider().delete("tenants/acme", props)
+
+    with pytest.raises(InvalidPath):
+        kv.list_secrets("acme", mount_point="tenants")
+    with pytest.raises(psycopg.OperationalError):
+        connection.execute("SELECT 1")
+    user = issued["data"]["username"]
+    assert connect().execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [user]).fetchone() is None
+    assert kv.list_secrets("other", mount_point="tenants")["data"]["keys"]
+    # A run that was cut off is repeated.
+    HoldingsProvider().delete("tenants/acme", props)
+
+
+def test_removal_without_the_right_token_says_so(openbao: dict[str, str], furnished: hvac.Client) -> None:
+    with pytest.raises(RuntimeError, match="Vault refused PUT sys/leases/revoke-prefix") as told:
+        HoldingsProvider().delete("tenants/acme", {**holdings(openbao), "token": "s.wrong"})
+
+    assert "s.wrong" not in str(told.value)
+
+
+def test_removal_without_a_token_names_the_variable(
+    openbao: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("VAULT_TOKEN", raising=False)
+    with pytest.raises(RuntimeError, match="VAULT_TOKEN: not set"):
+        HoldingsProvider().delete("tenants/acme", {**holdings(openbao), "token": None})
+
+
+def holdings(openbao: dict[str, str]) -> dict[str, Any]:
+    return {
+        "mount": "tenants",
+        "secrets": "acme",
+        "logins": "database/creds/tenant-acme",
+        "serverName": None,
+        **openbao,
+    }

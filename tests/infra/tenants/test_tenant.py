@@ -1,0 +1,232 @@
+"""What the component registers for an entry of the roster, as the engine sees it."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import yaml
+
+from infra.cluster import Cluster
+from infra.platform import Platform
+from infra.settings import load_settings
+from infra.tenants import Tenant, load_roster
+from tests.infra.recording import ROOT, SECRETS, Recorder, Registered, configure, local_stack, record, stack
+
+PARTS = {
+    "agent-platform:tenants:Tenant": 1,
+    "postgresql:index/role:Role": 1,
+    "postgresql:index/schema:Schema": 1,
+    "postgresql:index/grant:Grant": 1,
+    "postgresql:index/defaultPrivileges:DefaultPrivileges": 1,
+    "postgresql:index/grantRole:GrantRole": 1,
+    "pulumi-python:dynamic/agent-platform:Migration": 1,
+    "pulumi-python:dynamic/agent-platform:VaultHoldings": 1,
+    "vault:index/policy:Policy": 1,
+    "vault:kv/secretV2:SecretV2": 1,
+    "vault:database/secretBackendRole:SecretBackendRole": 1,
+    "vault:kubernetes/authBackendRole:AuthBackendRole": 1,
+    "pulumi-python:dynamic/agent-platform:Prefix": 1,
+    "exoscale:index/iamRole:IamRole": 1,
+    "exoscale:index/iamApiKey:IamApiKey": 1,
+    "kubernetes:core/v1:Namespace": 1,
+    "kubernetes:core/v1:ServiceAccount": 1,
+    "kubernetes:core/v1:PersistentVolumeClaim": 1,
+    "kubernetes:core/v1:Secret": 1,
+    "kubernetes:instancetype.kubevirt.io/v1beta1:VirtualMachineInstancetype": 1,
+    "kubernetes:kubevirt.io/v1:VirtualMachine": 1,
+}
+
+
+def registered(roster: Path, values: dict[str, object] | None = None) -> Recorder:
+    """The program's registrations for that roster."""
+
+    def program() -> None:
+        configure(values or local_stack(), None if values else SECRETS)
+        settings = load_settings()
+        platform = Platform("platform", settings, Cluster("cluster", settings))
+        for entry in load_roster(roster):
+            Tenant(entry, platform)
+
+    return record(program)
+
+
+def of(recorder: Recorder, tenant: str) -> dict[str, Registered]:
+    """One tenant's registrations by name."""
+    own = {name: found for name, found in recorder.registered.items() if found.parent == tenant}
+    return {tenant: recorder[tenant], **own}
+
+
+@pytest.fixture(scope="module")
+def recorder() -> Recorder:
+    return registered(ROOT / "tenants.yaml")
+
+
+@pytest.fixture(scope="module")
+def acme(recorder: Recorder) -> dict[str, Registered]:
+    return of(recorder, "acme")
+
+
+@pytest.mark.parametrize("tenant", ["acme", "bluebird", "corvus", "dufour"])
+def test_every_tier_gets_the_same_parts_each_named_after_the_tenant(recorder: Recorder, tenant: str) -> None:
+    own = of(recorder, tenant)
+
+    assert Counter(found.type for found in own.values()) == PARTS
+    assert all(name == tenant or name.startswith(f"{tenant}-") for name in own)
+
+
+def test_the_production_stack_gives_a_tenant_the_same_parts() -> None:
+    own = of(registered(ROOT / "tenants.yaml", stack("prod")), "acme")
+
+    assert Counter(found.type for found in own.values()) == PARTS
+
+
+def test_nothing_of_a_tenant_hangs_on_another(tmp_path: Path, recorder: Recorder) -> None:
+    """So that adding one names that tenant's resources and nothing else."""
+    document = yaml.safe_load((ROOT / "tenants.yaml").read_text())
+    newcomer = {"id": "newcomer", "name": "N", "tier": "starter", "owner": "a@b.example"}
+    document["tenants"].insert(1, newcomer)
+    path = tmp_path / "tenants.yaml"
+    path.write_text(yaml.safe_dump(document))
+
+    after = registered(path)
+
+    added = after.registered.keys() - recorder.registered.keys()
+    assert added == of(after, "newcomer").keys()
+    for name, before in recorder.registered.items():
+        assert after[name] == before
+
+
+def test_a_removed_entry_is_removed_without_unprotecting(acme: dict[str, Registered]) -> None:
+    assert not any(found.protect for found in acme.values())
+    assert acme["acme-schema"].inputs["dropCascade"] is True
+    assert acme["acme-object-storage"].inputs["deleteAllVersions"] is True
+
+
+def test_removal_goes_in_an_order_that_leaves_nothing(acme: dict[str, Registered]) -> None:
+    """Deletion runs against the dependencies: what depends on something goes before it."""
+    # No key opens the prefix while it is emptied.
+    assert "acme-prefix" in acme["acme-storage-role"].depends_on
+    assert "acme-storage-role" in acme["acme-storage-key"].depends_on
+    # No new login or secret comes while the old ones are taken back, which is before their role goes.
+    for name in ("acme-logins", "acme-object-storage", "acme-policy"):
+        assert "acme-holdings" in acme[name].depends_on
+    assert {"acme-issuer", "acme-tables"} <= set(acme["acme-holdings"].depends_on)
+    assert {"acme-closed", "acme-schema"} <= set(acme["acme-tables"].depends_on)
+
+
+def test_a_machine_starts_when_it_can_get_in_everywhere(acme: dict[str, Registered]) -> None:
+    assert {"acme-login", "acme-workspace", "acme-agent", "acme-size", "acme-cloud-init"} <= set(
+        acme["acme-machine"].depends_on
+    )
+
+
+def test_nobody_can_log_in_as_the_owner_of_a_schema(acme: dict[str, Registered]) -> None:
+    role = acme["acme-role"].inputs
+
+    assert role["login"] is False
+    assert not any(role[right] for right in ("superuser", "createDatabase", "createRole"))
+    assert "password" not in role
+
+
+def test_no_credential_is_in_the_clear(recorder: Recorder) -> None:
+    """Secrets are registered as such, wherever they go: the engine encrypts them in the state."""
+    signature = "4dabf18193072939515e22adb298388d"
+
+    def visible(value: object) -> object:
+        if isinstance(value, dict):
+            return "secret" if signature in value else {key: visible(item) for key, item in value.items()}
+        return [visible(item) for item in value] if isinstance(value, list) else value
+
+    shown = json.dumps([visible(found.inputs) for found in recorder.registered.values()])
+    for secret in (*SECRETS.values(), "EXOsecret"):
+        assert secret not in shown
+
+
+def test_every_kubernetes_object_carries_tenant_and_tier(acme: dict[str, Registered]) -> None:
+    objects = [found for found in acme.values() if found.type.startswith("kubernetes:")]
+
+    assert len(objects) == 6
+    for found in objects:
+        marked = found.inputs["metadata"]["labels"]
+        assert (marked["tenant-id"], marked["tier"]) == ("acme", "enterprise")
+
+
+def test_a_machine_is_declared_without_saying_whether_it_runs(acme: dict[str, Registered]) -> None:
+    spec = acme["acme-machine"].inputs["spec"]
+
+    assert spec["runStrategy"] == "RerunOnFailure"
+    assert "running" not in spec
+    assert acme["acme-machine"].ignore_changes == []
+
+
+def test_a_machine_has_what_the_guide_gives_it(acme: dict[str, Registered]) -> None:
+    spec = acme["acme-machine"].inputs["spec"]
+    guest = spec["template"]["spec"]
+
+    assert [disk["name"] for disk in guest["domain"]["devices"]["disks"]] == [
+        volume["name"] for volume in guest["volumes"]
+    ]
+    kinds = [next(key for key in volume if key != "name") for volume in guest["volumes"]]
+    assert kinds == ["containerDisk", "persistentVolumeClaim", "cloudInitNoCloud", "serviceAccount"]
+    assert guest["domain"]["devices"]["interfaces"] == [{"name": "default", "masquerade": {}}]
+    assert ":latest" not in guest["volumes"][0]["containerDisk"]["image"]
+    # What the instance type says must not be said here, too: KubeVirt refuses a conflict.
+    assert not {"cpu", "memory", "resources"} & guest["domain"].keys()
+
+
+def test_another_size_is_another_instance_type(acme: dict[str, Registered]) -> None:
+    size = acme["acme-size"].inputs
+
+    assert size["metadata"]["name"] == acme["acme-machine"].inputs["spec"]["instancetype"]["name"]
+    assert size["spec"] == {"cpu": {"guest": 4}, "memory": {"guest": "8Gi"}}
+    assert size["metadata"]["name"] == "cpu4-memory8"
+
+
+def test_the_guest_is_told_who_it_is_and_no_credential(acme: dict[str, Registered]) -> None:
+    data = acme["acme-cloud-init"].inputs["stringData"]
+    first, _, rest = data.get("value", data)["userdata"].partition("\n")
+    document = yaml.safe_load(rest)
+    identity = json.loads(document["write_files"][0]["content"])
+
+    assert first == "#cloud-config"
+    assert document["hostname"] == "tenant-acme"
+    assert identity["vault"]["authentication"] == {"path": "auth/kubernetes", "role": "tenant-acme"}
+    assert "token" not in rest
+    assert "password" not in rest
+
+
+def test_a_namespace_keeps_to_the_baseline_and_hands_out_no_token(acme: dict[str, Registered]) -> None:
+    marked = acme["acme-namespace"].inputs["metadata"]["labels"]
+
+    assert marked["pod-security.kubernetes.io/enforce"] == "baseline"
+    assert acme["acme-agent"].inputs["automountServiceAccountToken"] is False
+
+
+def test_the_key_opens_the_prefix_and_nothing_beside_it(acme: dict[str, Registered]) -> None:
+    policy = acme["acme-storage-role"].inputs["policy"]
+
+    assert policy["defaultServiceStrategy"] == "deny"
+    assert policy["services"].keys() == {"sos"}
+    rules = policy["services"]["sos"]["rules"]
+    assert [rule["action"] for rule in rules] == ["allow", "allow"]
+    for rule, confined in zip(rules, ("prefix", "key"), strict=True):
+        assert rule["expression"].endswith(
+            "&& parameters.bucket == 'agent-platform-local-artifacts'"
+            f" && parameters.{confined}.startsWith('tenant_acme/')"
+        )
+        assert "delete-objects" not in rule["expression"]
+
+
+def test_a_kubernetes_login_is_bound_to_one_account_in_one_namespace(acme: dict[str, Registered]) -> None:
+    login = acme["acme-login"].inputs
+
+    assert login["boundServiceAccountNames"] == ["agent"]
+    assert login["boundServiceAccountNamespaces"] == ["tenant-acme"]
+    assert login["tokenPolicies"] == ["tenant-acme"]
+    assert login["tokenNoDefaultPolicy"] is True
+
+
+def test_a_tenants_share_of_the_registrations_is_small(acme: dict[str, Registered]) -> None:
+    """What is sent and stored per tenant, so that a stack of hundreds stays light."""
+    assert sum(len(json.dumps(found.inputs)) for found in acme.values()) < 16 * 1024
