@@ -4,6 +4,8 @@ import base64
 import threading
 import time
 from collections.abc import Callable, Iterator
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from rich.console import Console
 
 from local import supervisor, toolchain
 from local.providers.kubernetes import manifest
+from local.providers.kubernetes.cluster import Cluster
 from local.providers.kubernetes.stand_in import Kubernetes
 from local.providers.provider import Call, Diff, InitializationError, ProviderError, Resource, State
 from local.providers.values import UNKNOWN, Properties, path_text, plain
@@ -446,6 +449,37 @@ def test_what_was_made_is_kept_while_the_api_is_away(provider: Kubernetes, conso
     kubernetes_api.merge(f"/api/v1/namespaces/{NAMESPACE}/configmaps/away", {"data": {"b": "2"}})
     creation.join()
     assert managed.outputs["data"] == {"a": "1", "b": "2"}
+
+
+def test_a_busy_api_is_asked_again() -> None:
+    asked = []
+
+    class Busy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            busy = len(asked) == 1
+            body = b"{}" if busy else b'{"gitVersion": "v1"}'
+            self.send_response(HTTPStatus.TOO_MANY_REQUESTS if busy else HTTPStatus.OK)
+            self.send_header("Retry-After", "0")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            return None
+
+    server = HTTPServer(("127.0.0.1", 0), Busy)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    kubeconfig = {
+        "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}],
+        "users": [{"name": "c", "user": {}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}],
+    }
+    assert Cluster(kubeconfig, None).version() == "v1"
+    assert len(asked) == 2
+    server.shutdown()
+    server.server_close()
 
 
 def test_a_token_secret_is_there_when_it_is_created(provider: Kubernetes) -> None:
