@@ -151,11 +151,9 @@ def mark_secrets(value: Any, like: Any) -> Any:
             return {
                 name: mark_secrets(item, like[name]) if name in like else item for name, item in value.items()
             }
-        case list() if isinstance(value, list):
-            if len(value) == len(like):
-                return [mark_secrets(item, twin) for item, twin in zip(value, like, strict=True)]
-            # Elements have moved: which is which can no longer be told, so all are.
-            return Secret(plain(value)) if has_secret(like) else value
+        case list() if has_secret(like):
+            # Elements may have moved: which is which cannot be told, so all are.
+            return Secret(plain(value))
         case _:
             return value
 
