@@ -97,7 +97,7 @@ def test_a_machine_runs_stops_and_runs_again(api: client.ApiClient) -> None:
     objects.create_namespaced_custom_object(*VIRTUAL_MACHINES, _machine("vm"))
 
     def state() -> Any:
-        found = objects.get_namespaced_custom_object(*VIRTUAL_MACHINES, "vm")
+        found: Any = objects.get_namespaced_custom_object(*VIRTUAL_MACHINES, "vm")
         return found.get("status", {}).get("printableStatus")
 
     until(state, lambda value: value == "Running")
