@@ -158,6 +158,19 @@ def test_two_at_once_take_turns(database: dict[str, Any], schema: Schema, connec
     assert tables(connect(), "tenant_acme").keys() == TABLES
 
 
+def test_tenants_side_by_side_each_get_their_own_tables(
+    database: dict[str, Any], schema: Schema, connect: Connect
+) -> None:
+    """The engine makes many at once in one process, where Alembic's operations are global."""
+    names = [schema(f"side{number}") for number in range(6)]
+
+    with ThreadPoolExecutor(len(names)) as pool:
+        list(pool.map(lambda name: MigrationProvider().create(properties(database, name)), names))
+
+    for name in names:
+        assert tables(connect(), name) == dict.fromkeys(TABLES, name)
+
+
 def test_a_lock_held_by_the_tenant_is_not_waited_for_without_end(
     database: dict[str, Any], schema: Schema, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
