@@ -246,7 +246,8 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
             if found is None:
                 return provider_pb2.ReadResponse()
             return provider_pb2.ReadResponse(
-                id=request.id,
+                # What is imported under a longer name (`ID@ZONE`) goes by its own id from then on.
+                id=found.outputs.get("id", request.id),
                 inputs=encode(mark(found.inputs)),
                 properties=encode(mark(found.outputs)),
             )
