@@ -5,6 +5,7 @@ empty value is no value, the order in a set means nothing, and what the server c
 asks for anything else.
 """
 
+import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -211,6 +212,28 @@ class Bridged(Resource):
 
     def _is_computed(self, name: str) -> bool:
         return name in self.properties and self.properties[name].computed
+
+
+def configuration(
+    package: Schema,
+    call: Call,
+    config: Properties,
+    supported: Iterable[str],
+    defaults: Mapping[str, str | None],
+) -> tuple[Properties, list[Failure]]:
+    """A provider's configuration, checked and with defaults; such plugins keep every value of it as text."""
+    checked, failures = package.provider.check(call.name, config)
+    unsupported = (checked.keys() & package.provider.inputs.keys()) - set(supported)
+    failures += [
+        Failure(name, "the stand-in does not support it; put the official plugin on PATH")
+        for name in sorted(unsupported)
+    ]
+    known = {name: value for name, value in defaults.items() if value is not None}
+    return {name: _as_text(value) for name, value in {**known, **checked}.items()}, failures
+
+
+def _as_text(value: Any) -> Any:
+    return value if isinstance(value, str) or has_unknown(value) else json.dumps(value)
 
 
 def snake(name: str) -> str:

@@ -50,8 +50,8 @@ class DefaultPrivileges(PostgresResource):
         del id
         if not known:
             return None  # on import: the id does not tell which part of it is what
+        known, database = {"privileges": [], **known}, known["database"]
         with self.server.transaction() as transaction:
-            database = known["database"]
             if not transaction.has("SELECT 1 FROM pg_database WHERE datname = %s", database):
                 return None
         with self.server.transaction(database) as transaction:

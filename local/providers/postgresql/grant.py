@@ -77,7 +77,7 @@ class Grant(PostgresResource):
         del id
         if not known:
             return None  # on import: the id does not tell which part of it is what
-        database = known["database"]
+        known, database = {"privileges": [], **known}, known["database"]
         with self.server.transaction() as transaction:
             if not transaction.has("SELECT 1 FROM pg_database WHERE datname = %s", database):
                 return None
@@ -93,13 +93,13 @@ class Grant(PostgresResource):
             privileges.refuse_unknown(transaction, new["objectType"], new["privileges"])
             with _permitted(transaction, new):
                 # Those that are no longer wanted go in the same transaction: nobody is without for a moment.
-                _revoke(transaction, {**new, "privileges": old["privileges"]})
+                _revoke(transaction, {**new, "privileges": old.get("privileges", [])})
                 _grant(transaction, new)
 
     def drop(self, id: str, known: Properties) -> None:  # noqa: D102
         del id
         with self.server.transaction(known["database"]) as transaction, _permitted(transaction, known):
-            _revoke(transaction, known)
+            _revoke(transaction, {"privileges": [], **known})
 
 
 def _members(inputs: Properties, name: str) -> list[str]:

@@ -3,6 +3,7 @@
 import os
 from typing import Any
 
+from local.providers.bridged import configuration
 from local.providers.postgresql.default_privileges import DefaultPrivileges
 from local.providers.postgresql.grant import Grant
 from local.providers.postgresql.membership import GrantRole
@@ -43,12 +44,8 @@ class PostgreSQL(Provider):
         }
 
     def check_config(self, call: Call, config: Properties) -> tuple[Properties, list[Failure]]:  # noqa: D102
-        checked, failures = PACKAGE.provider.check(call.name, config)
-        failures += [
-            Failure(name, "the stand-in does not support it; put the official plugin on PATH")
-            for name in sorted((checked.keys() & PACKAGE.provider.inputs.keys()) - _SUPPORTED)
-        ]
-        return checked, failures
+        defaults = {"sslmode": os.environ.get("PGSSLMODE")}
+        return configuration(PACKAGE, call, config, _SUPPORTED, defaults)
 
     def configure(self, config: Properties) -> None:  # noqa: D102
         environment = {

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from local.providers.bridged import Property, table
+from local.providers.bridged import Property, snake, table
 from local.providers.provider import Call, Diff, ProviderError, State
 from local.providers.values import Properties
-from local.providers.vault.server import Vault, VaultResource, changed, told, written
+from local.providers.vault.server import Vault, VaultResource, changed, short, told, written
 
 _LISTS = (
     "auditNonHmacRequestKeys",
@@ -16,6 +16,15 @@ _LISTS = (
     "delegatedAuthAccessors",
 )
 _TEXTS = ("listingVisibility", "pluginVersion")
+
+_TUNED_TTLS = ("defaultLeaseTtl", "maxLeaseTtl")
+_TUNED_TEXTS = ("listingVisibility", "tokenType")
+_TUNED_LISTS = (
+    "auditNonHmacRequestKeys",
+    "auditNonHmacResponseKeys",
+    "passthroughRequestHeaders",
+    "allowedResponseHeaders",
+)
 
 
 class Mount(VaultResource):
@@ -74,6 +83,7 @@ class Mount(VaultResource):
                 options.pop("version")
         return {
             **told(config, (*_LISTS, "listingVisibility", "forceNoCache")),
+            **{name: config.get(snake(name)) or [] for name in _LISTS if self._is_computed(name)},
             **told(data, ("description", "local", "sealWrap", "externalEntropyAccess", "accessor")),
             "path": path,
             "type": kind,
@@ -107,6 +117,7 @@ class AuthBackend(VaultResource):
         description=Property(),
         local=Property(replaces=True),
         disableRemount=Property(default=False),
+        tune=Property(computed=True),
         accessor=Property(computed=True),
     )
 
@@ -125,6 +136,8 @@ class AuthBackend(VaultResource):
             "local": inputs.get("local", False),
         }
         self.vault.write(f"sys/auth/{path}", request, "error writing to Vault")
+        if inputs.get("tune"):
+            self.vault.write(f"sys/auth/{path}/tune", _tuning(inputs["tune"]), "error writing to Vault")
         return path
 
     def find(self, id: str, known: Properties) -> Properties | None:  # noqa: D102
@@ -136,7 +149,18 @@ class AuthBackend(VaultResource):
             **told(data, ("type", "description", "local", "accessor")),
             "path": path,
             "disableRemount": known.get("disableRemount", False),
+            "tune": self._tune(path, known.get("tune", {})),
         }
+
+    def _tune(self, path: str, known: Properties) -> Properties:
+        """What is tuned; where somebody tunes, only what they set, and durations as they wrote them."""
+        data = self.vault.read(f"sys/auth/{path}/tune", "error reading tune information from Vault") or {}
+        values = told(data, (*_TUNED_LISTS, *_TUNED_TEXTS))
+        values |= {name: short(data.get(snake(name), 0)) for name in _TUNED_TTLS}
+        if known:
+            values = {name: value for name, value in values.items() if name in (*known, *_TUNED_LISTS)}
+            values |= {name: known[name] for name in _TUNED_TTLS if name in known}
+        return {name: value for name, value in values.items() if value and value != [""]}
 
     def change(self, call: Call, id: str, old: Properties, new: Properties) -> None:  # noqa: D102
         del id
@@ -144,11 +168,18 @@ class AuthBackend(VaultResource):
         if path != old["path"]:
             _move(self.vault, call, f"auth/{old['path']}", f"auth/{path}")
         request = changed(old, new, ("description",), "")
+        if new.get("tune", old.get("tune")) != old.get("tune"):
+            request |= _tuning(new["tune"])
         if request:
             self.vault.write(f"sys/auth/{path}/tune", request, "error writing to Vault")
 
     def drop(self, id: str, known: Properties) -> None:  # noqa: D102
         self.vault.delete(f"sys/auth/{known.get('path', id)}", "error disabling auth from Vault")
+
+
+def _tuning(tune: Properties) -> Properties:
+    texts = {snake(name): tune[name] for name in (*_TUNED_TTLS, *_TUNED_TEXTS) if tune.get(name)}
+    return {**texts, **{snake(name): tune.get(name) or [""] for name in _TUNED_LISTS}}
 
 
 def _ttls(inputs: Properties) -> dict[str, Any]:

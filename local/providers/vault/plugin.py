@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from local.providers.bridged import configuration
 from local.providers.provider import Call, Failure, Provider, Resource, by_token
 from local.providers.values import Properties
 from local.providers.vault.database import Connection, DatabaseRole
@@ -52,13 +53,13 @@ class VaultPlugin(Provider):
         }
 
     def check_config(self, call: Call, config: Properties) -> tuple[Properties, list[Failure]]:  # noqa: D102
-        checked, failures = PACKAGE.provider.check(call.name, config)
+        defaults = {
+            "skipTlsVerify": os.environ.get("VAULT_SKIP_VERIFY"),
+            "maxLeaseTtlSeconds": os.environ.get("TERRAFORM_VAULT_MAX_TTL", "1200"),
+            "maxRetries": os.environ.get("VAULT_MAX_RETRIES", "2"),
+        }
         supported = _FROM_ENVIRONMENT.keys() | _WITHOUT_EFFECT
-        failures += [
-            Failure(name, "the stand-in does not support it; put the official plugin on PATH")
-            for name in sorted((checked.keys() & PACKAGE.provider.inputs.keys()) - supported)
-        ]
-        return checked, failures
+        return configuration(PACKAGE, call, config, supported, defaults)
 
     def configure(self, config: Properties) -> None:  # noqa: D102
         environment = {

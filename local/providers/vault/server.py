@@ -206,6 +206,15 @@ def seconds(duration: str) -> int:
     return sum(int(number) * factors[unit] for number, unit in re.findall(r"(\d+)([hms])", duration))
 
 
+def short(number: int) -> str:
+    """Seconds as `1h2m3s`, without what is zero at the end."""
+    minutes, rest = divmod(number, 60)
+    hours, minutes = divmod(minutes, 60)
+    text = f"{hours}h{minutes}m{rest}s" if hours else f"{minutes}m{rest}s" if minutes else f"{rest}s"
+    text = text.removesuffix("0s") if text.endswith("m0s") else text
+    return text.removesuffix("0m") if text.endswith("h0m") else text
+
+
 class VaultResource(Bridged):
     """A type of this plugin."""
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import LiteralString
 
 import psycopg
@@ -224,6 +225,15 @@ def test_everybody_can_be_shut_out(driver: Driver) -> None:
     )
     assert driver.read(grant) == grant
     ask("DROP SCHEMA acme")
+
+
+def test_it_takes_over_what_the_official_plugin_made(driver: Driver) -> None:
+    inputs = {"role": "public", "database": "agents", "schema": "public", "objectType": "schema"}
+    grant = driver.create(GRANT, "closed", {**inputs, "privileges": []})
+    theirs = replace(grant, outputs={**inputs, "withGrantOption": False})  # it leaves an empty set out
+    assert driver.changed(theirs, {**inputs, "privileges": []}) == []
+    assert driver.read(theirs) is not None
+    driver.delete(driver.update(theirs, {**inputs, "privileges": ["USAGE"]}))
 
 
 def test_only_words_of_the_language_reach_a_statement(driver: Driver) -> None:

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from local import supervisor
 from local.providers.values import UNKNOWN, Properties, Secret
+from local.providers.vault import server
 from local.providers.vault.plugin import VaultPlugin
 from local.servers import postgres, vault
 from tests.local.providers.driver import Driver, RefusedError
@@ -251,7 +252,13 @@ def test_other_databases_are_refused(driver: Driver) -> None:
 def test_service_accounts_log_in(driver: Driver, client: hvac.Client) -> None:
     auth = driver.create(AUTH, "kubernetes", {"type": "kubernetes", "description": "Machines"})
     assert auth.id == "kubernetes"
+    assert auth.outputs["tune"]["maxLeaseTtl"] == "768h"
     assert driver.read(auth) == auth
+    tuned = {"type": "kubernetes", "description": "Machines", "tune": {"maxLeaseTtl": "90s"}}
+    auth = driver.update(auth, tuned)
+    assert auth.outputs["tune"] == {"maxLeaseTtl": "90s"}
+    assert client.sys.read_auth_method_tuning("kubernetes")["data"]["max_lease_ttl"] == 90
+    assert driver.changed(auth, tuned) == []
 
     inputs = {
         "backend": "kubernetes",
@@ -289,6 +296,14 @@ def test_service_accounts_log_in(driver: Driver, client: hvac.Client) -> None:
     driver.delete(config)
     driver.delete(auth)
     assert driver.read(auth) is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0s"), (5, "5s"), (65, "1m5s"), (3600, "1h"), (3660, "1h1m"), (3605, "1h0m5s")]
+)
+def test_durations_are_written_as_vault_does(seconds: int, text: str) -> None:
+    assert server.short(seconds) == text
+    assert server.seconds(text) == seconds
 
 
 def test_it_works_with_a_child_of_the_token(client: hvac.Client) -> None:
