@@ -6,33 +6,10 @@ from typing import Any
 
 from local.providers.kubernetes import settings as configuration
 from local.providers.kubernetes.cluster import Cluster, NoMatchError, UnreachableError
-from local.providers.kubernetes.manifest import Manifest, group
+from local.providers.kubernetes.manifest import BUILT_IN, Manifest, group
 from local.providers.kubernetes.settings import KubeconfigError, Settings
 from local.providers.provider import ProviderError
 
-_BUILT_IN = frozenset(
-    {
-        "",
-        "admissionregistration.k8s.io",
-        "apiextensions.k8s.io",
-        "apiregistration.k8s.io",
-        "apps",
-        "autoscaling",
-        "batch",
-        "certificates.k8s.io",
-        "coordination.k8s.io",
-        "discovery.k8s.io",
-        "events.k8s.io",
-        "flowcontrol.apiserver.k8s.io",
-        "networking.k8s.io",
-        "node.k8s.io",
-        "policy",
-        "rbac.authorization.k8s.io",
-        "resource.k8s.io",
-        "scheduling.k8s.io",
-        "storage.k8s.io",
-    }
-)
 _CLUSTER_WIDE = frozenset(
     {
         "APIService",
@@ -143,7 +120,7 @@ class Connection:
     def namespaced(self, manifest: Manifest) -> bool:
         """Whether its kind lies in namespaces; a kind that nobody knows is taken to."""
         kind = str(manifest.get("kind"))
-        if group(manifest) in _BUILT_IN:
+        if group(manifest) in BUILT_IN:
             return kind not in _CLUSTER_WIDE
         declared = self._declared.get((group(manifest), kind))
         if declared is not None:

@@ -2,8 +2,9 @@
 
 import base64
 import hashlib
-from collections.abc import Iterable, Mapping
-from decimal import Decimal, InvalidOperation
+import re
+from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 from local.providers.values import Properties, Secret, Unknown, has_unknown
@@ -11,6 +12,32 @@ from local.providers.values import Properties, Secret, Unknown, has_unknown
 Manifest = dict[str, Any]
 
 AUTONAMED = "pulumi.com/autonamed"
+
+BUILT_IN = frozenset(
+    {
+        "",
+        "admissionregistration.k8s.io",
+        "apiextensions.k8s.io",
+        "apiregistration.k8s.io",
+        "apps",
+        "autoscaling",
+        "batch",
+        "certificates.k8s.io",
+        "coordination.k8s.io",
+        "discovery.k8s.io",
+        "events.k8s.io",
+        "flowcontrol.apiserver.k8s.io",
+        "networking.k8s.io",
+        "node.k8s.io",
+        "policy",
+        "rbac.authorization.k8s.io",
+        "resource.k8s.io",
+        "scheduling.k8s.io",
+        "storage.k8s.io",
+    }
+)
+"""API groups that every cluster has."""
+
 _SERVER_FIELDS = (
     "creationTimestamp",
     "deletionGracePeriodSeconds",
@@ -121,6 +148,10 @@ def normalized(manifest: Manifest) -> Manifest:
         return _normalized_secret(result)
     if result.get("kind") == "CustomResourceDefinition":
         result.pop("status", None)
+    elif group(result) in BUILT_IN:
+        for part in ("spec", "overhead"):
+            if part in result:
+                result[part] = _with_canonical_quantities(result[part])
     return result
 
 
@@ -134,24 +165,14 @@ def _normalized_secret(manifest: Manifest) -> Manifest:
     return result
 
 
-def pruned(live: Any, inputs: Any, path: tuple[str, ...] = ()) -> Any:
-    """What of the live object answers to the inputs, in the inputs' spelling where the two mean the same.
-
-    The server leaves out what is empty and rewrites quantities ("1000m" is "1"): neither is a difference.
-    """
+def pruned(live: Any, inputs: Any) -> Any:
+    """What of the live object answers to the inputs; what the server leaves out as empty is there."""
     if isinstance(live, dict) and isinstance(inputs, dict):
-        result = {
-            key: pruned(value, inputs[key], (*path, key)) for key, value in live.items() if key in inputs
-        }
+        result = {key: pruned(value, inputs[key]) for key, value in live.items() if key in inputs}
         empty = {key: value for key, value in inputs.items() if key not in live and _is_empty(value)}
         return {**result, **empty}
     if isinstance(live, list) and isinstance(inputs, list):
-        return [
-            pruned(value, wanted, path)
-            for value, wanted in zip(live, inputs, strict=False)
-        ]  # fmt: skip
-    if live != inputs and _is_quantity_at(path) and _quantity(live) == _quantity(inputs) is not None:
-        return inputs
+        return [pruned(value, wanted) for value, wanted in zip(live, inputs, strict=False)]
     return live
 
 
@@ -159,51 +180,57 @@ def _is_empty(value: Any) -> bool:
     return value in (None, False, 0, "", [], {}) and not isinstance(value, Unknown)
 
 
-_QUANTITIES = frozenset(
-    [
-        "limits",
-        "requests",
-        "hard",
+_QUANTITY_MAPS = frozenset(
+    {
         "capacity",
-        "allocatable",
-        "sizeLimit",
         "default",
         "defaultRequest",
+        "hard",
+        "limits",
         "max",
+        "maxLimitRequestRatio",
         "min",
-        "overhead",
         "podFixed",
-        "divisor",
-        "averageValue",
-    ]
+        "requests",
+    }
 )
-_FREE_TEXT = frozenset({"data", "binaryData", "labels", "annotations", "matchLabels", "nodeSelector"})
-_SUFFIXES = {
-    suffix: Decimal(factor)
-    for suffix, factor in {
-        "": 1,
-        "n": "1e-9",
-        "u": "1e-6",
-        "m": "1e-3",
-        **{letter: f"1e{3 * power}" for power, letter in enumerate("kMGTPE", start=1)},
-        **{f"{letter}i": 1024**power for power, letter in enumerate("KMGTPE", start=1)},
-    }.items()
-}
+_QUANTITIES = frozenset({"averageValue", "divisor", "sizeLimit"})
+_DECIMAL = {"": 0, "n": -9, "u": -6, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
+_BINARY = ("Ki", "Mi", "Gi", "Ti", "Pi", "Ei")
 
 
-def _is_quantity_at(path: Iterable[str]) -> bool:
-    steps = set(path)
-    return not steps.isdisjoint(_QUANTITIES) and steps.isdisjoint(_FREE_TEXT)
+def _with_canonical_quantities(value: Any, holder: str = "", key: str = "") -> Any:
+    """`key` is what the value stands under, and `holder` what that mapping stands under."""
+    if isinstance(value, dict):
+        return {name: _with_canonical_quantities(item, key, name) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_with_canonical_quantities(item) for item in value]
+    is_quantity = holder in _QUANTITY_MAPS or key in _QUANTITIES
+    if not is_quantity or isinstance(value, bool) or not isinstance(value, str | int | float):
+        return value
+    return _canonical(str(value)) or value
 
 
-def _quantity(value: Any) -> Decimal | None:
-    text = str(value)
-    number = text.rstrip("numkKMGTPEi")
-    factor = _SUFFIXES.get(text[len(number) :])
-    try:
-        return Decimal(number) * factor if factor is not None else None
-    except InvalidOperation:
+def _canonical(text: str) -> str | None:
+    """A quantity as the server writes it: the whole number with the largest suffix. None for other text."""
+    match = re.fullmatch(r"([+-]?\d+(?:\.\d*)?|\.\d+)([numkMGTPE]?|[KMGTPE]i)", text)
+    if match is None:
         return None
+    number, suffix = Decimal(match[1]), match[2]
+    if suffix in _BINARY:
+        whole = number * 1024 ** (_BINARY.index(suffix) + 1)
+        power = 0
+        while whole and whole % 1024 == 0 and power < len(_BINARY):
+            whole, power = whole / 1024, power + 1
+        if power and whole == whole.to_integral_value():
+            return f"{int(whole)}{_BINARY[power - 1]}"
+        return None
+    exact = number.scaleb(_DECIMAL[suffix])
+    for name, exponent in sorted(_DECIMAL.items(), key=lambda item: -item[1]):
+        scaled = exact.scaleb(-exponent)
+        if scaled == scaled.to_integral_value() and (scaled or not name):
+            return f"{int(scaled)}{name}"
+    return None
 
 
 def to_server(inputs: Properties) -> Manifest:

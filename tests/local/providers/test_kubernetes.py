@@ -236,6 +236,25 @@ def test_what_the_server_rewrites_or_leaves_out_is_no_change(provider: Kubernete
     managed.delete()
 
 
+@pytest.mark.parametrize("kind", ["ResourceQuota", "LimitRange"])
+def test_inputs_spell_quantities_as_the_server_does(provider: Kubernetes, kind: str) -> None:
+    given = {"requests.cpu": "1000m", "requests.memory": "1024Mi", "pods": 1000, "limits.cpu": "0.5"}
+    spelt = {"requests.cpu": "1", "requests.memory": "1Gi", "pods": "1k", "limits.cpu": "500m"}
+    specs: dict[str, Any] = {
+        "ResourceQuota": ({"hard": given}, {"hard": spelt}),
+        "LimitRange": (
+            {"limits": [{"type": "Container", "default": {"cpu": "1.50", "memory": "1.5Gi"}}]},
+            {"limits": [{"type": "Container", "default": {"cpu": "1500m", "memory": "1536Mi"}}]},
+        ),
+    }
+    about = {"name": "spelling", "namespace": NAMESPACE}
+    inputs = {"apiVersion": "v1", "kind": kind, "metadata": about, "spec": specs[kind][0]}
+    managed = Managed(provider, inputs).create()
+    assert managed.inputs["spec"] == specs[kind][1]
+    assert manifest.pruned(managed.outputs["spec"], managed.inputs["spec"]) == specs[kind][1]
+    assert managed.changes(inputs) == set()
+
+
 def test_a_secret_is_secret_and_its_text_becomes_data(provider: Kubernetes) -> None:
     inputs = {
         "apiVersion": "v1",
