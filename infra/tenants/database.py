@@ -62,7 +62,8 @@ def declare_schema(tenant: TenantEntry, database: Database, parent: pulumi.Resou
         role=database.issuer_role,
         grant_role=role.name,
         with_admin_option=True,
-        opts=opts,
+        # Granted first and revoked then, a replaced membership would be gone.
+        opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(delete_before_replace=True)),
     )
     tables = Migration(
         f"{name}-tables",
