@@ -32,11 +32,18 @@ def login(platform: Platform, tenant: str) -> psycopg.Connection[object]:
 
 def tenant_token(platform: Platform, tenant: str) -> str:
     """What the tenant's machine gets: its service account's token traded at Vault."""
-    core = client.CoreV1Api(platform.kubernetes())
-    request = client.AuthenticationV1TokenRequest(spec=client.V1TokenRequestSpec(audiences=["vault"]))
-    issued = core.create_namespaced_service_account_token("agent", f"tenant-{tenant}", request)
-    answer = platform.vault().auth.kubernetes.login(role=f"tenant-{tenant}", jwt=issued.status.token)
+    answer = platform.vault().auth.kubernetes.login(
+        role=f"tenant-{tenant}", jwt=account_token(platform, tenant)
+    )
     return str(answer["auth"]["client_token"])
+
+
+def account_token(platform: Platform, tenant: str) -> str:
+    """A token of the tenant's service account."""
+    core = client.CoreV1Api(platform.kubernetes())
+    request = client.AuthenticationV1TokenRequest(spec=client.V1TokenRequestSpec(audiences=[]))
+    issued = core.create_namespaced_service_account_token("agent", f"tenant-{tenant}", request)
+    return str(issued.status.token)
 
 
 def test_psql_lists_each_schema_with_its_three_tables(platform: Platform) -> None:
@@ -99,12 +106,8 @@ def test_a_service_account_of_one_tenant_cannot_log_in_as_another(
     platform: Platform, tenants: tuple[str, str]
 ) -> None:
     own, other = tenants
-    core = client.CoreV1Api(platform.kubernetes())
-    request = client.AuthenticationV1TokenRequest(spec=client.V1TokenRequestSpec(audiences=["vault"]))
-    issued = core.create_namespaced_service_account_token("agent", f"tenant-{own}", request)
-
     with pytest.raises(Forbidden):
-        platform.vault().auth.kubernetes.login(role=f"tenant-{other}", jwt=issued.status.token)
+        platform.vault().auth.kubernetes.login(role=f"tenant-{other}", jwt=account_token(platform, own))
 
 
 def test_a_tenants_s3_key_works_on_its_prefix_and_nowhere_else(
