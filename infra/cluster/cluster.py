@@ -95,6 +95,11 @@ class Cluster(pulumi.ComponentResource):
             # The cluster's identity, not its credentials: a renewed kubeconfig must not replace every object.
             cluster_identifier=cluster.id,
             enable_server_side_apply=True,
+            # An update that was cut off has made objects it could not write down; the next one takes them over.
+            upsert_existing_objects=True,
+            # Replaced, a Secret would be missing for a while under the name that others look for.
+            enable_secret_mutable=True,
+            enable_config_map_mutable=True,
             # An API that does not answer is a reason to stop, never to forget what runs there.
             delete_unreachable=False,
             # Nothing that is installed on the cluster can run before there are nodes.

@@ -141,7 +141,7 @@ def _entered(
         create_role=True,
         # It hands tenants' roles on; it does not act in them by itself.
         inherit=False,
-        # Its memberships are each tenant's own (GrantRole); read back as the role's, an update would revoke them.
+        # Its memberships are the tenants' (GrantRole); read back as the role's, an update would revoke them.
         opts=pulumi.ResourceOptions(parent=opts.parent, provider=provider, ignore_changes=["roles"]),
     )
     return Database(
