@@ -90,14 +90,25 @@ class Platform:
         ).stdout
         return dict(line.split("=", 1) for line in printed.split("\0") if line)
 
+    @property
+    def state_file(self) -> Path:
+        """Where the engine keeps the stack's state."""
+        return self.root / ".local/stacks/local/state/.pulumi/stacks/agent-platform/local.json"
+
     def state(self) -> dict[str, dict[str, Any]]:
-        """The resources of the stack's state by URN."""
-        path = self.root / ".local/stacks/local/state/.pulumi/stacks/agent-platform/local.json"
-        deployment = json.loads(path.read_text(encoding="utf-8"))["checkpoint"]["latest"]
+        """The stack's resources by URN: type, id, inputs and outputs, with every secret masked.
+
+        (Each run encrypts secrets anew.) Nothing may stand there twice or be left pending.
+        """
+        deployment = json.loads(self.state_file.read_text(encoding="utf-8"))["checkpoint"]["latest"]
         urns = [resource["urn"] for resource in deployment["resources"]]
         assert len(urns) == len(set(urns))
         assert not deployment.get("pending_operations")
-        return {resource["urn"]: resource for resource in deployment["resources"]}
+        compared = ("type", "id", "inputs", "outputs")
+        return {
+            resource["urn"]: {key: _masked(resource.get(key)) for key in compared}
+            for resource in deployment["resources"]
+        }
 
     @property
     def roster(self) -> Path:
@@ -135,6 +146,14 @@ class Platform:
     def kubernetes(self) -> client.ApiClient:
         """An administrator's client of the cluster."""
         return config.new_client_from_config(self.exports()["KUBECONFIG"])
+
+
+def _masked(value: Any) -> Any:
+    if isinstance(value, dict):
+        if "ciphertext" in value:
+            return "secret"
+        return {key: _masked(item) for key, item in value.items()}
+    return [_masked(item) for item in value] if isinstance(value, list) else value
 
 
 def copy_checkout(target: Path) -> None:

@@ -1,7 +1,5 @@
 """`make up` from a fresh clone ends with four running tenants, and doing it again changes nothing."""
 
-import json
-
 import pytest
 
 from tests.integration.conftest import Platform
@@ -60,7 +58,7 @@ def test_the_servers_survive_a_stop_and_a_start(platform: Platform) -> None:
 
 
 def test_no_secret_stands_in_the_state_in_the_clear(platform: Platform) -> None:
-    state = json.dumps(platform.state())
+    state = platform.state_file.read_text(encoding="utf-8")
     exports = platform.exports()
 
     for name in ("PGPASSWORD", "VAULT_TOKEN", "EXOSCALE_API_SECRET"):
