@@ -84,7 +84,7 @@ class NodePool(_Section):
 
 
 class Audit(_Section):
-    """Where SKS sends the Kubernetes audit log; can only be set when the cluster is created."""
+    """Where SKS sends the Kubernetes audit log, with the secret `auditToken` as its bearer token."""
 
     endpoint: str = Field(description="the https:// address that receives the audit events")
     initial_backoff: str = Field(
@@ -333,6 +333,9 @@ class Settings(_Section):
     )
     redis_password: SecretStr | None = Field(default=None, description="the password of redis.given")
     vault_token: SecretStr | None = Field(default=None, description="the operator's token for vault.given")
+    audit_token: SecretStr | None = Field(
+        default=None, description="the bearer token that cluster.audit.endpoint expects"
+    )
 
     @field_validator("operator_networks")
     @classmethod
@@ -349,8 +352,13 @@ class Settings(_Section):
         return self.object_storage.endpoint or f"https://sos-{self.cluster.zone}.exo.io"
 
 
-_SECRETS = {"databaseAdminPassword": "database", "redisPassword": "redis", "vaultToken": "vault"}
-"""The secret keys, and the service each belongs to when that service is given."""
+_SECRETS = {
+    "databaseAdminPassword": ("database", "given"),
+    "redisPassword": ("redis", "given"),
+    "vaultToken": ("vault", "given"),
+    "auditToken": ("cluster", "audit"),
+}
+"""The secret keys, and the mapping that each belongs to when it is written."""
 
 _TEXTS = {"domain", "roster", *_SECRETS}
 """The keys whose value is text as it stands; all others hold YAML that the engine hands over as JSON."""
@@ -392,16 +400,16 @@ def _parsed(value: str) -> Any:
 
 def _rules_across_keys(data: Mapping[str, Any]) -> Iterator[str]:
     """Rules between top-level keys, checked on what was written so that no other mistake hides them."""
-    for secret, service in _SECRETS.items():
-        given = _is(data, service, "given")
+    for secret, (section, key) in _SECRETS.items():
+        needed = _has(data, section, key)
         remedy = f"run: pulumi config set --secret {NAMESPACE}:{secret}"
-        if given and not data.get(secret):
-            yield f"{secret}: is missing, so {service}.given cannot be entered; {remedy}"
+        if needed and not data.get(secret):
+            yield f"{secret}: is missing, so {section}.{key} would let nobody in; {remedy}"
         elif secret in data and not is_config_secret(f"{NAMESPACE}:{secret}"):
             yield f"{secret}: stands in the file in the clear; change it at the service, then {remedy}"
-        elif secret in data and not given:
-            yield f"{secret}: is used by nothing, since {service} is not given; remove it"
-    managed = [service for service in ("database", "vault") if _is(data, service, "managed")]
+        elif secret in data and not needed:
+            yield f"{secret}: is used by nothing, since there is no {section}.{key}; remove it"
+    managed = [service for service in ("database", "vault") if _has(data, service, "managed")]
     if managed and not data.get("operatorNetworks"):
         yield (
             f"operatorNetworks: is missing, so nobody could reach the {' and the '.join(managed)} managed "
@@ -409,9 +417,9 @@ def _rules_across_keys(data: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _is(data: Mapping[str, Any], service: str, how: str) -> bool:
-    section = data.get(service)
-    return isinstance(section, dict) and section.get(how) is not None
+def _has(data: Mapping[str, Any], section: str, key: str) -> bool:
+    written = data.get(section)
+    return isinstance(written, dict) and written.get(key) is not None
 
 
 def _is_echo(detail: ErrorDetails) -> bool:

@@ -50,7 +50,7 @@ class Cluster(pulumi.ComponentResource):
             exoscale_ccm=True,
             exoscale_csi=True,
             metrics_server=True,
-            audit=_audit(wanted),
+            audit=_audit(settings),
             description=f"Agent platform, {pulumi.get_stack()}",
             # A patch release that SKS installed by itself is no reason to change anything back.
             opts=pulumi.ResourceOptions(
@@ -151,13 +151,15 @@ class Cluster(pulumi.ComponentResource):
         )
 
 
-def _audit(wanted: ClusterSettings) -> exoscale.SksClusterAuditArgs | None:
-    if wanted.audit is None:
+def _audit(settings: Settings) -> exoscale.SksClusterAuditArgs | None:
+    wanted, token = settings.cluster.audit, settings.audit_token
+    if wanted is None or token is None:
         return None
     return exoscale.SksClusterAuditArgs(
         enabled=True,
-        endpoint=wanted.audit.endpoint,
-        initial_backoff=wanted.audit.initial_backoff,
+        endpoint=wanted.endpoint,
+        bearer_token=pulumi.Output.secret(token.get_secret_value()),
+        initial_backoff=wanted.initial_backoff,
     )
 
 

@@ -217,9 +217,9 @@ def test_a_connection_without_tls_has_to_be_said() -> None:
 def test_a_given_service_needs_its_secret() -> None:
     found = mistakes(local_stack())
     assert [line.split(";")[0] for line in found] == [
-        "databaseAdminPassword: is missing, so database.given cannot be entered",
-        "redisPassword: is missing, so redis.given cannot be entered",
-        "vaultToken: is missing, so vault.given cannot be entered",
+        "databaseAdminPassword: is missing, so database.given would let nobody in",
+        "redisPassword: is missing, so redis.given would let nobody in",
+        "vaultToken: is missing, so vault.given would let nobody in",
     ]
     assert all("pulumi config set --secret agent-platform:" in line for line in found)
 
@@ -233,4 +233,15 @@ def test_a_secret_in_the_clear_is_refused_and_not_repeated() -> None:
 
 def test_a_secret_nobody_uses_is_refused() -> None:
     (found,) = mistakes(stack("prod"), {"redisPassword": "x"})
-    assert found == "redisPassword: is used by nothing, since redis is not given; remove it"
+    assert found == "redisPassword: is used by nothing, since there is no redis.given; remove it"
+
+
+def test_an_audit_log_needs_its_token() -> None:
+    values = stack("prod")
+    values["cluster"]["audit"] = {"endpoint": "https://siem.example.ch/audit"}
+
+    (found,) = mistakes(values)
+    assert found.startswith("auditToken: is missing, so cluster.audit would let nobody in; run: pulumi config")
+    assert load(values, {"auditToken": "x"}).audit_token
+    (found,) = mistakes(stack("prod"), {"auditToken": "x"})
+    assert found == "auditToken: is used by nothing, since there is no cluster.audit; remove it"

@@ -45,10 +45,14 @@ def test_a_patch_release_that_sks_installed_is_not_taken_back(production: Record
 def test_the_audit_log_goes_where_the_configuration_says() -> None:
     values = stack("prod")
     values["cluster"]["audit"] = {"endpoint": "https://siem.example.ch/audit"}
-    assert cluster(values)["cluster-sks"].inputs["audit"] == {
+    audit = cluster(values, {"auditToken": "siem-secret"})["cluster-sks"].inputs["audit"]
+    # A mapping with a secret in it is a secret as a whole.
+    assert audit["4dabf18193072939515e22adb298388d"]
+    assert audit["value"] == {
         "enabled": True,
         "endpoint": "https://siem.example.ch/audit",
         "initialBackoff": "10s",
+        "bearerToken": "siem-secret",
     }
 
 
