@@ -36,7 +36,8 @@ def install_kubevirt(prefix: str, wanted: ManagedKubeVirt, opts: pulumi.Resource
         },
         spec={
             "imagePullPolicy": "IfNotPresent",
-            "infra": {"replicas": 2},
+            # Left out, they would run on control-plane nodes only, of which SKS shows none.
+            "infra": {"replicas": 2, "nodePlacement": {"nodeSelector": {"kubernetes.io/os": "linux"}}},
             # An update of KubeVirt never restarts a tenant's machine; it takes effect at the next start.
             "workloadUpdateStrategy": {"workloadUpdateMethods": []},
             "configuration": {
