@@ -95,7 +95,7 @@ class Cluster(pulumi.ComponentResource):
             # The cluster's identity, not its credentials: a renewed kubeconfig must not replace every object.
             cluster_identifier=cluster.id,
             enable_server_side_apply=True,
-            # An update that was cut off has made objects it could not write down; the next one takes them over.
+            # A cut-off update has made objects that it could not write down; the next one takes them over.
             upsert_existing_objects=True,
             # Replaced, a Secret would be missing for a while under the name that others look for.
             enable_secret_mutable=True,
