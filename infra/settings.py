@@ -300,7 +300,7 @@ class ManagedKubeVirt(_Section):
 
 
 class GivenLonghorn(_Section):
-    """Longhorn is installed already in `longhorn-system`, with a backup target set."""
+    """Longhorn 1.12 or newer is installed already in `longhorn-system`, with a backup target set."""
 
 
 class ManagedLonghorn(_Section):

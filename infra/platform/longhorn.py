@@ -23,11 +23,17 @@ _BACKUP_SECRET = "longhorn-backup"  # noqa: S105 — a name, not a secret
 
 @dataclass(frozen=True, kw_only=True)
 class StorageClasses:
-    """The classes a workspace can be of."""
+    """The classes a workspace can be of.
 
-    workspace: pulumi.Output[str]
-    encrypted: pulumi.Output[str]
+    Plain names: Kubernetes cannot change a class in place, and when one is replaced, the engine would replace
+    every volume that took its name from it.
+    """
+
+    workspace: str
+    encrypted: str
     """Each volume under its own key: the Secret in the volume's namespace that has the claim's name."""
+    declared: list[pulumi.Resource]
+    """What a volume has to wait for."""
 
 
 def install_longhorn(
@@ -85,25 +91,29 @@ def workspace_classes(prefix: str, nodes: int, opts: pulumi.ResourceOptions) -> 
         # One replica a node, three if there are as many nodes.
         "numberOfReplicas": str(min(nodes, 3)),
         "staleReplicaTimeout": "2880",
-        "fsType": "ext4",
         "dataLocality": "best-effort",
+        # Two nodes may have it at once while a machine moves; encrypted ones, too, from Longhorn 1.12 on.
+        "migratable": "true",
         "recurringJobSelector": json.dumps([{"name": _GROUP, "isGroup": True}]),
     }
     own_key = {"encrypted": "true"}
     for step in ("provisioner", "node-publish", "node-stage", "node-expand"):
         own_key[f"csi.storage.k8s.io/{step}-secret-name"] = "${pvc.name}"
         own_key[f"csi.storage.k8s.io/{step}-secret-namespace"] = "${pvc.namespace}"
+    classes = {"workspace": plain, "workspace-encrypted": {**plain, **own_key}}
+    workspace, encrypted = classes
     return StorageClasses(
-        workspace=_storage_class(prefix, "workspace", plain, opts),
-        encrypted=_storage_class(prefix, "workspace-encrypted", {**plain, **own_key}, opts),
+        workspace=workspace,
+        encrypted=encrypted,
+        declared=[_storage_class(prefix, name, parameters, opts) for name, parameters in classes.items()],
     )
 
 
 def _storage_class(
     prefix: str, name: str, parameters: Mapping[str, str], opts: pulumi.ResourceOptions
-) -> pulumi.Output[str]:
+) -> pulumi.Resource:
     """Declare a class whose volumes grow on demand and go when their claim goes."""
-    declared = k8s.storage.v1.StorageClass(
+    return k8s.storage.v1.StorageClass(
         f"{prefix}-{name}",
         metadata=k8s.meta.v1.ObjectMetaArgs(name=name),
         provisioner="driver.longhorn.io",
@@ -114,7 +124,6 @@ def _storage_class(
         volume_binding_mode="WaitForFirstConsumer",
         opts=opts,
     )
-    return declared.metadata.apply(lambda metadata: str(metadata.name))
 
 
 def _recurring_job(prefix: str, task: str, *, cron: str, retain: int, opts: pulumi.ResourceOptions) -> None:

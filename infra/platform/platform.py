@@ -27,12 +27,12 @@ class Platform(pulumi.ComponentResource):
     database: Database
     redis: Redis
     vault: Vault
-    storage_class: pulumi.Output[str]
+    storage_class: str
     """For workspaces."""
-    encrypted_storage_class: pulumi.Output[str]
+    encrypted_storage_class: str
     """For workspaces that are encrypted under a key of their own."""
     ready: list[pulumi.Resource]
-    """What a machine and its volumes have to wait for: KubeVirt and Longhorn, where they are managed."""
+    """What a machine and its volume have to wait for: KubeVirt, Longhorn and its storage classes."""
 
     def __init__(
         self, name: str, settings: Settings, cluster: Cluster, opts: pulumi.ResourceOptions | None = None
@@ -50,7 +50,6 @@ class Platform(pulumi.ComponentResource):
         ).metadata.apply(lambda metadata: str(metadata.name))
 
         longhorn = self._longhorn()
-        self.ready = [*self._kubevirt(), *longhorn]
         nodes = sum(pool.size for pool in settings.cluster.node_pools)
         classes = workspace_classes(
             f"{name}-storage",
@@ -58,6 +57,7 @@ class Platform(pulumi.ComponentResource):
             pulumi.ResourceOptions.merge(self._opts, pulumi.ResourceOptions(depends_on=longhorn)),
         )
         self.storage_class, self.encrypted_storage_class = classes.workspace, classes.encrypted
+        self.ready = [*self._kubevirt(), *classes.declared]
         self.database = self._database()
         self.redis = self._redis()
         self.vault = self._vault()

@@ -27,7 +27,9 @@ class Tenant(pulumi.ComponentResource):
         """Declare the tenant on `platform`; its resource is named by its id."""
         super().__init__("agent-platform:tenants:Tenant", entry.id, None, opts)
         own = pulumi.ResourceOptions(parent=self)
-        on_cluster = pulumi.ResourceOptions(parent=self, provider=platform.kubernetes)
+        on_cluster = pulumi.ResourceOptions(
+            parent=self, provider=platform.kubernetes, depends_on=platform.ready
+        )
         objects = platform.object_storage
 
         schema = declare_schema(entry, platform.database, self)
@@ -40,9 +42,7 @@ class Tenant(pulumi.ComponentResource):
             entry,
             platform,
             workspace,
-            pulumi.ResourceOptions.merge(
-                on_cluster, pulumi.ResourceOptions(depends_on=[login, *platform.ready])
-            ),
+            pulumi.ResourceOptions.merge(on_cluster, pulumi.ResourceOptions(depends_on=[login])),
         )
 
         self.summary = {

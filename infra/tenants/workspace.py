@@ -24,9 +24,7 @@ def labels(tenant: TenantEntry) -> Mapping[str, str]:
     return {"tenant-id": tenant.id, "tier": tenant.tier, "app.kubernetes.io/part-of": "agent-platform"}
 
 
-def declare_workspace(
-    tenant: TenantEntry, storage_class: pulumi.Input[str], opts: pulumi.ResourceOptions
-) -> Workspace:
+def declare_workspace(tenant: TenantEntry, storage_class: str, opts: pulumi.ResourceOptions) -> Workspace:
     """Declare namespace, service account and volume."""
     name, marked = tenant.id, labels(tenant)
     home = k8s.core.v1.Namespace(
@@ -67,7 +65,9 @@ def declare_workspace(
             "access_modes": ["ReadWriteMany"],
             "resources": {"requests": {"storage": f"{tenant.size.workspace_gib}Gi"}},
         },
-        opts=opts,
+        # The engine never deletes it, so it cannot replace it either: what cannot be changed in place fails.
+        # It goes with its namespace when the tenant goes (docs/decisions/0028).
+        opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(retain_on_delete=True)),
     )
     return Workspace(
         namespace=namespace,

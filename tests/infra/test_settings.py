@@ -241,7 +241,9 @@ def test_an_audit_log_needs_its_token() -> None:
     values["cluster"]["audit"] = {"endpoint": "https://siem.example.ch/audit"}
 
     (found,) = mistakes(values)
-    assert found.startswith("auditToken: is missing, so cluster.audit would let nobody in; run: pulumi config")
+    assert found.startswith(
+        "auditToken: is missing, so cluster.audit would let nobody in; run: pulumi config"
+    )
     assert load(values, {"auditToken": "x"}).audit_token
     (found,) = mistakes(stack("prod"), {"auditToken": "x"})
     assert found == "auditToken: is used by nothing, since there is no cluster.audit; remove it"

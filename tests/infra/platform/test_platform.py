@@ -98,7 +98,10 @@ def test_kubevirt_is_installed_whole_before_it_is_asked_for(managed: Recorder) -
     operator = managed["platform-kubevirt-operator-deployment-virt-operator"]
     image = operator.inputs["spec"]["template"]["spec"]["containers"][0]["image"]
     assert image.startswith(f"quay.io/kubevirt/virt-operator:v{VERSION}")
-    configuration = kubevirt.inputs["spec"]["configuration"]["developerConfiguration"]
+    spec = kubevirt.inputs["spec"]
+    # Any node will do: SKS shows none of the control plane.
+    assert spec["infra"]["nodePlacement"] == {"nodeSelector": {"kubernetes.io/os": "linux"}}
+    configuration = spec["configuration"]["developerConfiguration"]
     assert configuration == {"useEmulation": False, "featureGates": ["ExpandDisks"]}
 
 
@@ -144,7 +147,8 @@ def test_workspaces_have_classes_and_jobs_whoever_runs_longhorn(
         assert json.loads(one["parameters"]["recurringJobSelector"]) == [
             {"name": "workspace", "isGroup": True}
         ]
-    assert classes["workspace"]["parameters"]["numberOfReplicas"] == {"managed": "3", "given": "1"}[mode]
+        assert one["parameters"]["migratable"] == "true"
+        assert one["parameters"]["numberOfReplicas"] == "3"
     encrypted = classes["workspace-encrypted"]["parameters"]
     assert encrypted["encrypted"] == "true"
     assert encrypted["csi.storage.k8s.io/provisioner-secret-name"] == "${pvc.name}"
