@@ -15,7 +15,7 @@ import pulumi
 import pulumi_kubernetes as k8s
 import pulumi_vault as vault
 
-from infra.cluster import KubernetesApi
+from infra.cluster.cluster import KubernetesApi
 from infra.platform import charts
 from infra.platform.certificates import Certificates
 from infra.platform.database import Database
@@ -37,6 +37,10 @@ class Vault:
     provider: vault.Provider
     address: str
     """As reached from the cluster."""
+    server_name: str | None
+    """The name in its certificate, where the provider reaches it by another."""
+    token: pulumi.Output[str] | None
+    """The provider's; None: the one that whoever runs the program has exported."""
     kv_mount: pulumi.Output[str]
     """The KV v2 mount `tenants`."""
     database_mount: pulumi.Output[str]
@@ -72,6 +76,8 @@ def given_vault(
         prefix,
         provider,
         address=given.address,
+        server_name=None,
+        token=token,
         database=database,
         database_host=database.host,
         # A Vault outside the cluster does not know the platform's authority: encrypted, but unverified.
@@ -144,6 +150,8 @@ def managed_vault(
         prefix,
         provider,
         address=f"https://{_NAME}-active.{NAMESPACE}.svc:{_PORT}",
+        server_name=server_name,
+        token=None,
         database=database,
         database_host=database.internal_host,
         database_tls=verified if database.own_authority else f"sslmode={database.ssl_mode}",
@@ -158,6 +166,8 @@ def _furnished(
     provider: vault.Provider,
     *,
     address: str,
+    server_name: str | None,
+    token: pulumi.Output[str] | None,
     database: Database,
     database_host: pulumi.Input[str],
     database_tls: str,
@@ -215,6 +225,8 @@ def _furnished(
     return Vault(
         provider=provider,
         address=address,
+        server_name=server_name,
+        token=token,
         kv_mount=secrets.path,
         database_mount=engine.path,
         database_connection=connection.name,

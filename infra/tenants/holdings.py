@@ -6,14 +6,15 @@ Pulumi's host for dynamic resources; what is serialised of it is its name.
 
 import json
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pulumi
 import urllib3
 from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider, UpdateResult
 
-from infra.platform import Vault
-from infra.tenants.roster import TenantEntry
+if TYPE_CHECKING:
+    from infra.platform.vault import Vault
+    from infra.tenants.roster import TenantEntry
 
 
 class HoldingsProvider(ResourceProvider):
@@ -61,8 +62,8 @@ class Holdings(Resource, module="agent-platform", name="VaultHoldings"):
         self,
         resource_name: str,
         *,
-        tenant: TenantEntry,
-        vault: Vault,
+        tenant: "TenantEntry",
+        vault: "Vault",
         opts: pulumi.ResourceOptions,
     ) -> None:
         """Declare that what `vault` holds for `tenant` ends with it."""
@@ -74,8 +75,9 @@ class Holdings(Resource, module="agent-platform", name="VaultHoldings"):
                 "secrets": tenant.id,
                 "logins": vault.database_mount.apply(lambda mount: f"{mount}/creds/{tenant.dashed}"),
                 "address": vault.provider.address,
-                "serverName": vault.provider.tls_server_name,
-                "token": vault.provider.token,
+                # Not from the provider: what it was not given is unknown in each preview, hence a change.
+                "serverName": vault.server_name,
+                "token": vault.token,
             },
             pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(additional_secret_outputs=["token"])),
         )

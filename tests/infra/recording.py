@@ -66,7 +66,7 @@ class Recorder(mocks.MockMonitor):
             self.registered[request.name] = Registered(
                 type=request.type,
                 name=request.name,
-                inputs=pulumi.runtime.rpc.deserialize_properties(request.object),
+                inputs=pulumi.runtime.rpc.deserialize_properties(request.object, keep_unknowns=True),
                 parent=request.parent.split("::")[-1],
                 protect=request.protect,
                 ignore_changes=list(request.ignoreChanges),
@@ -84,12 +84,12 @@ class Recorder(mocks.MockMonitor):
         return self.registered[name]
 
 
-def record(program: Callable[[], object]) -> Recorder:
+def record(program: Callable[[], object], *, preview: bool = False) -> Recorder:
     """Run `program` and return what it registered; whatever it raises is raised here."""
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     recorder = Recorder()
-    mocks.set_mocks(_Answers(), project="agent-platform", stack="test", preview=False, monitor=recorder)
+    mocks.set_mocks(_Answers(), project="agent-platform", stack="test", preview=preview, monitor=recorder)
 
     async def run() -> None:
         program()

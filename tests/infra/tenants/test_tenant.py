@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from infra.cluster import Cluster
-from infra.platform import Platform
+from infra.cluster.cluster import Cluster
+from infra.platform.platform import Platform
 from infra.settings import load_settings
-from infra.tenants import Tenant, load_roster
+from infra.tenants.roster import load_roster
+from infra.tenants.tenant import Tenant
 from tests.infra.recording import ROOT, SECRETS, Recorder, Registered, configure, local_stack, record, stack
 
 PARTS = {
@@ -38,7 +39,7 @@ PARTS = {
 }
 
 
-def registered(roster: Path, values: dict[str, object] | None = None) -> Recorder:
+def registered(roster: Path, values: dict[str, object] | None = None, *, preview: bool = False) -> Recorder:
     """The program's registrations for that roster."""
 
     def program() -> None:
@@ -48,7 +49,7 @@ def registered(roster: Path, values: dict[str, object] | None = None) -> Recorde
         for entry in load_roster(roster):
             Tenant(entry, platform)
 
-    return record(program)
+    return record(program, preview=preview)
 
 
 def of(recorder: Recorder, tenant: str) -> dict[str, Registered]:
@@ -95,6 +96,19 @@ def test_nothing_of_a_tenant_hangs_on_another(tmp_path: Path, recorder: Recorder
     assert added == of(after, "newcomer").keys()
     for name, before in recorder.registered.items():
         assert after[name] == before
+
+
+@pytest.mark.parametrize("values", [None, stack("prod")], ids=["local", "prod"])
+def test_a_preview_of_what_is_there_knows_the_way_into_vault(
+    values: dict[str, object] | None,
+) -> None:
+    """Anything unknown in it would show as a change of every tenant, each time."""
+    known, foreseen = (
+        registered(ROOT / "tenants.yaml", values, preview=preview)["acme-holdings"].inputs
+        for preview in (False, True)
+    )
+
+    assert foreseen == known
 
 
 def test_a_removed_entry_is_removed_without_unprotecting(acme: dict[str, Registered]) -> None:
