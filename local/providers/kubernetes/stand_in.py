@@ -34,9 +34,12 @@ class Kubernetes(Provider):
         self._releases: Resource | None = None
 
     def check_config(self, call: Call, config: Properties) -> tuple[Properties, list[Failure]]:
-        """Unknown keys are refused, and what only the official plugin can do."""
+        """Unknown keys are refused, and what only the official plugin can do.
+
+        The rest is given back as it came, texts for switches: so has the official plugin's state.
+        """
         checked, failures = _SCHEMA.provider.check(call.name, config)
-        return checked, failures + settings.failures(checked)
+        return config, failures + settings.failures(checked)
 
     def diff_config(self, old: Properties, new: Properties) -> Diff:
         """Another cluster means new objects; `clusterIdentifier`, where set, alone says which it is."""

@@ -578,6 +578,12 @@ def test_without_server_side_apply_it_refuses() -> None:
     assert Kubernetes().check_config(Call("", "k", ""), {"enableServerSideApply": "false"})[1]
 
 
+def test_the_configuration_stays_as_the_official_plugin_keeps_it() -> None:
+    given = {"deleteUnreachable": "false", "enableServerSideApply": "true", "kubeconfig": "{}"}
+
+    assert Kubernetes().check_config(Call("", "k", ""), given) == (given, [])
+
+
 def test_the_cluster_identifier_alone_decides_on_a_new_cluster() -> None:
     provider = Kubernetes()
     one = kubernetes.KUBECONFIG.read_text()
