@@ -1,5 +1,6 @@
 """Whether a machine runs is not the program's business: `up` wakes no sleeping tenant and sees no change."""
 
+import subprocess
 import time
 
 import pytest
@@ -12,12 +13,13 @@ pytestmark = pytest.mark.integration
 def call(platform: Platform, tenant: str, action: str) -> None:
     """KubeVirt's `start` or `stop` subresource."""
     machine = f"namespaces/tenant-{tenant}/virtualmachines/tenant-{tenant}"
-    platform.kubernetes().call_api(
-        f"/apis/subresources.kubevirt.io/v1/{machine}/{action}",
-        "PUT",
-        header_params={"Content-Type": "application/json"},
-        body={},
-        auth_settings=["BearerToken"],
+    subprocess.run(
+        ["kubectl", "replace", "--raw", f"/apis/subresources.kubevirt.io/v1/{machine}/{action}", "-f", "-"],
+        env=platform.exports(),
+        input="{}",
+        capture_output=True,
+        text=True,
+        check=True,
     )
 
 
