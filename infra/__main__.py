@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pulumi
 
-from infra.cluster import Cluster
-from infra.platform import Platform
+from infra.cluster.cluster import Cluster
+from infra.platform.platform import Platform
 from infra.platform.preflight import require_given_services
 from infra.settings import load_settings
-from infra.tenants import Tenant, load_roster
+from infra.tenants.roster import load_roster
+from infra.tenants.tenant import Tenant
 
 settings = load_settings()
 roster = load_roster(Path(__file__).resolve().parents[1] / settings.roster)

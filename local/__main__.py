@@ -16,7 +16,7 @@ from pulumi import RunError
 from rich.console import Console
 from rich.table import Table
 
-from infra.tenants import load_roster
+from infra.tenants.roster import load_roster
 from local import engine, machines, servers, supervisor, toolchain
 from local.errors import LocalError
 from local.paths import DATA, LOGS, ROOT

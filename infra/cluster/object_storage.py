@@ -2,7 +2,8 @@
 
 `BucketProvider` runs in Pulumi's own host for dynamic resources, a process that starts in the project's root
 and imports this module by name: what is serialised into the state is that name and nothing else (so a move of
-this class orphans what it made). It signs with `EXOSCALE_API_KEY` and `EXOSCALE_API_SECRET` from its
+this class orphans what it made). Whatever such a module imports, every update waits for: no cloud SDK, and
+packages with an empty `__init__`. It signs with `EXOSCALE_API_KEY` and `EXOSCALE_API_SECRET` from its
 environment, so no credential enters the state.
 """
 
@@ -25,10 +26,10 @@ from pulumi.dynamic import (
     UpdateResult,
 )
 
-from infra.settings import Settings
-
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+
+    from infra.settings import Settings
 
 _ABSENT = {"404", "NoSuchBucket"}
 _NOT_EMPTY = "it holds objects or old versions; delete those first if they are really to go"
@@ -199,7 +200,7 @@ class ObjectStorage:
     logs: Bucket
 
 
-def object_storage(settings: Settings, opts: pulumi.ResourceOptions, prefix: str) -> ObjectStorage:
+def object_storage(settings: "Settings", opts: pulumi.ResourceOptions, prefix: str) -> ObjectStorage:
     """Declare the three buckets. They are protected: what is in them outlives a mistake in this program."""
     endpoint, region = settings.object_storage_endpoint, settings.cluster.zone
     opts = pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(protect=True))

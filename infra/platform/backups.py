@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pulumi
 import pulumiverse_exoscale as exoscale
 
-from infra.cluster import Bucket
+from infra.cluster.object_storage import Bucket
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ import pulumi
 import pulumi_kubernetes as k8s
 import pulumi_postgresql as postgresql
 
-from infra.cluster import ObjectStorage
+from infra.cluster.object_storage import ObjectStorage
 from infra.platform import charts
 from infra.platform.backups import backup_key
 from infra.platform.certificates import Certificates

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pulumi
 import pulumi_kubernetes as k8s
 
-from infra.cluster import ObjectStorage
+from infra.cluster.object_storage import ObjectStorage
 from infra.platform import charts
 from infra.platform.backups import backup_key
 from infra.platform.namespaces import namespace

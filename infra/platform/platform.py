@@ -6,7 +6,7 @@ import pulumi
 import pulumi_kubernetes as k8s
 from pydantic import SecretStr
 
-from infra.cluster import Cluster
+from infra.cluster.cluster import Cluster
 from infra.platform.certificates import Certificates
 from infra.platform.database import Database, given_database, managed_database
 from infra.platform.gateway import gateway_place

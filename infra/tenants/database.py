@@ -6,7 +6,7 @@ Vault issues short-lived logins that act as this role (`secrets.py`), so no pass
 import pulumi
 import pulumi_postgresql as postgresql
 
-from infra.platform import Database
+from infra.platform.database import Database
 from infra.tenants.migration import Migration
 from infra.tenants.roster import TenantEntry
 

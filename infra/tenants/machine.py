@@ -9,7 +9,7 @@ import json
 import pulumi
 import pulumi_kubernetes as k8s
 
-from infra.platform import Platform
+from infra.platform.platform import Platform
 from infra.tenants.roster import TenantEntry
 from infra.tenants.secrets import OBJECT_STORAGE
 from infra.tenants.workspace import Workspace, labels

@@ -1,20 +1,12 @@
 """A tenant's tables as a resource: its revision is an input, so a preview shows which schemas a step touches.
 
-`MigrationProvider` runs in Pulumi's host for dynamic resources; what is serialised of it is its name. The
-steps run with the tenant's rights and no more, through a login made for them: a tenant may have put functions
-and triggers into its schema, and an administrator who sets them off would lend them its power.
+`MigrationProvider` runs in Pulumi's host for dynamic resources; what is serialised of it is its name. It
+imports Alembic only when there is something to do: every update waits for that host to start.
 """
 
-import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import psycopg
 import pulumi
-import sqlalchemy
-from psycopg import sql
 from pulumi.dynamic import (
     CheckFailure,
     CheckResult,
@@ -26,11 +18,8 @@ from pulumi.dynamic import (
     UpdateResult,
 )
 
-from infra.platform import Database
-from infra.tenants import migrations
-
-_PATIENCE = "30s"
-"""How long a step waits for somebody else's lock: a tenant at work must not block everybody's update."""
+if TYPE_CHECKING:
+    from infra.platform.database import Database
 
 
 class MigrationProvider(ResourceProvider):
@@ -41,8 +30,12 @@ class MigrationProvider(ResourceProvider):
     def check(self, olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
         """Refuse a way back while it is still a preview."""
         old, new = olds.get("revision"), news.get("revision")
+        if not old or not new or old == new:
+            return CheckResult(news, [])
+        from infra.tenants import migrations
+
         failures = []
-        if old and new and migrations.is_behind(new, old):
+        if migrations.is_behind(new, old):
             failures.append(CheckFailure("revision", migrations.no_way_back(news["schema"], old, new)))
         return CheckResult(news, failures)
 
@@ -54,20 +47,25 @@ class MigrationProvider(ResourceProvider):
 
     def create(self, props: dict[str, Any]) -> CreateResult:
         """Take the steps that the schema has not taken yet, be it none."""
-        _upgrade(props)
+        from infra.tenants.migrations import runner
+
+        runner.upgrade(props)
         return CreateResult(props["schema"], props)
 
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
         """The revision the schema is on; gone if the schema is, or holds nothing of ours."""
-        with _administrator(props) as connection, _engine(connection).connect() as session:
-            revision = migrations.current(session, id_)
+        from infra.tenants.migrations import runner
+
+        revision = runner.revision(props, id_)
         if not revision:
             return ReadResult("", {})
         return ReadResult(id_, {**props, "revision": revision})
 
     def update(self, _id: str, _olds: dict[str, Any], news: dict[str, Any]) -> UpdateResult:
         """Take the steps in between."""
-        _upgrade(news)
+        from infra.tenants.migrations import runner
+
+        runner.upgrade(news)
         return UpdateResult(news)
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
@@ -82,10 +80,12 @@ class Migration(Resource, module="agent-platform", name="Migration"):
         resource_name: str,
         *,
         schema: pulumi.Input[str],
-        database: Database,
+        database: "Database",
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
         """Declare that `schema`, owned by the role of the same name, is on the newest revision."""
+        from infra.tenants import migrations
+
         super().__init__(
             _PROVIDER,
             resource_name,
@@ -106,75 +106,3 @@ class Migration(Resource, module="agent-platform", name="Migration"):
 
 
 _PROVIDER = MigrationProvider()
-
-
-def _upgrade(props: dict[str, Any]) -> None:
-    schema = props["schema"]
-    try:
-        with (
-            _administrator(props) as administrator,
-            _login(administrator, schema) as (user, password),
-            _connected(props, user, password) as connection,
-            _engine(connection).begin() as session,
-        ):
-            session.exec_driver_sql(f"SET LOCAL ROLE {schema}")
-            session.exec_driver_sql(f"SET LOCAL search_path = {schema}")
-            session.exec_driver_sql(f"SET LOCAL lock_timeout = '{_PATIENCE}'")
-            migrations.upgrade(session, schema, props["revision"])
-    except (psycopg.Error, sqlalchemy.exc.DBAPIError) as error:
-        cause = getattr(error, "orig", None) or error
-        raise migrations.MigrationError(
-            f"schema {schema} could not be brought to revision {props['revision']} and is as it was: "
-            f"{str(cause).strip().splitlines()[0]}"
-        ) from None
-
-
-@contextmanager
-def _login(administrator: psycopg.Connection[Any], schema: str) -> Iterator[tuple[str, str]]:
-    """A login that is a member of the schema's owner, for as long as this lasts.
-
-    Only one at a time for a schema: whoever comes second waits, also for the server to notice that the first
-    one was killed.
-    """
-    user, password = f"{schema}_migration", secrets.token_urlsafe(32)
-    administrator.execute(sql.SQL("SET lock_timeout = {}").format(sql.Literal(_PATIENCE)))
-    administrator.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", [user])
-    administrator.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(user)))
-    administrator.execute(
-        sql.SQL("CREATE ROLE {} LOGIN PASSWORD {} VALID UNTIL {} IN ROLE {}").format(
-            sql.Identifier(user),
-            sql.Literal(password),
-            sql.Literal((datetime.now(UTC) + timedelta(minutes=5)).isoformat()),
-            sql.Identifier(schema),
-        )
-    )
-    try:
-        yield user, password
-    finally:
-        administrator.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(user)))
-
-
-def _administrator(props: dict[str, Any]) -> psycopg.Connection[Any]:
-    return _connected(props, props["user"], props["password"], autocommit=True)
-
-
-def _connected(
-    props: dict[str, Any], user: str, password: str, *, autocommit: bool = False
-) -> psycopg.Connection[Any]:
-    return psycopg.connect(
-        host=props["host"],
-        port=int(props["port"]),
-        dbname=props["database"],
-        user=user,
-        password=password,
-        sslmode=props["sslMode"],
-        connect_timeout=15,
-        autocommit=autocommit,
-    )
-
-
-def _engine(connection: psycopg.Connection[Any]) -> sqlalchemy.Engine:
-    """The connection as SQLAlchemy takes it, opened and closed by whoever made it."""
-    return sqlalchemy.create_engine(
-        "postgresql+psycopg://", creator=lambda: connection, poolclass=sqlalchemy.StaticPool
-    )

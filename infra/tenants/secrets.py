@@ -3,7 +3,7 @@
 import pulumi
 import pulumi_vault as vault
 
-from infra.platform import Vault
+from infra.platform.vault import Vault
 from infra.tenants.holdings import Holdings
 from infra.tenants.roster import TenantEntry
 from infra.tenants.storage import TenantStorage

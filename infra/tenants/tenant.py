@@ -2,7 +2,7 @@
 
 import pulumi
 
-from infra.platform import Platform
+from infra.platform.platform import Platform
 from infra.tenants.database import declare_schema
 from infra.tenants.machine import declare_machine
 from infra.tenants.roster import TenantEntry

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from infra.cluster import Cluster
+from infra.cluster.cluster import Cluster
 from infra.settings import load_settings
 from tests.infra.recording import SECRETS, Recorder, configure, local_stack, record, stack
 

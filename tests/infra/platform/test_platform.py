@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import yaml
 
-from infra.cluster import Cluster
-from infra.platform import Platform
+from infra.cluster.cluster import Cluster
 from infra.platform.kubevirt import VERSION
+from infra.platform.platform import Platform
 from infra.settings import load_settings
 from tests.infra.recording import ROOT, SECRETS, Recorder, Registered, configure, local_stack, record, stack
 

@@ -9,9 +9,9 @@ import psycopg
 import pytest
 from pulumi.dynamic.dynamic import serialize_provider
 
-from infra.tenants import migration, migrations
+from infra.tenants import migrations
 from infra.tenants.migration import MigrationProvider
-from infra.tenants.migrations import MigrationError
+from infra.tenants.migrations import MigrationError, runner
 from tests.infra.tenants.conftest import Connect
 
 TABLES = {"agent_memory", "agents", "execution_logs"}
@@ -175,7 +175,7 @@ def test_a_lock_held_by_the_tenant_is_not_waited_for_without_end(
     database: dict[str, Any], schema: Schema, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = schema("acme")
-    monkeypatch.setattr(migration, "_PATIENCE", "200ms")
+    monkeypatch.setattr(runner, "_PATIENCE", "200ms")
     blocker = connect()
     blocker.execute("SELECT pg_advisory_lock(hashtextextended('tenant_acme_migration', 0))")
 
@@ -245,7 +245,7 @@ def test_revisions_form_one_line() -> None:
 
 @pytest.mark.parametrize(
     ("module", "provider"),
-    [("migration", "MigrationProvider"), ("storage", "PrefixProvider"), ("holdings", "HoldingsProvider")],
+    [("migration", "MigrationProvider"), ("prefix", "PrefixProvider"), ("holdings", "HoldingsProvider")],
 )
 def test_a_provider_is_serialised_as_its_name_alone(module: str, provider: str) -> None:
     """It is sent with every registration and kept in the state of every tenant."""

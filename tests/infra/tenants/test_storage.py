@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from infra.cluster.object_storage import s3_client
-from infra.tenants.storage import PrefixProvider
+from infra.tenants.prefix import PrefixProvider
 
 _numbers = itertools.count()
 
