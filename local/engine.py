@@ -252,7 +252,7 @@ def tenants(stack_name: str) -> list[dict[str, Any]]:
         return []
     latest = json.loads(file.read_text(encoding="utf-8"))["checkpoint"].get("latest") or {}
     resources = latest.get("resources", [])
-    root = next((item for item in resources if item["type"] == "pulumi:pulumi:Stack"), {})
+    root: dict[str, Any] = next((item for item in resources if item["type"] == "pulumi:pulumi:Stack"), {})
     return list(root.get("outputs", {}).get("tenants", []))
 
 

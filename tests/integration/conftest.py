@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
-import hvac
+import hvac  # type: ignore[import-untyped]
 import psycopg
 import pytest
 import yaml
@@ -143,9 +143,17 @@ class Platform:
             aws_secret_access_key=secret_key or exports["AWS_SECRET_ACCESS_KEY"],
         )
 
-    def kubernetes(self) -> client.ApiClient:
-        """An administrator's client of the cluster."""
-        return config.new_client_from_config(self.exports()["KUBECONFIG"])
+    def core(self) -> Any:
+        """The cluster's core API, as its administrator."""
+        return client.CoreV1Api(self._kubernetes())
+
+    def objects(self) -> Any:
+        """The cluster's custom objects, as its administrator."""
+        return client.CustomObjectsApi(self._kubernetes())
+
+    def _kubernetes(self) -> Any:
+        connect: Any = config.new_client_from_config
+        return connect(self.exports()["KUBECONFIG"])
 
 
 def _masked(value: Any) -> Any:

@@ -5,8 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hvac.exceptions import InvalidPath
-from kubernetes import client
+from hvac.exceptions import InvalidPath  # type: ignore[import-untyped]
 
 from tests.integration.conftest import Platform
 
@@ -73,7 +72,7 @@ def leave_data_everywhere(platform: Platform) -> None:
 
 def artifacts_bucket(platform: Platform) -> str:
     """The bucket that holds the tenants' prefixes."""
-    names = [bucket["Name"] for bucket in platform.s3().list_buckets()["Buckets"]]
+    names: list[str] = [bucket["Name"] for bucket in platform.s3().list_buckets()["Buckets"]]
     return next(name for name in names if "artifacts" in name)
 
 
@@ -100,9 +99,8 @@ def traces(platform: Platform) -> list[str]:
     found += [entry["Key"] for entry in versions.get("Versions", []) + versions.get("DeleteMarkers", [])]
     uploads = s3.list_multipart_uploads(Bucket=bucket).get("Uploads", [])
     found += [upload["Key"] for upload in uploads if "newcomer" in upload["Key"]]
-    api = platform.kubernetes()
-    namespaces = client.CoreV1Api(api).list_namespace().items
+    namespaces = platform.core().list_namespace().items
     found += [item.metadata.name for item in namespaces if "newcomer" in item.metadata.name]
-    volumes = client.CoreV1Api(api).list_persistent_volume().items
+    volumes = platform.core().list_persistent_volume().items
     found += [item.metadata.name for item in volumes if "newcomer" in item.spec.claim_ref.name]
     return found
