@@ -7,12 +7,12 @@ plugin found on PATH is used instead of ours, one by one.
 import importlib.metadata
 import json
 import os
+import re
 import runpy
 import shlex
 import shutil
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import pulumi
 import yaml
 from pulumi import automation as auto
 
@@ -39,6 +40,11 @@ _BIN = DATA / "bin"
 _PYTHON = (sys.executable, "-u", "-m")
 _PLANNING = {"EXOSCALE_API_KEY": "none-to-plan", "EXOSCALE_API_SECRET": "none-to-plan"}
 """A plan from nothing asks Exoscale nothing, yet its provider wants credentials; these open no account."""
+
+_RESOURCE = re.compile(r"^ *\S{0,2} +(?!pulumi:pulumi:Stack)[\w-]+:[\w./-]+:\w+ ")
+"""A line of the engine's display that shows a step of a resource other than the stack itself."""
+
+_COLOR = re.compile("\x1b\\[[0-9;]*m")
 
 _STEPS = ("create", "update", "replace", "delete", "same")
 
@@ -132,7 +138,7 @@ def stack(
     selected = auto.create_or_select_stack(
         stack_name=name,
         project_name=PROJECT,
-        program=program or _program,
+        program=_Program(program or _infra),
         opts=auto.LocalWorkspaceOptions(
             work_dir=str(home),
             pulumi_home=str(_HOME),
@@ -161,7 +167,22 @@ def _backend(name: str) -> Path:
     return _home(name) / "state"
 
 
-def _program() -> None:
+class _Program:
+    """The program, remembering the user's mistake that stopped it: the engine would tell it three times."""
+
+    def __init__(self, run: Callable[[], None]) -> None:
+        self._run = run
+        self.mistake: pulumi.RunError | None = None
+
+    def __call__(self) -> None:
+        try:
+            self._run()
+        except pulumi.RunError as mistake:
+            self.mistake = mistake
+            raise
+
+
+def _infra() -> None:
     runpy.run_module("infra", run_name="__main__")
 
 
@@ -185,27 +206,18 @@ def up(selected: auto.Stack, *, output: Callable[[str], None]) -> dict[str, int]
         environment=selected.workspace.env_vars,
         output=output,
     )
-    with _interruptible(output):
-        try:
-            result = selected.up(
-                on_output=output, color=_color(), suppress_outputs=True, suppress_progress=True
-            )
-        except auto.CommandError as error:
-            raise _failure(
-                error, "update", "What it had made is kept, and the next `make up` goes on from there."
-            ) from None
+    consequence = "What it had made is kept, and the next `make up` goes on from there."
+    with _told(selected, output, "update", consequence) as display:
+        result = selected.up(on_output=display, color=_color(), suppress_outputs=True, suppress_progress=True)
     return changes({str(step): count for step, count in (result.summary.resource_changes or {}).items()})
 
 
 def preview(selected: auto.Stack, *, output: Callable[[str], None]) -> dict[str, int]:
     """What `up` would change, as `changes`; `output` gets the engine's own display."""
-    with _interruptible(output):
-        try:
-            result = selected.preview(
-                on_output=output, color=_color(), suppress_outputs=True, suppress_progress=True
-            )
-        except auto.CommandError as error:
-            raise _failure(error, "preview", "Nothing was changed.") from None
+    with _told(selected, output, "preview", "Nothing was changed.") as display:
+        result = selected.preview(
+            on_output=display, color=_color(), suppress_outputs=True, suppress_progress=True
+        )
     return changes({str(step): count for step, count in result.change_summary.items()})
 
 
@@ -218,26 +230,48 @@ def _color() -> str:
     return "always" if sys.stderr.isatty() else "never"
 
 
-def _failure(error: auto.CommandError, what: str, consequence: str) -> LocalError:
-    """The engine's reasons, each once; its whole output where it named none."""
-    lines = (line.strip() for line in str(error).splitlines())
-    reasons = list(dict.fromkeys(line for line in lines if line.startswith("error:")))
-    return LocalError("\n".join([f"the {what} failed. {consequence}", *(reasons or [str(error)])]))
-
-
 @contextmanager
-def _interruptible(output: Callable[[str], None]) -> Iterator[None]:
-    """Ctrl-C reaches the engine itself, which ends its step and writes its state; here it is acknowledged."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+def _told(
+    selected: auto.Stack, output: Callable[[str], None], what: str, consequence: str
+) -> Iterator[Callable[[str], None]]:
+    """Pass the engine's display on, and make one message of a failure.
+
+    What the display says of the stack alone is held back until the first resource shows: a mistake that stops
+    the program before that is the only thing to tell. Ctrl-C reaches the engine itself, which ends its steps
+    and writes its state; here it is acknowledged.
+    """
+    held: list[str] | None = []
+
+    def release() -> None:
+        nonlocal held
+        lines, held = held or [], None
+        for line in lines:
+            output(line)
+
+    def display(line: str) -> None:
+        if held is not None and not _RESOURCE.match(_COLOR.sub("", line)):
+            held.append(line)
+            return
+        release()
+        output(line)
 
     def acknowledge(_signal: int, _frame: FrameType | None) -> None:
         output("Interrupted: waiting for the engine to finish the steps under way (again: end at once).")
 
     previous = signal.signal(signal.SIGINT, acknowledge)
     try:
-        yield
+        yield display
+        release()
+    except auto.CommandError as error:
+        program = selected.workspace.program
+        if isinstance(program, _Program) and program.mistake:
+            raise LocalError(str(program.mistake)) from None
+        release()
+        lines = (line.strip() for line in str(error).splitlines())
+        reasons = list(dict.fromkeys(line for line in lines if line.startswith("error:")))
+        raise LocalError(
+            "\n".join([f"the {what} failed. {consequence}", *(reasons or [str(error)])])
+        ) from None
     finally:
         signal.signal(signal.SIGINT, previous)
 
