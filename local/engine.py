@@ -34,6 +34,9 @@ LOCAL_STACK = "local"
 PROVIDERS = ("kubernetes", "exoscale", "postgresql", "vault")
 """The plugins that the program needs; for each we have a stand-in (`local.providers`)."""
 
+_DISTRIBUTIONS = {"exoscale": "pulumiverse-exoscale", "pulumi-python": "pulumi"}
+"""The SDKs that are not named `pulumi-PROVIDER`."""
+
 _HOME = DATA / "pulumi"
 _PLUGINS = _HOME / "plugins"
 _BIN = DATA / "bin"
@@ -79,21 +82,22 @@ def install_plugins(stack_name: str, *, official_only: bool) -> Plugins:
     _BIN.mkdir(parents=True)
     (_BIN / "pulumi").symlink_to(toolchain.tool("pulumi"))
     for name in missing:
-        # Among the engine's installed plugins, not on PATH: there the engine warns of each at every run.
-        package = "pulumiverse-exoscale" if name == "exoscale" else f"pulumi-{name}"
-        folder = _PLUGINS / f"resource-{name}-v{importlib.metadata.version(package)}"
-        _launcher(folder / f"pulumi-resource-{name}", [*_PYTHON, f"local.providers.{name}"])
+        _launcher(_installed(name), [*_PYTHON, f"local.providers.{name}"])
     # With an inline program there is no language plugin to start these two.
-    for name, module in {
-        "pulumi-resource-pulumi-python": "pulumi.dynamic",
-        "pulumi-analyzer-policy-python": "pulumi.policy",
-    }.items():
-        _launcher(_BIN / name, [*_PYTHON, "local.plugin_host", module])
+    _launcher(_installed("pulumi-python"), [*_PYTHON, "local.plugin_host", "pulumi.dynamic"])
+    _launcher(_BIN / "pulumi-analyzer-policy-python", [*_PYTHON, "local.plugin_host", "pulumi.policy"])
     exoscale = plugins.official["exoscale"]
     if exoscale and stack_name == LOCAL_STACK:
         # Some of its resources call the official names whatever the endpoint; a proxy answers it alone.
         _launcher(_BIN / "pulumi-resource-exoscale", [str(exoscale)], servers.exoscale.proxy_environment())
     return plugins
+
+
+def _installed(provider: str) -> Path:
+    """Where the engine looks for its own copy of a plugin, of the SDK's version; of one on PATH it warns."""
+    distribution = _DISTRIBUTIONS.get(provider, f"pulumi-{provider}")
+    version = importlib.metadata.version(distribution)
+    return _PLUGINS / f"resource-{provider}-v{version}" / f"pulumi-resource-{provider}"
 
 
 def _launcher(path: Path, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
@@ -150,6 +154,8 @@ def stack(
                 "PULUMI_CONFIG_PASSPHRASE": credentials.secret("pulumi-passphrase"),
                 "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
                 "PULUMI_SKIP_UPDATE_CHECK": "true",
+                # The servers are on loopback, whatever proxy this machine uses.
+                "NO_PROXY": "127.0.0.1,localhost",
                 **(servers.exoscale.environment() if local else _PLANNING),
             },
         ),
