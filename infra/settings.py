@@ -38,6 +38,10 @@ Name = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,30}[a-z0-9])?$")]
 BucketName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$")]
 Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9.:-]{1,253}$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
+ContainerImage = Annotated[
+    str, Field(pattern=r"^[a-z0-9.:-]+(/[a-z0-9._-]+)+(@sha256:[0-9a-f]{64}|:[A-Za-z0-9_][A-Za-z0-9._-]*)$")
+]
+"""An image with its registry and its version; by digest it can never become another one."""
 
 
 def _mistake(message: str) -> PydanticCustomError:
@@ -317,6 +321,12 @@ class Settings(_Section):
     roster: str = Field(
         default="tenants.yaml", min_length=1, description="the roster, relative to the project's root"
     )
+    # KubeVirt's own demonstration disk: Fedora with cloud-init, by tag. For customers, build one and name its
+    # digest: only so do all nodes run the same, whatever becomes of the tag.
+    machine_image: ContainerImage = Field(
+        default="quay.io/kubevirt/fedora-cloud-container-disk-demo:v1.8.4",
+        description="the machines' system disk, a container disk such as REGISTRY/agent@sha256:DIGEST",
+    )
     operator_networks: tuple[IPvAnyNetwork, ...] = Field(
         default=(),
         description="a list of networks (CIDR) from which engineers and CI reach PostgreSQL and Vault",
@@ -336,6 +346,13 @@ class Settings(_Section):
     audit_token: SecretStr | None = Field(
         default=None, description="the bearer token that cluster.audit.endpoint expects"
     )
+
+    @field_validator("machine_image")
+    @classmethod
+    def _fixed(cls, image: str) -> str:
+        if image.endswith(":latest"):
+            raise _mistake("changes by itself, under a sleeping machine too; name a digest or a version")
+        return image
 
     @field_validator("operator_networks")
     @classmethod
@@ -360,7 +377,7 @@ _SECRETS = {
 }
 """The secret keys, and the mapping that each belongs to when it is written."""
 
-_TEXTS = {"domain", "roster", *_SECRETS}
+_TEXTS = {"domain", "roster", "machineImage", *_SECRETS}
 """The keys whose value is text as it stands; all others hold YAML that the engine hands over as JSON."""
 
 

@@ -4,7 +4,9 @@ Installed when a service that needs a server certificate is managed here. Engine
 through `VAULT_CACERT` and `PGSSLROOTCERT`; it is the key `ca.crt` of the Secret `platform-ca`.
 """
 
+import base64
 from collections.abc import Sequence
+from functools import cached_property
 
 import pulumi
 import pulumi_kubernetes as k8s
@@ -20,7 +22,7 @@ class Certificates:
 
     def __init__(self, prefix: str, namespace: pulumi.Input[str], opts: pulumi.ResourceOptions) -> None:
         """Install cert-manager into `namespace` and make the authority there."""
-        self._prefix = prefix
+        self._prefix, self._namespace, self._opts = prefix, namespace, opts
         release = charts.install(
             f"{prefix}-cert-manager",
             charts.CERT_MANAGER,
@@ -66,6 +68,20 @@ class Certificates:
             metadata={"name": _AUTHORITY, "annotations": _READY},
             spec={"ca": {"secretName": _AUTHORITY}},
             opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=[authority])),
+        )
+
+    @cached_property
+    def authority(self) -> pulumi.Output[str]:
+        """The authority's certificate (PEM), which is public.
+
+        Read from a certificate made for this alone: a key that opens something would come into the state with
+        the authority's own Secret, or with a server's.
+        """
+        issued = self.server("authority", self._namespace, ["authority.invalid"], self._opts)
+        # Named like the certificate, and unknown until that is there.
+        secret = k8s.core.v1.Secret.get(f"{self._prefix}-authority", issued.id, self._opts)
+        return pulumi.Output.unsecret(
+            secret.data.apply(lambda data: base64.b64decode(data["ca.crt"]).decode())
         )
 
     def server(

@@ -31,6 +31,8 @@ class Platform(pulumi.ComponentResource):
     """For workspaces."""
     encrypted_storage_class: str
     """For workspaces that are encrypted under a key of their own."""
+    machine_image: str
+    """The system disk of machines whose entry names no other."""
     ready: list[pulumi.Resource]
     """What a machine and its volume have to wait for: KubeVirt, Longhorn and its storage classes."""
 
@@ -41,6 +43,7 @@ class Platform(pulumi.ComponentResource):
         super().__init__("agent-platform:platform:Platform", name, None, opts)
         self.kubernetes = cluster.kubernetes
         self.object_storage = cluster.object_storage
+        self.machine_image = settings.machine_image
         self._name = name
         self._settings = settings
         self._cluster = cluster

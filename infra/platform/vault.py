@@ -37,6 +37,8 @@ class Vault:
     provider: vault.Provider
     address: str
     """As reached from the cluster."""
+    authority: pulumi.Output[str] | None
+    """The certificate (PEM) of whoever vouches for it; None: an authority that everybody trusts."""
     server_name: str | None
     """The name in its certificate, where the provider reaches it by another."""
     token: pulumi.Output[str] | None
@@ -76,6 +78,7 @@ def given_vault(
         prefix,
         provider,
         address=given.address,
+        authority=None,
         server_name=None,
         token=token,
         database=database,
@@ -150,6 +153,7 @@ def managed_vault(
         prefix,
         provider,
         address=f"https://{_NAME}-active.{NAMESPACE}.svc:{_PORT}",
+        authority=certificates.authority,
         server_name=server_name,
         token=None,
         database=database,
@@ -166,6 +170,7 @@ def _furnished(
     provider: vault.Provider,
     *,
     address: str,
+    authority: pulumi.Output[str] | None,
     server_name: str | None,
     token: pulumi.Output[str] | None,
     database: Database,
@@ -225,6 +230,7 @@ def _furnished(
     return Vault(
         provider=provider,
         address=address,
+        authority=authority,
         server_name=server_name,
         token=token,
         kv_mount=secrets.path,

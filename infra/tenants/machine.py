@@ -14,9 +14,9 @@ from infra.tenants.roster import TenantEntry
 from infra.tenants.secrets import OBJECT_STORAGE
 from infra.tenants.workspace import Workspace, labels
 
-IMAGE = "quay.io/kubevirt/fedora-cloud-container-disk-demo:v1.8.4"
-"""The system disk of a machine whose entry names no other."""
-
+_IDENTITY = "/etc/agent-platform/identity.json"
+_AUTHORITY = "/etc/agent-platform/vault-ca.pem"
+"""What the guest verifies Vault by; without it, by what its system trusts."""
 _DEVICE = "/dev/disk/by-id/virtio-workspace"
 _VIRTIO = {"disk": {"bus": "virtio"}}
 
@@ -37,8 +37,8 @@ def declare_machine(
         f"{name}-cloud-init",
         metadata=named("cloud-init"),
         string_data={
-            "userdata": pulumi.Output.from_input(platform.vault.address).apply(
-                lambda address: _cloud_config(tenant, address)
+            "userdata": pulumi.Output.from_input(platform.vault.authority).apply(
+                lambda authority: _cloud_config(tenant, platform.vault.address, authority)
             )
         },
         opts=opts,
@@ -87,7 +87,10 @@ def declare_machine(
                     },
                     "networks": [{"name": "default", "pod": {}}],
                     "volumes": [
-                        {"name": "system", "containerDisk": {"image": tenant.overrides.image or IMAGE}},
+                        {
+                            "name": "system",
+                            "containerDisk": {"image": tenant.overrides.image or platform.machine_image},
+                        },
                         {
                             "name": "workspace",
                             "persistentVolumeClaim": {"claimName": workspace.volume_claim},
@@ -108,13 +111,14 @@ def declare_machine(
     )
 
 
-def _cloud_config(tenant: TenantEntry, vault: str) -> str:
+def _cloud_config(tenant: TenantEntry, vault: str, authority: str | None) -> str:
     """What the guest is told at its first boot: who it is and where to ask, and no credential."""
     identity = {
         "tenant": tenant.id,
         "tier": tenant.tier,
         "vault": {
             "address": vault,
+            "authority": _AUTHORITY if authority else None,
             "authentication": {"path": "auth/kubernetes", "role": tenant.dashed},
             "secrets": f"tenants/{tenant.id}",
             "objectStorage": f"tenants/{tenant.id}/{OBJECT_STORAGE}",
@@ -126,11 +130,9 @@ def _cloud_config(tenant: TenantEntry, vault: str) -> str:
         "fs_setup": [{"device": _DEVICE, "filesystem": "ext4", "label": "workspace", "overwrite": False}],
         "mounts": [[_DEVICE, "/workspace", "ext4", "defaults,nofail,discard", "0", "2"]],
         "write_files": [
-            {
-                "path": "/etc/agent-platform/identity.json",
-                "permissions": "0644",
-                "content": json.dumps(identity),
-            }
+            {"path": path, "permissions": "0644", "content": content}
+            for path, content in ((_IDENTITY, json.dumps(identity)), (_AUTHORITY, authority))
+            if content
         ],
     }
     # JSON is YAML.

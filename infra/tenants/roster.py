@@ -18,6 +18,7 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import ErrorDetails
 
 from infra.errors import ConfigurationError
+from infra.settings import ContainerImage
 from infra.tenants.tiers import TIERS, Size, TierName
 
 MAXIMUM_BYTES = 16 * 1024 * 1024
@@ -59,9 +60,8 @@ class Sizes(_Section):
 class Overrides(_Section):
     """What only this tenant has different."""
 
-    image: str | None = Field(
+    image: ContainerImage | None = Field(
         default=None,
-        pattern=r"^[a-z0-9.:-]+(/[a-z0-9._-]+)+(@sha256:[0-9a-f]{64}|:[A-Za-z0-9_][A-Za-z0-9._-]*)$",
         description="a container disk with its version or digest, such as registry.example.ch/agent:1.4.0",
     )
 
@@ -82,6 +82,7 @@ class TenantEntry(_Section):
         max_length=254,
         description="the e-mail address of whoever answers for the tenant",
     )
+    # Recorded and exported; nothing acts on it yet: a `suspended` tenant keeps all it has, machine included.
     state: Literal["active", "suspended", "offboarding"] = Field(
         default="active", description="active, suspended or offboarding"
     )

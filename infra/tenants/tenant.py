@@ -14,7 +14,8 @@ from infra.tenants.workspace import declare_workspace
 class Tenant(pulumi.ComponentResource):
     """An entry of the roster, made real; deleting it deletes all the tenant has.
 
-    Not managed here: whether the machine runs, what the tenant itself keeps in its schema, secrets and
+    Not managed here: whether the machine runs, for which an entry's `state` counts nothing yet (it is only
+    exported), what the tenant itself keeps in its schema, secrets and
     prefix, and backups, which Longhorn and PostgreSQL take of everybody.
     """
 

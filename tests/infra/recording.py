@@ -20,7 +20,7 @@ _OUTPUTS: dict[str, dict[str, Any]] = {
         "kubeconfig": "clusters: [{cluster: {server: https://sks.test, certificate-authority-data: Y2E=}}]"
     },
     "exoscale:index/iamApiKey:IamApiKey": {"key": "EXOkey", "secret": "EXOsecret"},
-    "kubernetes:core/v1:Secret": {"data": {"token": "and0"}},
+    "kubernetes:core/v1:Secret": {"data": {"token": "and0", "ca.crt": "Y2E="}},
     "kubernetes:core/v1:Service": {"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.7"}]}}},
     "pulumi-python:dynamic/agent-platform:Password": {"value": "drawn"},
 }
@@ -36,6 +36,7 @@ class Registered:
     inputs: dict[str, Any]
     parent: str
     protect: bool
+    retain_on_delete: bool
     ignore_changes: list[str]
     depends_on: list[str]
     """Names."""
@@ -69,6 +70,7 @@ class Recorder(mocks.MockMonitor):
                 inputs=pulumi.runtime.rpc.deserialize_properties(request.object, keep_unknowns=True),
                 parent=request.parent.split("::")[-1],
                 protect=request.protect,
+                retain_on_delete=request.retainOnDelete,
                 ignore_changes=list(request.ignoreChanges),
                 depends_on=sorted(urn.split("::")[-1] for urn in request.dependencies),
             )

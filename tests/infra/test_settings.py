@@ -86,6 +86,8 @@ def test_all_mistakes_are_told_at_once() -> None:
             "kubevirt.manged: is no key of the configuration; did you mean managed?",
         ),
         ("vault", {"managed": {"replicas": 2}}, "vault.managed.replicas: an even number of servers"),
+        ("machineImage", "ghcr.io/me/agent:latest", "machineImage: changes by itself, under a sleeping"),
+        ("machineImage", "agent", 'machineImage: "agent" does not fit; write the machines\' system disk'),
         ("operatorNetworks", ["0.0.0.0/0"], "operatorNetworks: would open PostgreSQL and Vault to the whole"),
         ("operatorNetworks", ["home"], 'operatorNetworks[0]: "home" does not fit'),
         (

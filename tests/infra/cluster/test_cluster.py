@@ -62,7 +62,7 @@ def test_every_pool_is_spread_behind_the_firewall_on_the_private_network() -> No
         {"name": "dedicated", "instanceType": "cpu.huge", "size": 1, "diskGib": 800}
     )
     registered = cluster(values)
-    pools = registered.of_type("exoscale:index/sksNodepool:SksNodepool")
+    pools = [registered["cluster-workers"], registered["cluster-dedicated"]]
     assert [pool.inputs["name"] for pool in pools] == ["workers", "dedicated"]
     for pool in pools:
         assert pool.inputs["antiAffinityGroupIds"] == [f"{pool.name}-apart-id"]

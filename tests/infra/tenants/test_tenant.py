@@ -117,6 +117,19 @@ def test_a_removed_entry_is_removed_without_unprotecting(acme: dict[str, Registe
     assert acme["acme-object-storage"].inputs["deleteAllVersions"] is True
 
 
+def test_a_workspace_is_never_deleted_but_with_its_namespace(acme: dict[str, Registered]) -> None:
+    """A replacement would delete the data; so would that of a class that it took its name from."""
+    volume = acme["acme-workspace"]
+
+    assert [name for name, found in acme.items() if found.retain_on_delete] == ["acme-workspace"]
+    assert volume.inputs["spec"]["storageClassName"] == "workspace"
+    assert "acme-namespace" in volume.depends_on
+    # Whoever provides volumes is still there when the namespace, and so the volume, goes.
+    assert {"platform-storage-workspace", "platform-storage-workspace-encrypted"} <= set(
+        acme["acme-namespace"].depends_on
+    )
+
+
 def test_removal_goes_in_an_order_that_leaves_nothing(acme: dict[str, Registered]) -> None:
     """Deletion runs against the dependencies: what depends on something goes before it."""
     # No key opens the prefix while it is emptied.
@@ -208,6 +221,28 @@ def test_the_guest_is_told_who_it_is_and_no_credential(acme: dict[str, Registere
     assert identity["vault"]["authentication"] == {"path": "auth/kubernetes", "role": "tenant-acme"}
     assert "token" not in rest
     assert "password" not in rest
+
+
+def test_the_guest_can_verify_a_vault_of_the_platforms_own() -> None:
+    def told(values: dict[str, object] | None) -> tuple[object, dict[str, str]]:
+        data = registered(ROOT / "tenants.yaml", values)["acme-cloud-init"].inputs["stringData"]
+        document = yaml.safe_load(data.get("value", data)["userdata"])
+        files = {file["path"]: file["content"] for file in document["write_files"]}
+        identity = json.loads(files["/etc/agent-platform/identity.json"])
+        return identity["vault"]["authority"], files
+
+    path, files = told(stack("prod"))
+    assert path == "/etc/agent-platform/vault-ca.pem"
+    assert files["/etc/agent-platform/vault-ca.pem"] == "ca"
+    path, files = told(None)
+    assert path is None
+    assert "/etc/agent-platform/vault-ca.pem" not in files
+
+
+def test_the_configuration_names_the_image_of_machines_whose_entry_does_not() -> None:
+    image = "registry.example.ch/agent@sha256:" + "0" * 64
+    machine = registered(ROOT / "tenants.yaml", {**stack("prod"), "machineImage": image})["acme-machine"]
+    assert machine.inputs["spec"]["template"]["spec"]["volumes"][0]["containerDisk"] == {"image": image}
 
 
 def test_a_namespace_keeps_to_the_baseline_and_hands_out_no_token(acme: dict[str, Registered]) -> None:
