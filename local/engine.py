@@ -212,6 +212,7 @@ def up(selected: auto.Stack, *, output: Callable[[str], None]) -> dict[str, int]
         environment=selected.workspace.env_vars,
         output=output,
     )
+    preview(selected, output=lambda _line: None)  # refused here, an update has touched nothing
     consequence = "What it had made is kept, and the next `make up` goes on from there."
     with _told(selected, output, "update", consequence) as display:
         result = selected.up(on_output=display, color=_color(), suppress_outputs=True, suppress_progress=True)

@@ -38,8 +38,6 @@ _SETTINGS = {
     "password_encryption": "scram-sha-256",
     "max_connections": "200",
     "shared_buffers": "64MB",
-    # A power cut may cost the last half second, never the database's consistency.
-    "synchronous_commit": "off",
     # A failed statement is reported without its text: Vault's carry passwords.
     "log_min_error_statement": "panic",
     "timezone": "UTC",
