@@ -3,6 +3,7 @@
 Everything a user can get wrong is checked before the first resource is registered.
 """
 
+import asyncio
 from pathlib import Path
 
 import pulumi
@@ -18,9 +19,17 @@ settings = load_settings()
 roster = load_roster(Path(__file__).resolve().parents[1] / settings.roster)
 require_given_services(settings)
 
-cluster = Cluster("cluster", settings)
-platform = Platform("platform", settings, cluster)
-tenants = [Tenant(tenant, platform) for tenant in roster]
 
-pulumi.export("cluster", cluster.api.server)
-pulumi.export("tenants", [tenant.summary for tenant in tenants])
+async def main() -> pulumi.Inputs:
+    """Declare everything; returns the stack's outputs."""
+    cluster = Cluster("cluster", settings)
+    platform = Platform("platform", settings, cluster)
+    tenants = []
+    for entry in roster:
+        tenants.append(Tenant(entry, platform))
+        # Lets the engine begin with this one; held back to the end, a long roster costs the SDK dearly.
+        await asyncio.sleep(0)
+    return {"cluster": cluster.api.server, "tenants": [tenant.summary for tenant in tenants]}
+
+
+pulumi.run(main)

@@ -21,10 +21,17 @@ from rich.console import Console
 
 from local import engine, toolchain
 from local.paths import DATA
+from local.providers.schema import Schema
 
 _ROUNDS = 3
 _TIERS = ("starter", "professional", "enterprise", "private-cloud")
 _PROVIDER = "pulumi:providers:"
+_SCHEMAS = {
+    "exoscale": Schema("pulumiverse_exoscale"),
+    "kubernetes": Schema("pulumi_kubernetes"),
+    "postgresql": Schema("pulumi_postgresql"),
+    "vault": Schema("pulumi_vault"),
+}
 
 
 class Figure(TypedDict):
@@ -128,9 +135,17 @@ def _register_flat(recorded: Sequence[Registration]) -> None:
             pulumi.CustomResource(
                 resource.type,
                 resource.name,
-                _unknowns(resource.inputs),
+                {**_properties(resource.type), **_unknowns(resource.inputs)},
                 pulumi.ResourceOptions(provider=provider),
             )
+
+
+def _properties(token: str) -> dict[str, None]:
+    """All that the SDK's class of a type has, given or not: each is an output that the SDK keeps track of."""
+    schema = _SCHEMAS.get(token.partition(":")[0])
+    if schema is None or not schema.knows(token):
+        return {}
+    return dict.fromkeys(schema.resource(token).outputs)
 
 
 def _unknowns(value: Any) -> Any:

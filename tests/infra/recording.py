@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+import unittest.mock
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,12 @@ def record(program: Callable[[], object], *, preview: bool = False) -> Recorder:
     mocks.set_mocks(_Answers(), project="agent-platform", stack="test", preview=preview, monitor=recorder)
 
     async def run() -> None:
-        program()
+        mains: list[Callable[[], Awaitable[object]]] = []
+        # The mocks' own stack takes no `main`, as the language host's does: it is awaited here.
+        with unittest.mock.patch("pulumi.run", mains.append):
+            program()
+        for main in mains:
+            await main()
 
     loop.run_until_complete(run_pulumi_func(run))
     return recorder
