@@ -136,7 +136,7 @@ def test_a_second_up_while_one_runs_is_told_so(platform: Platform, with_newcomer
     cut_off(platform, after_resources=1, strike=lambda _running: refused.append(platform.run("up")))
 
     assert refused[0].returncode == 1
-    assert "running" in refused[0].stderr
+    assert "another command" in refused[0].stderr
     assert "Traceback" not in refused[0].stderr
     assert_whole(platform, with_newcomer)
 
