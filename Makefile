@@ -41,8 +41,11 @@ lint: $(VENV)/.ready ## formatting, style, types, architecture contracts
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
+# A process each: the servers that a group starts share a data folder with nobody else's.
 test: lint ## everything that guards the project
-	$(VENV)/bin/pytest
+	@for group in tests/infra tests/local/exoscale tests/local/node_agent tests/local/providers tests/local/servers \
+	  "$(wildcard tests/local/test_*.py)" tests/integration; do \
+	  echo "pytest $$group"; $(VENV)/bin/pytest $$group || exit 1; done
 
 bench: $(VENV)/.ready ## figures, each as a ratio within one run; the last line is JSON
 	@$(PYTHON) -m local bench

@@ -244,7 +244,7 @@ supervisor.start(Service(name={NAME!r}, command={service().command!r}, ready=nev
     with subprocess.Popen(
         [sys.executable, "-c", script], cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True
     ) as command:
-        supervisor.wait_until(service().ready, timeout=10, what="the server")
+        supervisor.wait_until(service().ready, timeout=60, what="the server")
         os.killpg(command.pid, signal.SIGINT)
         assert command.wait(10) != 0
     pid = supervisor.status(service()).pid
