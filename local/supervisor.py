@@ -41,6 +41,7 @@ _INHERITED = (
 _GRACE = 20.0
 """Seconds from the stop signal to SIGKILL."""
 _LOG_LIMIT = 16 * 2**20
+_RELEASE = 5.0
 _LEAST_FREE_DISK = 2**30
 
 
@@ -200,7 +201,13 @@ def check_ports(service: Service) -> None:
         return
     leftovers = set(_left_over(service.name))
     for number in service.ports:
-        if ports.is_free(number):
+        # The kernel may need a moment to let go of a port whose server was killed.
+        deadline = time.monotonic() + _RELEASE
+        while not (free := ports.is_free(number)) and _listener(number) is None:
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.05)
+        if free:
             continue
         holder = _listener(number)
         if holder in leftovers:

@@ -246,7 +246,7 @@ supervisor.start(Service(name={NAME!r}, command={service().command!r}, ready=nev
     ) as command:
         supervisor.wait_until(service().ready, timeout=60, what="the server")
         os.killpg(command.pid, signal.SIGINT)
-        assert command.wait(10) != 0
+        assert command.wait(60) != 0
     pid = supervisor.status(service()).pid
     assert pid is not None
     assert started(console) == pid

@@ -84,7 +84,7 @@ class Managed:
         self.given = inputs
         self.inputs = self.checked(inputs)
 
-    def call(self, *, preview: bool = False, timeout: float = 20) -> Call:
+    def call(self, *, preview: bool = False, timeout: float = 90) -> Call:
         urn = f"urn:pulumi:s::p::{self.token}::{self.name}"
         return Call(urn, self.name, self.token, preview=preview, timeout=timeout, random_seed=b"seed")
 
@@ -98,7 +98,7 @@ class Managed:
         result: Properties = plain(self.type.create(self.call(preview=True), self.inputs)[1])
         return result
 
-    def create(self, timeout: float = 20) -> "Managed":
+    def create(self, timeout: float = 90) -> "Managed":
         self.id, outputs = self.type.create(self.call(timeout=timeout), self.inputs)
         self.outputs: Properties = plain(outputs)
         return self
