@@ -14,11 +14,15 @@ _PAUSE = 0.5
 
 def main() -> None:
     """Become the module, with a watcher beside it."""
-    engine = os.getppid()
-    threading.Thread(target=_follow, args=(engine,), daemon=True).start()
+    end_with_engine()
     module, *arguments = sys.argv[1:]
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def end_with_engine() -> None:
+    """Watch the engine that started this process, and end with it."""
+    threading.Thread(target=_follow, args=(os.getppid(),), name="engine-watch", daemon=True).start()
 
 
 def _follow(engine: int) -> None:

@@ -201,13 +201,7 @@ def check_ports(service: Service) -> None:
         return
     leftovers = set(_left_over(service.name))
     for number in service.ports:
-        # The kernel may need a moment to let go of a port whose server was killed.
-        deadline = time.monotonic() + _RELEASE
-        while not (free := ports.is_free(number)) and _listener(number) is None:
-            if time.monotonic() > deadline:
-                break
-            time.sleep(0.05)
-        if free:
+        if _released(number):
             continue
         holder = _listener(number)
         if holder in leftovers:
@@ -297,6 +291,16 @@ def _obituary(service: Service, what: str) -> str:
         f"{service.name} {what}, so the platform is not up. The last lines of {log}:\n{tail}\n"
         "Mend that and run `make up` again; it goes on from here."
     )
+
+
+def _released(port: int) -> bool:
+    """Tell whether a port is free, giving the kernel a moment to let go of a killed server's."""
+    deadline = time.monotonic() + _RELEASE
+    while not ports.is_free(port):
+        if _listener(port) is not None or time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def _listener(port: int) -> int | None:

@@ -6,7 +6,6 @@ import os
 import re
 import sys
 import threading
-import time
 import warnings
 from collections.abc import Callable
 from concurrent import futures
@@ -18,6 +17,7 @@ from google.protobuf.empty_pb2 import Empty  # type: ignore[import-untyped]
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 from pulumi.runtime.proto import engine_pb2, engine_pb2_grpc, plugin_pb2, provider_pb2, provider_pb2_grpc
 
+from local.plugin_host import end_with_engine
 from local.providers.provider import (
     Call,
     Diff,
@@ -52,7 +52,7 @@ def serve(provider: Provider) -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.DEBUG if debug else logging.CRITICAL)
     if not debug:
         warnings.simplefilter("ignore")  # a library's remarks would show beside the user's resources
-    _end_with_parent()
+    end_with_engine()
     engine = sys.argv[1] if len(sys.argv) > 1 else None
     server, port = start(provider, engine=engine)
     sys.stdout.write(f"{port}\n")
@@ -73,18 +73,6 @@ def start(provider: Provider, *, engine: str | None = None) -> tuple[grpc.Server
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     return server, port
-
-
-def _end_with_parent() -> None:
-    """An engine that was killed cannot tell its plugins: they notice that they have another parent."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
 
 
 _Request = TypeVar("_Request")
