@@ -1,4 +1,8 @@
-"""What each tier is sold with, and how far a tenant of it can grow. Every tier gets a machine of its own."""
+"""What each tier is made of, what may be said of it, and what it costs: one table that drives everything.
+
+The tiers are those of the architecture guide ("Infrastructure Isolation Tiers", "Honest Marketing"). Code asks
+this table what a tenant has, never the tier's name. Of every tier: a schema, a path in Vault, a prefix.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,28 +13,115 @@ TierName = Literal["starter", "professional", "enterprise", "private-cloud"]
 
 @dataclass(frozen=True)
 class Size:
-    """What a tenant buys: all of it reaches the guest, the platform adds its own overhead."""
+    """What a tenant buys: all of it reaches its agent, the platform adds its own overhead."""
 
     cpu: int
-    """Virtual CPUs."""
+    """CPUs: the guest's virtual ones, or the pod's."""
     memory_gib: int
     """Memory in GiB."""
     workspace_gib: int
-    """The workspace volume in GiB."""
+    """The workspace volume in GiB; 0 where the workspace is the prefix's `workspace/`."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Tier:
-    """A tier's size as sold, and the largest that an entry's `sizes` may ask for."""
+    """What a tenant of the tier has, and how far it can grow."""
 
     default: Size
+    """As sold."""
     maximum: Size
+    """The largest that an entry's `sizes` may ask for."""
+    shared_runtime: bool = False
+    """Its agents run with those of others, in the runtime that all such tenants share."""
+    namespace: bool = False
+    """A Kubernetes namespace of its own: closed network, quota, limits."""
+    dedicated_agent: bool = False
+    """Its agents run in a Deployment of its own."""
+    machine: bool = False
+    """Its agents run in a virtual machine of its own, with a volume as workspace."""
+    encrypted_workspace: bool = False
+    """The volume is encrypted with a key of its own."""
+    vpn: bool = False
+    """It may have a VPN into its machine."""
+    node_pool: bool = False
+    """Nodes of its own, on which nobody else's machine runs."""
+    own_database: bool = False
+    """It may have PostgreSQL servers of its own instead of a schema among others."""
+    claims: tuple[str, ...]
+    """All that may be claimed of it to a customer (guide, "Honest Marketing" and the tiers' own words)."""
+    monthly_usd: int | None
+    """The list price per month in USD; None where each contract has its own."""
+
+    def may_claim(self, claim: str) -> bool:
+        """Whether the tier's customer may be told so; capitals and spaces make no difference."""
+        return _spoken(claim) in {_spoken(allowed) for allowed in self.claims}
 
 
-#                                     CPU, memory, workspace
-TIERS: Mapping[TierName, Tier] = {
-    "starter": Tier(default=Size(1, 2, 10), maximum=Size(2, 4, 20)),
-    "professional": Tier(default=Size(2, 4, 20), maximum=Size(4, 8, 100)),
-    "enterprise": Tier(default=Size(4, 8, 50), maximum=Size(8, 32, 500)),
-    "private-cloud": Tier(default=Size(4, 8, 100), maximum=Size(16, 128, 2000)),
+def _spoken(claim: str) -> str:
+    return " ".join(claim.casefold().split())
+
+
+_OF_ALL = ("Swiss-hosted infrastructure", "Banking-grade security standards", "Secure Multi-Tenant Platform")
+_OF_NAMESPACES = (
+    *_OF_ALL,
+    "Enterprise-grade isolation",
+    "Isolated Environment",
+    "Dedicated Workspace",
+)
+_OF_MACHINES = (
+    *_OF_NAMESPACES,
+    "Private Virtual Infrastructure",
+    "Dedicated virtual infrastructure",
+    "Private environment",
+    "Isolated infrastructure",
+)
+_OF_NODES = (*_OF_MACHINES, "Private cloud", "Single-tenant")
+
+NEVER_CLAIMED: Mapping[str, str] = {
+    "Your own private server": "every tenant's machine runs on hardware that the provider shares",
+    "Completely isolated infrastructure": "every tier shares the cluster's control plane and Vault",
+    "Dedicated cloud": "it does not say what is dedicated; name that instead",
 }
+"""What no tier may claim, and why not (guide, "Honest Marketing")."""
+
+#                                                                               CPU, memory, workspace
+TIERS: Mapping[TierName, Tier] = {
+    "starter": Tier(
+        default=Size(1, 2, 10),
+        maximum=Size(2, 4, 20),
+        shared_runtime=True,
+        claims=_OF_ALL,
+        monthly_usd=99,
+    ),
+    "professional": Tier(
+        default=Size(2, 4, 20),
+        maximum=Size(4, 8, 100),
+        namespace=True,
+        dedicated_agent=True,
+        claims=_OF_NAMESPACES,
+        monthly_usd=299,
+    ),
+    "enterprise": Tier(
+        default=Size(4, 8, 50),
+        maximum=Size(8, 32, 500),
+        namespace=True,
+        machine=True,
+        encrypted_workspace=True,
+        vpn=True,
+        claims=_OF_MACHINES,
+        monthly_usd=999,
+    ),
+    "private-cloud": Tier(
+        default=Size(4, 8, 100),
+        maximum=Size(16, 128, 2000),
+        namespace=True,
+        machine=True,
+        encrypted_workspace=True,
+        vpn=True,
+        node_pool=True,
+        own_database=True,
+        claims=_OF_NODES,
+        monthly_usd=None,
+    ),
+}
+"""From the least to the most of its own."""
