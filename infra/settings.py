@@ -8,13 +8,11 @@ import difflib
 import ipaddress
 import json
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Generic, Literal, TypeVar, get_args
+from typing import Annotated, Any, Generic, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pulumi.runtime.config import CONFIG, get_config_env, is_config_secret
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     IPvAnyNetwork,
     SecretStr,
@@ -26,6 +24,7 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from infra.errors import ConfigurationError
+from infra.section import Section, look_up
 
 NAMESPACE = "agent-platform"
 """Every key of ours in a stack's configuration starts with this and a colon."""
@@ -67,13 +66,7 @@ def _tls_url(url: str) -> str:
     return url.rstrip("/")
 
 
-class _Section(BaseModel):
-    """A mapping in the configuration: camelCase keys, exact types, nothing unknown."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, alias_generator=to_camel)
-
-
-class NodePool(_Section):
+class NodePool(Section):
     """A group of equal worker nodes, kept on different hypervisors."""
 
     name: Name = Field(description="the pool's name: lower case letters, digits and hyphens")
@@ -87,7 +80,7 @@ class NodePool(_Section):
     disk_gib: int = Field(ge=20, le=51200, description="each node's disk in GiB, 20 or more")
 
 
-class Audit(_Section):
+class Audit(Section):
     """Where SKS sends the Kubernetes audit log, with the secret `auditToken` as its bearer token."""
 
     endpoint: str = Field(description="the https:// address that receives the audit events")
@@ -98,7 +91,7 @@ class Audit(_Section):
     _endpoint = field_validator("endpoint")(_tls_url)
 
 
-class Kubeconfig(_Section):
+class Kubeconfig(Section):
     """How long the program's own access to the cluster lives. SKS grants at most 30 days."""
 
     ttl_days: int = Field(default=30, ge=2, le=30, description="a life in days, 2 to 30")
@@ -114,7 +107,7 @@ class Kubeconfig(_Section):
         return days
 
 
-class ClusterSettings(_Section):
+class ClusterSettings(Section):
     """What we rent from Exoscale."""
 
     name: Name = Field(description="the SKS cluster's name: lower case letters, digits and hyphens")
@@ -159,7 +152,7 @@ class ClusterSettings(_Section):
         return pools
 
 
-class ObjectStorageSettings(_Section):
+class ObjectStorageSettings(Section):
     """The three SOS buckets. Bucket names are unique across all of Exoscale."""
 
     artifacts_bucket: BucketName = Field(description="the bucket for tenants' files")
@@ -183,11 +176,11 @@ class ObjectStorageSettings(_Section):
         return logs
 
 
-Given = TypeVar("Given", bound=_Section)
-Managed = TypeVar("Managed", bound=_Section)
+Given = TypeVar("Given", bound=Section)
+Managed = TypeVar("Managed", bound=Section)
 
 
-class Service(_Section, Generic[Given, Managed]):
+class Service(Section, Generic[Given, Managed]):
     """A shared service: somebody else runs it (`given`) or this program does (`managed`)."""
 
     given: Given | None = Field(default=None, description="a mapping that says where the running service is")
@@ -216,7 +209,7 @@ class Service(_Section, Generic[Given, Managed]):
         return managed
 
 
-class GivenDatabase(_Section):
+class GivenDatabase(Section):
     """A running PostgreSQL 16 or newer; its password is the secret `databaseAdminPassword`."""
 
     host: Host = Field(description="PostgreSQL's host name or address")
@@ -235,7 +228,7 @@ class GivenDatabase(_Section):
         return mode
 
 
-class ManagedDatabase(_Section):
+class ManagedDatabase(Section):
     """PostgreSQL run by CloudNativePG."""
 
     name: Name = Field(default="agents", description="the database that holds the tenants' schemas")
@@ -244,7 +237,7 @@ class ManagedDatabase(_Section):
     backup_retention_days: int = Field(default=30, ge=1, description="how many days back a restore can go")
 
 
-class GivenRedis(_Section):
+class GivenRedis(Section):
     """A running Redis or Valkey; its password is the secret `redisPassword`."""
 
     host: Host = Field(description="the host name or address")
@@ -259,7 +252,7 @@ class GivenRedis(_Section):
         return tls
 
 
-class ManagedRedis(_Section):
+class ManagedRedis(Section):
     """Valkey from its own chart."""
 
     storage_gib: int = Field(
@@ -267,7 +260,7 @@ class ManagedRedis(_Section):
     )
 
 
-class GivenVault(_Section):
+class GivenVault(Section):
     """A running Vault or OpenBao, unsealed; the operator's token is the secret `vaultToken`."""
 
     address: str = Field(description="Vault's https:// address")
@@ -275,7 +268,7 @@ class GivenVault(_Section):
     _address = field_validator("address")(_tls_url)
 
 
-class ManagedVault(_Section):
+class ManagedVault(Section):
     """OpenBao from its own chart; the operator's token comes from the environment's VAULT_TOKEN."""
 
     replicas: int = Field(default=3, ge=1, le=7, description="the number of servers in the Raft cluster, odd")
@@ -291,11 +284,11 @@ class ManagedVault(_Section):
         return replicas
 
 
-class GivenKubeVirt(_Section):
+class GivenKubeVirt(Section):
     """KubeVirt is installed already, with the feature gates in `infra/platform/kubevirt.py`."""
 
 
-class ManagedKubeVirt(_Section):
+class ManagedKubeVirt(Section):
     """KubeVirt from the manifest in `infra/platform/manifests`."""
 
     allow_emulation: bool = Field(
@@ -303,15 +296,15 @@ class ManagedKubeVirt(_Section):
     )
 
 
-class GivenLonghorn(_Section):
+class GivenLonghorn(Section):
     """Longhorn 1.12 or newer is installed already in `longhorn-system`, with a backup target set."""
 
 
-class ManagedLonghorn(_Section):
+class ManagedLonghorn(Section):
     """Longhorn from its own chart, backing up to the backups bucket."""
 
 
-class Settings(_Section):
+class Settings(Section):
     """The whole configuration of a stack."""
 
     domain: str = Field(
@@ -448,7 +441,7 @@ def _explain(detail: ErrorDetails) -> str:
     """One mistake: its key, what is wrong, what to write."""
     path = list(detail["loc"])
     key = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).lstrip(".")
-    owner, description = _look_up(path)
+    owner, description = look_up(Settings, tuple(path))
     if detail["type"] == "extra_forbidden":
         known = [field.alias or name for name, field in owner.model_fields.items()]
         close = difflib.get_close_matches(to_camel(str(path[-1])), known, n=1)
@@ -463,25 +456,3 @@ def _explain(detail: ErrorDetails) -> str:
     # A pattern says nothing to a reader; the description does.
     why = "" if detail["type"] == "string_pattern_mismatch" else f" ({detail['msg'].lower()})"
     return f"{key}:{found} does not fit{why}; write {description}"
-
-
-def _look_up(path: list[int | str]) -> tuple[type[BaseModel], str]:
-    """The section that holds the last step of `path`, and that field's description."""
-    owner: type[BaseModel] = Settings
-    description = "a mapping"
-    for index, step in enumerate(path):
-        field = next((f for f in owner.model_fields.values() if f.alias == step), None)
-        if field is None:
-            continue
-        description = field.description or description
-        inner = _section_in(field.annotation)
-        if inner is not None and index < len(path) - 1:
-            owner = inner
-    return owner, description
-
-
-def _section_in(annotation: Any) -> type[BaseModel] | None:
-    """The model inside `Model`, `Model | None` or `tuple[Model, ...]`."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((found for part in get_args(annotation) if (found := _section_in(part))), None)
