@@ -25,7 +25,7 @@ async def main() -> pulumi.Inputs:
     cluster = Cluster("cluster", settings)
     platform = Platform("platform", settings, cluster)
     tenants = []
-    for entry in roster:
+    for entry in roster.tenants:
         tenants.append(Tenant(entry, platform))
         # Lets the engine begin with this one; held back to the end, a long roster costs the SDK dearly.
         await asyncio.sleep(0)

@@ -1,63 +1,38 @@
-"""The roster, `tenants.yaml`: read strictly, every mistake told at once with its line.
-
-The file is plain YAML of a few kinds: no anchors, aliases or tags, so that what a reviewer reads is what it
-says, and no file can expand into more than it is. Reading takes time linear in its length.
-"""
+"""The roster, `tenants.yaml`: who the tenants are; every mistake in it is told at once with its line."""
 
 import difflib
 import json
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, get_args
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, Strict, ValidationError
 from pydantic.alias_generators import to_camel
 from pydantic_core import ErrorDetails
 
 from infra.errors import ConfigurationError
+from infra.section import Section, look_up
 from infra.settings import ContainerImage
+from infra.tenants.roster_rules import beyond_shape
+from infra.tenants.roster_text import Document, Mistake, Position, UnreadableError, read_document
 from infra.tenants.tiers import TIERS, Size, TierName
 
-MAXIMUM_BYTES = 16 * 1024 * 1024
-"""Far more than 10,000 tenants take."""
-_MAXIMUM_DEPTH = 8
-
-_PLATFORM = """
-admin api app auth backup billing blog cdn console control dashboard dev docs domain exoscale ftp gateway
-grafana help imap internal kubernetes kubevirt localhost login logs longhorn mail metrics monitoring ns1 ns2
-platform pop portal postgres postgresql prometheus public redis registry root shop smtp sso staging status
-support system tenant tenants test valkey vault vpn webmail www
-"""
-"""Names under the domain that are the platform's, or that customers would take for it."""
-
-_WORDS = "all any default false nan none null off select true user yes"
-"""Words that YAML, SQL or a shell script take for something else than a name."""
-
-RESERVED = frozenset(f"{_PLATFORM} {_WORDS}".split())
-"""Ids that no tenant can have."""
-
-_CONFLICT = re.compile(r"^(<{7}|\|{7}|>{7})( |$)|^={7}$", re.MULTILINE)
-_TAB = re.compile(r"^ *\t", re.MULTILINE)
+Identifier = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{2,30}$")]
+_IDENTIFIER = "3 to 31 lower-case letters (a-z) and digits, a letter first"
+_ARRAY = Strict(False)
+"""For a tuple, which strict validation would not take from a list; what is in it stays strict."""
 
 
-class _Section(BaseModel):
-    """A mapping in the roster: camelCase keys, exact types, nothing unknown."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, alias_generator=to_camel)
-
-
-class Sizes(_Section):
+class Sizes(Section):
     """Sizes other than the tier's own, up to the tier's maximum."""
 
-    cpu: int | None = Field(default=None, ge=1, description="a whole number of virtual CPUs")
+    cpu: int | None = Field(default=None, ge=1, description="a whole number of CPUs")
     memory_gib: int | None = Field(default=None, ge=1, description="a whole number of GiB of memory")
     workspace_gib: int | None = Field(default=None, ge=1, description="a whole number of GiB")
 
 
-class Overrides(_Section):
+class Overrides(Section):
     """What only this tenant has different."""
 
     image: ContainerImage | None = Field(
@@ -66,13 +41,45 @@ class Overrides(_Section):
     )
 
 
-class TenantEntry(_Section):
+class Peer(Section):
+    """Somebody who may connect to the tenant's VPN."""
+
+    name: str = Field(
+        pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$",
+        description="the peer's name: lower-case letters, digits and hyphens, such as office-zurich",
+    )
+    public_key: str = Field(
+        # 32 bytes leave two bits of the 43rd character unused: they are zero.
+        pattern=r"^[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$",
+        description="the peer's WireGuard public key: base64 of 32 bytes, as `wg pubkey` prints it",
+    )
+
+
+class Vpn(Section):
+    """A WireGuard endpoint in the tenant's machine, for this tenant only."""
+
+    peers: Annotated[tuple[Peer, ...], _ARRAY] = Field(
+        min_length=1, max_length=250, description="a list of 1 to 250 peers, each with name and publicKey"
+    )
+
+
+class Offboarding(Section):
+    """How a tenant leaves."""
+
+    backup: Literal["final", "waived"] = Field(
+        description="final (one more backup is taken) or waived (the customer wants none)"
+    )
+    reason: str | None = Field(
+        default=None,
+        pattern=r"^\S([^\x00-\x1f\x7f]{0,298}\S)?$",
+        description="one line of text: who waived the backup, and why",
+    )
+
+
+class TenantEntry(Section):
     """One tenant as it stands in the roster."""
 
-    id: str = Field(
-        pattern=r"^[a-z][a-z0-9]{2,30}$",
-        description="3 to 31 lower-case letters (a-z) and digits, a letter first",
-    )
+    id: Identifier = Field(description=_IDENTIFIER)
     name: str = Field(
         pattern=r"^\S([^\x00-\x1f\x7f]{0,78}\S)?$", description="the customer's name, 1 to 80 characters"
     )
@@ -82,12 +89,28 @@ class TenantEntry(_Section):
         max_length=254,
         description="the e-mail address of whoever answers for the tenant",
     )
-    # Recorded and exported; nothing acts on it yet: a `suspended` tenant keeps all it has, machine included.
     state: Literal["active", "suspended", "offboarding"] = Field(
         default="active", description="active, suspended or offboarding"
     )
     sizes: Sizes = Field(default=Sizes(), description="a mapping of cpu, memoryGib, workspaceGib")
     overrides: Overrides = Field(default=Overrides(), description="a mapping; known in it: image")
+    keep: Annotated[tuple[Literal["workspace"], ...], _ARRAY] = Field(
+        default=(),
+        description="a list: workspace keeps the volume of an earlier tier, with its size in sizes",
+    )
+    discard: Annotated[tuple[Literal["workspace", "database"], ...], _ARRAY] = Field(
+        default=(), description="a list of what a change may destroy: workspace, database"
+    )
+    vpn: Vpn | None = Field(default=None, description="a mapping; known in it: peers")
+    own_database: bool = Field(
+        default=False, description="true or false: PostgreSQL servers of the tenant's own"
+    )
+    claims: Annotated[
+        tuple[Annotated[str, Field(pattern=r"^\S([^\x00-\x1f\x7f]{0,198}\S)?$")], ...], _ARRAY
+    ] = Field(default=(), description="a list of lines of text: what this customer is told of the tier")
+    offboarding: Offboarding | None = Field(
+        default=None, description="a mapping; known in it: backup, reason"
+    )
 
     @cached_property
     def size(self) -> Size:
@@ -110,45 +133,44 @@ class TenantEntry(_Section):
         return f"tenant_{self.id}"
 
 
+class Roster(Section):
+    """The whole file."""
+
+    tenants: Annotated[tuple[TenantEntry, ...], _ARRAY] = Field(description="a list of one entry per tenant")
+    retired: Annotated[tuple[Identifier, ...], _ARRAY] = Field(
+        default=(), description="a list of the ids of tenants that are gone, which nobody gets again"
+    )
+
+
 _CONSEQUENCES = {
     "id": "it becomes a schema, a namespace, a path and a prefix, and would be valid in not all of them",
     "name": "nobody could tell whose tenant this is",
     "tier": "nobody could say what the tenant is to get",
     "owner": "nobody could be asked about the tenant",
     "state": "nobody could say whether the tenant is to be served",
-    "sizes": "the machine could not be sized",
+    "sizes": "the tenant could not be given its size",
     "overrides": "the override would have no effect, or one that changes by itself",
+    "keep": "nobody could say what is to stay",
+    "discard": "nobody could say what may be lost",
+    "vpn": "no peer could connect",
+    "ownDatabase": "nobody could say where the tenant's tables are to be",
+    "claims": "nobody could judge whether the tier bears it out",
+    "offboarding": "nobody could say what becomes of the data",
+    "retired": "an id that was used once could be used again",
 }
 
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_SCALARS = yaml.constructor.SafeConstructor()
-_Position = tuple[int | str, ...]
 
-
-class _Mistake(NamedTuple):
-    line: int
-    tenant: str
-    message: str
-
-
-class _MistakesError(Exception):
-    """The text cannot be read any further."""
-
-    def __init__(self, *mistakes: _Mistake) -> None:
-        super().__init__()
-        self.mistakes = mistakes
-
-
-def load_roster(path: Path) -> tuple[TenantEntry, ...]:
+def load_roster(path: Path) -> Roster:
     """Read the roster.
 
     Raises:
         ConfigurationError: naming every mistake in it.
     """
     entries: list[TenantEntry] = []
+    retired: dict[str, int] = {}
     try:
-        mistakes = list(_read(_text(path), entries))
-    except _MistakesError as error:
+        mistakes = list(_read(read_document(path), entries, retired))
+    except UnreadableError as error:
         mistakes = list(error.mistakes)
     if mistakes:
         count = "a mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
@@ -157,166 +179,89 @@ def load_roster(path: Path) -> tuple[TenantEntry, ...]:
             for line, tenant, message in sorted(mistakes)
         )
         raise ConfigurationError(f"The roster has {count}; nothing was changed.\n{told}")
-    return tuple(entries)
+    return Roster.model_construct(tenants=tuple(entries), retired=tuple(retired))
 
 
-def _text(path: Path) -> str:
-    """The file's text, once nothing in it makes reading it pointless."""
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAXIMUM_BYTES + 1)
-    except OSError as error:
-        raise _fatal(
-            1,
-            f"cannot be read ({error.strerror}), so no tenant is known; "
-            "check the setting agent-platform:roster",
-        ) from None
-    if len(content) > MAXIMUM_BYTES:
-        raise _fatal(1, f"is larger than {MAXIMUM_BYTES >> 20} MiB, which no roster is; restore it from git")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise _fatal(line, "is not UTF-8 text, so names would be garbled; save the file as UTF-8") from None
-    conflicts = [
-        _Mistake(
-            _line_of(text, match), "", "a merge conflict was left in; keep one side and delete the markers"
-        )
-        for match in _CONFLICT.finditer(text)
-    ]
-    tabs = [
-        _Mistake(_line_of(text, match), "", "a tab indents this line, which YAML does not allow; use spaces")
-        for match in _TAB.finditer(text)
-    ]
-    if conflicts or tabs:
-        raise _MistakesError(*conflicts, *tabs)
-    return text
-
-
-def _fatal(line: int, message: str) -> _MistakesError:
-    return _MistakesError(_Mistake(line, "", message))
-
-
-def _line_of(text: str, match: re.Match[str]) -> int:
-    return text.count("\n", 0, match.start()) + 1
-
-
-def _read(text: str, entries: list[TenantEntry]) -> Iterator[_Mistake]:
-    """Append what is right to `entries` and yield what is wrong."""
-    root = _node(text)
-    if root is None:
-        raise _fatal(1, "is empty, so every tenant would be removed; write `tenants: []` if that is meant")
-    lines: dict[_Position, int] = {}
-    doubles: list[tuple[_Position, int, str]] = []
-    document = _plain(root, (), lines, doubles)
-    tenants = document.get("tenants") if isinstance(document, dict) else None
+def _read(document: Document, entries: list[TenantEntry], retired: dict[str, int]) -> Iterator[Mistake]:
+    """Fill `entries`, and `retired` with the line of each id, and yield what is wrong."""
+    if document.value is None:
+        message = "is empty, so every tenant would be removed; write `tenants: []` if that is meant"
+        raise UnreadableError(Mistake(1, "", message))
+    root = document.value if isinstance(document.value, dict) else {}
+    tenants = root.get("tenants")
     if not isinstance(tenants, list):
-        raise _fatal(
-            lines.get(("tenants",), 1),
+        message = (
             "holds no list `tenants`, so no tenant could be read from it; write `tenants:` and below it "
-            "one entry for each, starting with `- id:`",
+            "one entry for each, starting with `- id:`"
         )
-    for key in document.keys() - {"tenants"}:
-        yield _Mistake(lines[key,], "", f"`{key}` is no key here and would do nothing; known here: tenants")
-    for position, line, message in doubles:
-        inside = len(position) > 1 and isinstance(position[1], int)
-        yield _Mistake(line, _name(tenants[int(position[1])]) if inside else "", message)
-    first: dict[str, int] = {}
+        raise UnreadableError(Mistake(document.line(("tenants",)), "", message))
+    known = [str(field.alias) for field in Roster.model_fields.values()]
+    for key in root.keys() - set(known):
+        message = f"`{key}` is no key here and would do nothing; known here: {', '.join(known)}"
+        yield Mistake(document.line((key,)), "", message)
+    for position, line, message in document.doubles:
+        inside = len(position) > 1 and position[0] == "tenants"
+        yield Mistake(line, _name(tenants[int(position[1])]) if inside else "", message)
+    yield from _retired(document, root.get("retired", []), retired)
+    yield from _tenants(document, tenants, entries, retired)
+
+
+def _retired(document: Document, ids: Any, retired: dict[str, int]) -> Iterator[Mistake]:
+    """Fill `retired`; yield what is wrong with the list."""
+    try:
+        Roster(tenants=(), retired=ids)
+    except ValidationError as error:
+        for detail in error.errors(include_url=False):
+            yield Mistake(document.line(detail["loc"]), "", _explain(Roster, detail))
+    for index, identifier in enumerate(ids if isinstance(ids, list) else []):
+        line = document.line(("retired", index))
+        if not isinstance(identifier, str):
+            continue
+        if identifier in retired:
+            message = (
+                f"retired in line {retired[identifier]} already: ids are never used twice, so one of the two "
+                "is another tenant's; keep one"
+            )
+            yield Mistake(line, identifier, message)
+        retired.setdefault(identifier, line)
+
+
+def _tenants(
+    document: Document, tenants: list[Any], entries: list[TenantEntry], retired: dict[str, int]
+) -> Iterator[Mistake]:
+    """Fill `entries`; yield what is wrong in an entry, and what no two entries may have in common."""
+    ids: dict[str, int] = {}
+    keys: dict[str, int] = {}
     for index, data in enumerate(tenants):
-        known = len(entries)
+        before, here = len(entries), ("tenants", index)
         for position, message in _mistakes_in(data, entries):
-            yield _Mistake(_closest(lines, ("tenants", index, *position)), _name(data), message)
-        line = _closest(lines, ("tenants", index, "id"))
+            yield Mistake(document.line((*here, *position)), _name(data), message)
+        for number, peer in enumerate(entries[-1].vpn.peers if entries[before:] and entries[-1].vpn else ()):
+            line = document.line((*here, "vpn", "peers", number, "publicKey"))
+            if peer.public_key in keys:
+                message = (
+                    f"the publicKey of {peer.name} stands in line {keys[peer.public_key]} already, so "
+                    "whoever holds it would be let in as two; have a key made for each peer"
+                )
+                yield Mistake(line, _name(data), message)
+            keys.setdefault(peer.public_key, line)
         identifier = data.get("id") if isinstance(data, dict) else None
         if not isinstance(identifier, str):
             continue
-        if identifier in first:
-            del entries[known:]
-            yield _Mistake(
-                line,
-                identifier,
-                f"the id stands in line {first[identifier]} already, so two customers would share one "
-                "schema and machine; give each an id of its own",
+        line = document.line((*here, "id"))
+        if identifier in ids:
+            message = (
+                f"the id stands in line {ids[identifier]} already, so two customers would share one schema "
+                "and machine; give each an id of its own"
             )
-        first.setdefault(identifier, line)
-
-
-def _node(text: str) -> yaml.Node | None:
-    """The document's tree, once it is known to hold nothing that expands or runs."""
-    try:
-        depth = 0
-        for event in yaml.parse(text, Loader=_Loader):
-            line = event.start_mark.line + 1 if event.start_mark else 1
-            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-                raise _fatal(
-                    line,
-                    "anchors and aliases (& and *) are refused: what they expand to cannot be reviewed, and "
-                    "may be without end; write the value out, or put one that starts with * or & in quotes",
-                )
-            if tag := getattr(event, "tag", None):
-                raise _fatal(line, f"the tag {tag} is refused: the roster holds plain text; remove it")
-            depth += isinstance(event, yaml.CollectionStartEvent)
-            depth -= isinstance(event, yaml.CollectionEndEvent)
-            if depth > _MAXIMUM_DEPTH:
-                raise _fatal(line, "is nested deeper than any roster, so nothing could be read; unnest it")
-        node: yaml.Node | None = yaml.compose(text, Loader=_Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        raise _fatal(
-            1 if mark is None else mark.line + 1,
-            f"is not valid YAML ({error.problem or error.context}), so nothing could be read; mend this line "
-            "or the one above it",
-        ) from None
-    except yaml.YAMLError as error:
-        raise _fatal(
-            1, f"is not valid YAML ({error}), so nothing could be read; restore it from git"
-        ) from None
-    return node
-
-
-def _plain(
-    node: yaml.Node,
-    position: _Position,
-    lines: dict[_Position, int],
-    doubles: list[tuple[_Position, int, str]],
-) -> Any:
-    """The node as a plain value; its line, and those of all below it, go into `lines`."""
-    lines[position] = node.start_mark.line + 1
-    if isinstance(node, yaml.SequenceNode):
-        return [_plain(item, (*position, index), lines, doubles) for index, item in enumerate(node.value)]
-    if isinstance(node, yaml.MappingNode):
-        mapping: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            key = str(key_node.value) if isinstance(key_node, yaml.ScalarNode) else "a list or mapping"
-            below = (*position, key)
-            if key in mapping:
-                line = key_node.start_mark.line + 1
-                message = (
-                    f"`{key}` stands in line {lines[below]} already, so one of the two would be ignored "
-                    "without a word; keep one"
-                )
-                doubles.append((below, line, message))
-                continue
-            mapping[key] = _plain(value_node, below, lines, doubles)
-            lines[below] = key_node.start_mark.line + 1
-        return mapping
-    if node.tag == "tag:yaml.org,2002:str":
-        return node.value
-    try:
-        return _SCALARS.construct_object(node)
-    except (ValueError, yaml.YAMLError):
-        # A date that no calendar has, or `=`: text, then, for validation to judge.
-        return node.value
-    finally:
-        # It remembers each node, for aliases that there are none of.
-        _SCALARS.constructed_objects.clear()
-
-
-def _closest(lines: Mapping[_Position, int], position: _Position) -> int:
-    """The line of `position`, or of what it is missing from."""
-    while position not in lines:
-        position = position[:-1]
-    return lines[position]
+            yield Mistake(line, identifier, message)
+        if identifier in retired:
+            message = (
+                f"the id is retired (line {retired[identifier]}), so the new tenant would be taken for the "
+                "one that is gone, backups included; choose another id"
+            )
+            yield Mistake(line, identifier, message)
+        ids.setdefault(identifier, line)
 
 
 def _name(data: Any) -> str:
@@ -325,53 +270,31 @@ def _name(data: Any) -> str:
     return " ".join(str(written)[:64].split()) if isinstance(written, str | int | float) else ""
 
 
-def _mistakes_in(data: Any, entries: list[TenantEntry]) -> Iterator[tuple[_Position, str]]:
+def _mistakes_in(data: Any, entries: list[TenantEntry]) -> Iterator[tuple[Position, str]]:
     """What is wrong in one entry, and where; an entry that is right is appended to `entries`."""
-    mistakes = list(_beyond_shape(data)) if isinstance(data, dict) else []
+    mistakes = list(beyond_shape(data)) if isinstance(data, dict) else []
     try:
         entry = TenantEntry.model_validate(data)
     except ValidationError as error:
-        mistakes += [(detail["loc"], _explain(detail)) for detail in error.errors(include_url=False)]
+        mistakes += [
+            (detail["loc"], _explain(TenantEntry, detail))
+            for detail in error.errors(include_url=False)
+            # A list that is called too short only because what is in it, told by itself, is wrong.
+            if not (detail["type"] == "too_short" and detail["input"])
+        ]
     else:
         if not mistakes:
             entries.append(entry)
     yield from mistakes
 
 
-def _beyond_shape(data: Mapping[str, Any]) -> Iterator[tuple[_Position, str]]:
-    """Rules on values, checked as they were written so that no other mistake hides them."""
-    if isinstance(data.get("id"), str) and data["id"] in RESERVED:
-        yield (
-            ("id",),
-            f'"{data["id"]}" is reserved: the platform or a tool takes it for its own; choose another id',
-        )
-    image = data["overrides"].get("image") if isinstance(data.get("overrides"), dict) else None
-    if isinstance(image, str) and image.endswith(":latest"):
-        yield (
-            ("overrides", "image"),
-            f'image "{image}" changes by itself, under a sleeping machine too; name a version or a digest',
-        )
-    tier, sizes = data.get("tier"), data.get("sizes")
-    maximum = next((known.maximum for name, known in TIERS.items() if name == tier), None)
-    if maximum is None or not isinstance(sizes, dict):
-        return
-    for name, field in Sizes.model_fields.items():
-        key, limit = str(field.alias), getattr(maximum, name)
-        if isinstance(sizes.get(key), int) and sizes[key] > limit:
-            yield (
-                ("sizes", key),
-                f"{key} {sizes[key]} is above the {limit} of tier {tier}, so more would be delivered than "
-                "is paid for; lower it or change the tier",
-            )
-
-
-def _explain(detail: ErrorDetails) -> str:
+def _explain(root: type[Section], detail: ErrorDetails) -> str:
     """One mistake: what is wrong, what it would cause, what to write."""
     position = detail["loc"]
     if not position:
         return "the entry is no mapping, so no tenant could be read from it; write it as `id: …`, `name: …`"
-    key = ".".join(str(step) for step in position)
-    owner, description = _look_up(position)
+    key = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in position).lstrip(".")
+    owner, description = look_up(root, position)
     if detail["type"] == "extra_forbidden":
         known = [field.alias or name for name, field in owner.model_fields.items()]
         close = difflib.get_close_matches(to_camel(str(position[-1])), known, n=1)
@@ -387,18 +310,3 @@ def _explain(detail: ErrorDetails) -> str:
     unquoted = isinstance(written, bool | int | float) and detail["type"] == "string_type"
     quotes = ", in quotes: YAML takes it for something else than text" if unquoted else ""
     return f"`{key}`:{found[:100] or ' nothing'} does not fit: {consequence}; write {description}{quotes}"
-
-
-def _look_up(position: _Position) -> tuple[type[BaseModel], str]:
-    """The section that holds the last step of `position`, and that field's description."""
-    owner: type[BaseModel] = TenantEntry
-    description = ""
-    for step in position:
-        field = next((field for field in owner.model_fields.values() if field.alias == step), None)
-        if field is None:
-            break
-        description = field.description or ""
-        inner = field.annotation
-        if step != position[-1] and isinstance(inner, type) and issubclass(inner, _Section):
-            owner = inner
-    return owner, description

@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.errors import ConfigurationError
-from infra.tenants.roster import MAXIMUM_BYTES, RESERVED, TenantEntry, load_roster
+from infra.tenants.roster import TenantEntry, load_roster
+from infra.tenants.roster_rules import RESERVED
+from infra.tenants.roster_text import MAXIMUM_BYTES
 from infra.tenants.tiers import TIERS, Size
 from tests.infra.recording import ROOT
 
@@ -22,7 +24,7 @@ GOOD = "  - {id: acme, name: Acme, tier: starter, owner: ops@acme.example}\n"
 def load(folder: Path, text: str | bytes) -> tuple[TenantEntry, ...]:
     path = folder / "tenants.yaml"
     path.write_bytes(text.encode() if isinstance(text, str) else text)
-    return load_roster(path)
+    return load_roster(path).tenants
 
 
 def mistakes(folder: Path, text: str | bytes) -> list[str]:
@@ -34,7 +36,7 @@ def mistakes(folder: Path, text: str | bytes) -> list[str]:
 
 
 def test_the_sample_roster_has_a_tenant_of_each_tier() -> None:
-    assert [entry.tier for entry in load_roster(ROOT / "tenants.yaml")].sort() == list(TIERS).sort()
+    assert [entry.tier for entry in load_roster(ROOT / "tenants.yaml").tenants].sort() == list(TIERS).sort()
 
 
 def test_an_entry_gets_its_tiers_size_except_where_it_says_otherwise(tmp_path: Path) -> None:

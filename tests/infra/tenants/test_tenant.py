@@ -46,7 +46,7 @@ def registered(roster: Path, values: dict[str, object] | None = None, *, preview
         configure(values or local_stack(), None if values else SECRETS)
         settings = load_settings()
         platform = Platform("platform", settings, Cluster("cluster", settings))
-        for entry in load_roster(roster):
+        for entry in load_roster(roster).tenants:
             Tenant(entry, platform)
 
     return record(program, preview=preview)
