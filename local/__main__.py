@@ -71,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         "--delete-data", action="store_true", help="remove everything the servers have written, too"
     )
     add(_bench, "bench", "measure; the last line is JSON")
+    add(_actionlint, "actionlint", "check the CI's workflows")
     add(_manifests, "manifests", "regenerate the vendored KubeVirt manifest from its pinned module")
     return parser
 
@@ -180,6 +181,18 @@ def _bench(_options: argparse.Namespace) -> None:
     from local import bench  # its own imports are many, and no other command needs them
 
     sys.stdout.write(engine.as_json({"benchmarks": bench.run(CONSOLE)}) + "\n")
+
+
+def _actionlint(_options: argparse.Namespace) -> None:
+    toolchain.ensure(CONSOLE, "actionlint")
+    workflows = sorted((ROOT / ".github" / "workflows").glob("*.yaml"))
+    # Without the helpers it would look for on PATH, it says the same on every machine.
+    command = [toolchain.tool("actionlint"), "-shellcheck=", "-pyflakes=", *workflows]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise LocalError(
+            f"The workflows have mistakes, so CI would not run as they say:\n{done.stdout}{done.stderr}"
+        )
 
 
 def _manifests(_options: argparse.Namespace) -> None:

@@ -34,6 +34,7 @@ _MODULES = {
     "kubernetes": "k8s.io/kubernetes",
     "kubevirt": "kubevirt.io/kubevirt",
     "longhorn": "github.com/longhorn/longhorn-manager",
+    "actionlint": "github.com/rhysd/actionlint",
 }
 """What each folder here pins."""
 _VERSION_IN = {
@@ -42,6 +43,7 @@ _VERSION_IN = {
     "kubernetes": ["k8s.io/component-base/version.gitVersion"],
     "kubevirt": ["kubevirt.io/client-go/version.gitVersion"],
     "longhorn": [],
+    "actionlint": ["github.com/rhysd/actionlint.version"],
 }
 """Variables that a release sets to its version."""
 _FREE_DISK = 10 * 2**30
@@ -91,9 +93,12 @@ def official(name: str) -> Path | None:
     return Path(found)
 
 
-def ensure(console: Console) -> None:
-    """Build what is missing; LocalError if that fails, with the compiler's last words and the log's path."""
-    found = shutil.which("pulumi")
+def ensure(console: Console, *names: str) -> None:
+    """Build what is missing of `names`, or of everything.
+
+    Raises LocalError if that fails, with the compiler's last words and the log's path.
+    """
+    found = None if names else shutil.which("pulumi")
     if found and official("pulumi") is None:
         console.print(
             f"{found} is {_pulumi_version(found) or 'of unknown version'}, older than "
@@ -101,10 +106,10 @@ def ensure(console: Console) -> None:
             markup=False,
             soft_wrap=True,
         )
-    if not _missing():
+    if not _missing(*names):
         return
     with _lock(console):
-        missing = _missing()
+        missing = _missing(*names)
         if missing:
             _check_disk(missing)
             golang.ensure(console)
@@ -204,6 +209,9 @@ _ARTEFACTS = (
     _Artefact("kubevirt-manifests", "kubevirt", 10, _compile("kubevirt", ".")),
     _Artefact("kubevirt.json", "kubevirt", 3, _kubevirt_objects),
     _Artefact("longhorn.json", "longhorn", 3, _longhorn_objects),
+    _Artefact(
+        "actionlint", "actionlint", 10, _compile("actionlint", "github.com/rhysd/actionlint/cmd/actionlint")
+    ),
 )
 
 
@@ -211,12 +219,14 @@ def _artefact(name: str) -> _Artefact:
     return next(artefact for artefact in _ARTEFACTS if artefact.name == name)
 
 
-def _missing() -> list[_Artefact]:
-    """Return what has to be built, in order."""
+def _missing(*names: str) -> list[_Artefact]:
+    """Return what has to be built of `names`, or of everything, in order."""
     return [
         artefact
         for artefact in _ARTEFACTS
-        if not artefact.path.is_file() and not (artefact.name == "pulumi" and official("pulumi"))
+        if (not names or artefact.name in names)
+        and not artefact.path.is_file()
+        and not (artefact.name == "pulumi" and official("pulumi"))
     ]
 
 
