@@ -63,8 +63,10 @@ class Plugins:
         return ", ".join(f"{name} ({path or 'stand-in'})" for name, path in self.official.items())
 
 
-def install_plugins(stack_name: str, *, official_only: bool) -> Plugins:
+def install_plugins(stack_name: str, *, official_only: bool, tree: Path = ROOT) -> Plugins:
     """Put the engine and a launcher for each missing plugin into one folder, which leads the engine's PATH.
+
+    `tree` is the checkout whose program runs; plugins that import the program find it there.
 
     Raises `LocalError` when `official_only` and a plugin is missing.
     """
@@ -82,14 +84,16 @@ def install_plugins(stack_name: str, *, official_only: bool) -> Plugins:
     _BIN.mkdir(parents=True)
     (_BIN / "pulumi").symlink_to(toolchain.tool("pulumi"))
     for name in missing:
-        _launcher(_installed(name), [*_PYTHON, f"local.providers.{name}"])
+        _launcher(_installed(name), [*_PYTHON, f"local.providers.{name}"], tree)
     # With an inline program there is no language plugin to start these two.
-    _launcher(_installed("pulumi-python"), [*_PYTHON, "local.plugin_host", "pulumi.dynamic"])
-    _launcher(_BIN / "pulumi-analyzer-policy-python", [*_PYTHON, "local.plugin_host", "pulumi.policy"])
+    _launcher(_installed("pulumi-python"), [*_PYTHON, "local.plugin_host", "pulumi.dynamic"], tree)
+    _launcher(_BIN / "pulumi-analyzer-policy-python", [*_PYTHON, "local.plugin_host", "pulumi.policy"], tree)
     exoscale = plugins.official["exoscale"]
     if exoscale and stack_name == LOCAL_STACK:
         # Some of its resources call the official names whatever the endpoint; a proxy answers it alone.
-        _launcher(_BIN / "pulumi-resource-exoscale", [str(exoscale)], servers.exoscale.proxy_environment())
+        _launcher(
+            _BIN / "pulumi-resource-exoscale", [str(exoscale)], tree, servers.exoscale.proxy_environment()
+        )
     return plugins
 
 
@@ -100,9 +104,14 @@ def _installed(provider: str) -> Path:
     return _PLUGINS / f"resource-{provider}-v{version}" / f"pulumi-resource-{provider}"
 
 
-def _launcher(path: Path, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
-    """An executable that becomes `command`; a module is imported from this checkout."""
-    exports = {"PYTHONPATH": str(ROOT), **(environment or {})}
+def _launcher(
+    path: Path, command: Sequence[str], tree: Path, environment: Mapping[str, str] | None = None
+) -> None:
+    """An executable that becomes `command`; a module is imported from `tree`, or else from this checkout."""
+    exports = {
+        "PYTHONPATH": os.pathsep.join(dict.fromkeys([str(tree), str(ROOT)])),
+        **(environment or {}),
+    }
     lines = [f"export {variable}={shlex.quote(value)}" for variable, value in exports.items()]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
@@ -112,16 +121,21 @@ def _launcher(path: Path, command: Sequence[str], environment: Mapping[str, str]
 
 
 def stack(
-    name: str, *, program: Callable[[], None] | None = None, settings: Mapping[str, Any] | None = None
+    name: str,
+    *,
+    program: Callable[[], None] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    tree: Path = ROOT,
 ) -> auto.Stack:
     """Select stack `name`, made on first use in a file backend below the data folder.
 
-    `program` and `settings` (over those of the committed file) are for measuring.
+    `program` and `settings` (over those of the committed file) are for measuring; `tree` is the checkout whose
+    roster and settings count.
 
     `local` gets the endpoints and credentials of the running servers; any other stack is read from its
     committed file alone and lives in a backend that is emptied first: its preview is the plan from nothing.
     """
-    settings_file = ROOT / f"Pulumi.{name}.yaml"
+    settings_file = tree / f"Pulumi.{name}.yaml"
     if not settings_file.is_file():
         raise LocalError(f"There is no {settings_file.name}, so there is no stack {name!r} to show.")
     home = _home(name)
@@ -134,7 +148,7 @@ def stack(
     if not isinstance(document, dict) or not isinstance(document.get("config"), dict):
         raise LocalError(f"{settings_file.name} has no `config:` mapping, so the stack has no settings.")
     overlay = {
-        "agent-platform:roster": str(ROOT / "tenants.yaml"),
+        "agent-platform:roster": str(tree / "tenants.yaml"),
         **(servers.stack_settings() if local else {}),
     }
     document["config"] = _merged(document["config"], {**overlay, **(settings or {})})
@@ -219,11 +233,20 @@ def up(selected: auto.Stack, *, output: Callable[[str], None]) -> dict[str, int]
     return changes({str(step): count for step, count in (result.summary.resource_changes or {}).items()})
 
 
-def preview(selected: auto.Stack, *, output: Callable[[str], None]) -> dict[str, int]:
-    """What `up` would change, as `changes`; `output` gets the engine's own display."""
+def preview(
+    selected: auto.Stack,
+    *,
+    output: Callable[[str], None],
+    on_event: Callable[[auto.EngineEvent], None] | None = None,
+) -> dict[str, int]:
+    """What `up` would change, as `changes`; `output` gets the engine's own display, `on_event` its events."""
     with _told(selected, output, "preview", "Nothing was changed.") as display:
         result = selected.preview(
-            on_output=display, color=_color(), suppress_outputs=True, suppress_progress=True
+            on_output=display,
+            on_event=on_event,
+            color=_color(),
+            suppress_outputs=True,
+            suppress_progress=True,
         )
     return changes({str(step): count for step, count in result.change_summary.items()})
 
