@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -283,9 +283,29 @@ def _mistakes_in(data: Any, entries: list[TenantEntry]) -> Iterator[tuple[Positi
             if not (detail["type"] == "too_short" and detail["input"])
         ]
     else:
+        mistakes += _unsaid(data)
         if not mistakes:
             entries.append(entry)
     yield from mistakes
+
+
+def _unsaid(data: Mapping[str, Any], position: Position = ()) -> Iterator[tuple[Position, str]]:
+    """The keys without a value, which the model takes for keys that are not there."""
+    for key, value in data.items():
+        here = (*position, key)
+        if value is None:
+            description = look_up(TenantEntry, here)[1]
+            yield (
+                here,
+                f"`{_key(here)}` has no value and would do nothing; write {description}, or remove the key",
+            )
+        elif isinstance(value, dict):
+            yield from _unsaid(value, here)
+
+
+def _key(position: Position) -> str:
+    """A position as people write it, such as `vpn.peers[0].name`."""
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in position).lstrip(".")
 
 
 def _explain(root: type[Section], detail: ErrorDetails) -> str:
@@ -293,7 +313,7 @@ def _explain(root: type[Section], detail: ErrorDetails) -> str:
     position = detail["loc"]
     if not position:
         return "the entry is no mapping, so no tenant could be read from it; write it as `id: …`, `name: …`"
-    key = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in position).lstrip(".")
+    key = _key(position)
     owner, description = look_up(root, position)
     if detail["type"] == "extra_forbidden":
         known = [field.alias or name for name, field in owner.model_fields.items()]

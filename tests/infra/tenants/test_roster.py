@@ -83,6 +83,20 @@ def test_no_tier_is_sold_above_its_maximum(tier: str) -> None:
         ("state: asleep", '`state`: "asleep" does not fit'),
         ("overrides: {image: 'registry.example.ch/agent:latest'}", "changes by itself"),
         ("overrides: {image: registry.example.ch/agent}", "`overrides.image`"),
+        ("keep: workspace", '`keep`: "workspace" does not fit'),
+        ("keep: [machine]", '`keep[0]`: "machine" does not fit'),
+        ("keep: [workspace]", "`sizes.workspaceGib` is missing"),
+        ("discard: [schema]", '`discard[0]`: "schema" does not fit'),
+        ("discard: [workspace, workspace]", '`discard` names "workspace" twice'),
+        ("claims: yes", "`claims`: true does not fit"),
+        ("claims: ['']", "`claims[0]`"),
+        ("claims: [5]", "`claims[0]`: 5 does not fit"),
+        ("claims: [Swiss-hosted, Swiss-hosted]", '`claims` names "Swiss-hosted" twice'),
+        ("vpn:", "`vpn` has no value"),
+        ("ownDatabase: 'true'", '`ownDatabase`: "true" does not fit'),
+        ("ownDatabase: true", "tier starter has no database of its own"),
+        ("state: offboarding", "`offboarding` is missing"),
+        ("offboarding: {backup: final}", "stands with a tenant that is to stay"),
     ],
 )
 def test_a_mistake_in_an_entry_names_line_and_tenant(tmp_path: Path, fields: str, told: str) -> None:
@@ -94,6 +108,121 @@ def test_a_mistake_in_an_entry_names_line_and_tenant(tmp_path: Path, fields: str
 
     assert message.startswith("6: acme: ")
     assert told in message
+
+
+KEY = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
+OTHER_KEY = "TrMvSoP4jYQlY6RIzBgbssQqY3vxI2Pi+y71lOWWXX0="
+
+
+def entry_of(tier: str, fields: str, identifier: str = "acme") -> str:
+    return f"  - {{id: {identifier}, name: Acme, tier: {tier}, owner: ops@acme.example, {fields}}}\n"
+
+
+def peers(*keys: str) -> str:
+    return ", ".join(f"{{name: peer{number}, publicKey: '{key}'}}" for number, key in enumerate(keys))
+
+
+@pytest.mark.parametrize(
+    ("tier", "fields", "told"),
+    [
+        ("professional", f"vpn: {{peers: [{peers(KEY)}]}}", "no VPN, so no peer could connect"),
+        ("enterprise", "ownDatabase: true", "change the tier (private-cloud)"),
+        (
+            "private-cloud",
+            "ownDatabase: true, discard: [database]",
+            "wanted (`ownDatabase: true`) and discarded",
+        ),
+        ("enterprise", "keep: [workspace]", "has a machine, which keeps its workspace anyway"),
+        (
+            "starter",
+            "keep: [workspace], discard: [workspace], sizes: {workspaceGib: 5}",
+            "kept and discarded at once",
+        ),
+        ("starter", "keep: [workspace], sizes: {workspaceGib: 2001}", "is above the 2000 of"),
+        ("enterprise", "vpn: {peers: []}", "`vpn.peers`: a list does not fit"),
+        ("enterprise", f"vpn: {{peers: [{peers(KEY[:-2])}]}}", "`vpn.peers[0].publicKey`"),
+        # 31 bytes, 33 bytes, and 32 bytes followed by bits that nobody reads.
+        ("enterprise", f"vpn: {{peers: [{peers('A' * 42 + '==')}]}}", "base64 of 32 bytes"),
+        ("enterprise", f"vpn: {{peers: [{peers('A' * 44)}]}}", "base64 of 32 bytes"),
+        ("enterprise", f"vpn: {{peers: [{peers(KEY[:42] + 'h=')}]}}", "base64 of 32 bytes"),
+        ("enterprise", f"vpn: {{peers: [{peers(KEY, KEY)}]}}", "publicKey of peer1 stands in line 2 already"),
+        (
+            "enterprise",
+            f"vpn: {{peers: [{peers(KEY)}, {peers(OTHER_KEY)}]}}",
+            '`vpn.peers` names "peer0" twice',
+        ),
+        ("starter", "state: offboarding, offboarding: {backup: waived}", "`offboarding.reason` is missing"),
+        ("starter", "state: offboarding, offboarding: {backup: later}", "`offboarding.backup`"),
+        ("starter", "state: offboarding, offboarding: {reason: none}", "`offboarding.backup` is missing"),
+    ],
+)
+def test_a_value_that_contradicts_the_tier_or_another_is_refused(
+    tmp_path: Path, tier: str, fields: str, told: str
+) -> None:
+    (message,) = mistakes(tmp_path, "tenants:\n" + entry_of(tier, fields))
+
+    assert message.startswith("2: acme: ")
+    assert told in message
+
+
+def test_what_a_change_may_keep_and_destroy_and_how_a_tenant_leaves_is_read(tmp_path: Path) -> None:
+    parked, dedicated, leaving = load(
+        tmp_path,
+        "tenants:\n"
+        + entry_of("starter", "keep: [workspace], sizes: {workspaceGib: 700}", "one")
+        + entry_of(
+            "private-cloud",
+            "ownDatabase: true, discard: [workspace], claims: [Single-tenant], "
+            f"vpn: {{peers: [{peers(KEY, OTHER_KEY)}]}}",
+            "two",
+        )
+        + entry_of("starter", "state: offboarding, offboarding: {backup: waived, reason: a trial}", "three"),
+    )
+
+    assert (parked.keep, parked.size.workspace_gib) == (("workspace",), 700)
+    assert (dedicated.own_database, dedicated.discard) == (True, ("workspace",))
+    assert dedicated.claims == ("Single-tenant",)
+    assert dedicated.vpn
+    assert [(peer.name, peer.public_key) for peer in dedicated.vpn.peers] == [
+        ("peer0", KEY),
+        ("peer1", OTHER_KEY),
+    ]
+    assert leaving.offboarding
+    assert (leaving.offboarding.backup, leaving.offboarding.reason) == ("waived", "a trial")
+
+
+def test_a_peer_of_one_tenant_is_none_of_another(tmp_path: Path) -> None:
+    vpn = f"vpn: {{peers: [{peers(KEY)}]}}"
+    text = "tenants:\n" + entry_of("enterprise", vpn) + entry_of("enterprise", vpn, "other")
+
+    (message,) = mistakes(tmp_path, text)
+
+    assert message.startswith("3: other: the publicKey of peer0 stands in line 2 already")
+
+
+@pytest.mark.parametrize(
+    ("retired", "line", "told"),
+    [
+        ("[acme]", 2, "acme: the id is retired (line 3)"),
+        ("[umbrella, umbrella]", 3, "umbrella: retired in line 3 already"),
+        ("[Umbrella]", 3, '`retired[0]`: "Umbrella" does not fit: an id that was used once'),
+        ("[5]", 3, "`retired[0]`: 5 does not fit"),
+        ("umbrella", 3, '`retired`: "umbrella" does not fit'),
+        ("", 3, "`retired`: nothing does not fit"),
+    ],
+)
+def test_an_id_is_never_used_again(tmp_path: Path, retired: str, line: int, told: str) -> None:
+    (message,) = mistakes(tmp_path, f"tenants:\n{GOOD}retired: {retired}\n")
+
+    assert message.startswith(f"{line}: ")
+    assert told in message
+
+
+def test_retired_ids_are_kept_in_their_order(tmp_path: Path) -> None:
+    path = tmp_path / "tenants.yaml"
+    path.write_text(f"retired: [wayne, umbrella]\ntenants:\n{GOOD}")
+
+    assert load_roster(path).retired == ("wayne", "umbrella")
 
 
 @pytest.mark.parametrize(
@@ -157,6 +286,14 @@ def test_a_missing_field_is_told_with_what_to_write(tmp_path: Path, field: str) 
 
     assert f"`{field}` is missing: " in message
     assert "; write " in message
+
+
+def test_two_pull_requests_that_add_one_id_are_told_with_both_lines(tmp_path: Path) -> None:
+    merged = "tenants:\n" + GOOD + GOOD.replace("Acme", "Another Acme").replace("starter", "enterprise")
+
+    (message,) = mistakes(tmp_path, merged)
+
+    assert message.startswith("3: acme: the id stands in line 2 already")
 
 
 def test_two_entries_of_one_id_are_refused_also_on_one_line(tmp_path: Path) -> None:
