@@ -419,7 +419,7 @@ def _rules_across_keys(data: Mapping[str, Any]) -> Iterator[str]:
             yield f"{secret}: stands in the file in the clear; change it at the service, then {remedy}"
         elif secret in data and not needed:
             yield f"{secret}: is used by nothing, since there is no {section}.{key}; remove it"
-    managed = [service for service in ("database", "vault") if _has(data, service, "managed")]
+    managed = [service for service in ("database", "redis", "vault") if _has(data, service, "managed")]
     if managed and not data.get("operatorNetworks"):
         yield (
             f"operatorNetworks: is missing, so nobody could reach the {' and the '.join(managed)} managed "

@@ -1,16 +1,15 @@
-"""What Vault holds for a tenant besides what this program wrote: its own secrets, and logins still alive.
+"""What Vault holds for a tenant besides what this program wrote: its own secrets, identities, live logins.
 
-Declaring it does nothing; removing it revokes the logins and deletes the secrets. `HoldingsProvider` runs in
+Declaring it does nothing; removing it ends the identities and the logins and deletes the secrets. `HoldingsProvider` runs in
 Pulumi's host for dynamic resources; what is serialised of it is its name.
 """
 
-import json
-import os
 from typing import TYPE_CHECKING, Any
 
 import pulumi
-import urllib3
 from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider, UpdateResult
+
+from infra.tenants.clients import VaultClient
 
 if TYPE_CHECKING:
     from infra.platform.vault import Vault
@@ -37,14 +36,13 @@ class HoldingsProvider(ResourceProvider):
         return UpdateResult(news)
 
     def delete(self, _id: str, props: dict[str, Any]) -> None:
-        """Revoke all logins, then delete every version of every secret, and look whether all is gone.
+        """End all tokens and logins, then delete every version of every secret; look whether all is gone.
 
         Raises:
             RuntimeError: Vault did not do it; nothing depends on how far it came, so try again.
         """
-        vault = _Client(props)
-        # Waits until each login is dropped, which has to be before the role goes that they are members of.
-        vault.call("PUT", f"sys/leases/revoke-prefix/{props['logins']}", {"sync": True})
+        vault = VaultClient(props)
+        end_logins(vault, props["namespace"], props["logins"])
         for path in vault.secrets(props["mount"], f"{props['secrets']}/"):
             vault.call("DELETE", f"{props['mount']}/metadata/{path}")
         left = vault.secrets(props["mount"], f"{props['secrets']}/")
@@ -52,8 +50,17 @@ class HoldingsProvider(ResourceProvider):
             raise RuntimeError(f"Vault still has {', '.join(left)}: somebody is writing there; try again")
 
 
+def end_logins(vault: VaultClient, namespace: str, logins: str) -> None:
+    """Make every token worthless that a machine or pod in `namespace` holds, and drop its database logins."""
+    for entity in vault.entities(namespace):
+        # A token whose identity is gone is refused.
+        vault.call("DELETE", f"identity/entity/id/{entity}")
+    # Waits until each login is dropped, which has to be before the role goes that they are members of.
+    vault.call("PUT", f"sys/leases/revoke-prefix/{logins}", {"sync": True})
+
+
 class Holdings(Resource, module="agent-platform", name="VaultHoldings"):
-    """A tenant's secrets and logins in Vault, which go when it goes."""
+    """A tenant's secrets, identities and logins in Vault, which go when it goes."""
 
     secrets: pulumi.Output[str]
     """The folder below the KV mount."""
@@ -73,7 +80,8 @@ class Holdings(Resource, module="agent-platform", name="VaultHoldings"):
             {
                 "mount": vault.kv_mount,
                 "secrets": tenant.id,
-                "logins": vault.database_mount.apply(lambda mount: f"{mount}/creds/{tenant.dashed}"),
+                "namespace": tenant.dashed,
+                "logins": f"{vault.database_mount}/creds/{tenant.dashed}",
                 "address": vault.provider.address,
                 # Not from the provider: what it was not given is unknown in each preview, hence a change.
                 "serverName": vault.server_name,
@@ -84,46 +92,3 @@ class Holdings(Resource, module="agent-platform", name="VaultHoldings"):
 
 
 _PROVIDER = HoldingsProvider()
-
-
-class _Client:
-    """Vault's HTTP API, entered as the provider enters it: with its token, or with the environment's."""
-
-    def __init__(self, props: dict[str, Any]) -> None:
-        token = props.get("token") or os.environ.get("VAULT_TOKEN")
-        if not token:
-            raise RuntimeError(
-                "VAULT_TOKEN: not set, so Vault cannot be entered; export the operator's token"
-            )
-        name = props.get("serverName") or None
-        self._address = str(props["address"]).rstrip("/")
-        self._headers = {"X-Vault-Token": token, "X-Vault-Request": "true"}
-        self._http = urllib3.PoolManager(
-            ca_certs=os.environ.get("VAULT_CACERT"),
-            **({"server_hostname": name, "assert_hostname": name} if name else {}),
-            timeout=urllib3.Timeout(connect=10, read=120),
-            retries=urllib3.Retry(3, allowed_methods=None, backoff_factor=0.5),
-        )
-
-    def call(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
-        """The answer, empty if there is none or nothing there."""
-        url = f"{self._address}/v1/{path}"
-        content = None if body is None else json.dumps(body)
-        try:
-            answer = self._http.request(method, url, body=content, headers=self._headers)
-        except urllib3.exceptions.HTTPError as error:
-            raise RuntimeError(f"Vault cannot be reached under {self._address}: {error}") from None
-        if answer.status == 404:
-            return {}
-        if answer.status >= 400:
-            raise RuntimeError(f"Vault refused {method} {path} ({answer.status}): {answer.data.decode()}")
-        return dict(json.loads(answer.data)) if answer.data else {}
-
-    def secrets(self, mount: str, folder: str) -> list[str]:
-        """The path of every secret below `folder`, which ends in a slash; deleted versions count."""
-        keys = self.call("LIST", f"{mount}/metadata/{folder}").get("data", {}).get("keys", [])
-        return [
-            path
-            for key in keys
-            for path in (self.secrets(mount, folder + key) if key.endswith("/") else [folder + key])
-        ]

@@ -93,7 +93,7 @@ def test_all_mistakes_are_told_at_once() -> None:
         (
             "operatorNetworks",
             [],
-            "operatorNetworks: is missing, so nobody could reach the database and the vault",
+            "operatorNetworks: is missing, so nobody could reach the database and the redis and the vault",
         ),
     ],
 )

@@ -1,0 +1,140 @@
+"""Ways into the servers, for the dynamic resources that look after a tenant; each is opened when needed.
+
+What they are told stands in the state; what only the environment has does not: `EXOSCALE_API_KEY` and
+`EXOSCALE_API_SECRET`, and where the platform manages the service, `VAULT_TOKEN`, `VAULT_CACERT` and
+`PGSSLROOTCERT` (docs/decisions/0010). No kubeconfig is kept either: one of an hour is drawn from Exoscale.
+"""
+
+import base64
+import json
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import urllib3
+
+if TYPE_CHECKING:
+    import psycopg
+    import redis
+    from exoscale.api.v2 import Client  # type: ignore[import-untyped]
+    from kubernetes.client import ApiClient
+
+Where = Mapping[str, Any]
+
+_HOUR = 60 * 60
+
+
+class VaultClient:
+    """Vault's HTTP API, entered as the provider enters it: with its token, or with the environment's."""
+
+    def __init__(self, where: Where) -> None:
+        """`where` has `address`, and `token` and `serverName` where there are any."""
+        token = where.get("token") or os.environ.get("VAULT_TOKEN")
+        if not token:
+            raise RuntimeError(
+                "VAULT_TOKEN: not set, so Vault cannot be entered; export the operator's token"
+            )
+        name = where.get("serverName") or None
+        self._address = str(where["address"]).rstrip("/")
+        self._headers = {"X-Vault-Token": token, "X-Vault-Request": "true"}
+        self._http = urllib3.PoolManager(
+            ca_certs=os.environ.get("VAULT_CACERT"),
+            **({"server_hostname": name, "assert_hostname": name} if name else {}),
+            timeout=urllib3.Timeout(connect=10, read=120),
+            retries=urllib3.Retry(3, allowed_methods=None, backoff_factor=0.5),
+        )
+
+    def call(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
+        """The answer, empty if there is none or nothing there."""
+        url = f"{self._address}/v1/{path}"
+        content = None if body is None else json.dumps(body)
+        try:
+            answer = self._http.request(method, url, body=content, headers=self._headers)
+        except urllib3.exceptions.HTTPError as error:
+            raise RuntimeError(f"Vault cannot be reached under {self._address}: {error}") from None
+        if answer.status == 404:
+            return {}
+        if answer.status >= 400:
+            raise RuntimeError(f"Vault refused {method} {path} ({answer.status}): {answer.data.decode()}")
+        return dict(json.loads(answer.data)) if answer.data else {}
+
+    def keys(self, path: str) -> list[str]:
+        """What is listed below `path`."""
+        return list(self.call("LIST", path).get("data", {}).get("keys", []))
+
+    def secrets(self, mount: str, folder: str) -> list[str]:
+        """The path of every secret below `folder`, which ends in a slash; deleted versions count."""
+        return [
+            path
+            for key in self.keys(f"{mount}/metadata/{folder}")
+            for path in (self.secrets(mount, folder + key) if key.endswith("/") else [folder + key])
+        ]
+
+    def entities(self, namespace: str) -> list[str]:
+        """The ids of the identities that logins of service accounts in `namespace` have made."""
+        return [
+            entity
+            for entity in self.keys("identity/entity/id")
+            if any(
+                (alias.get("metadata") or {}).get("service_account_namespace") == namespace
+                for alias in self.call("GET", f"identity/entity/id/{entity}").get("data", {}).get("aliases")
+                or []
+            )
+        ]
+
+
+def postgres(where: Where) -> "psycopg.Connection[Any]":
+    """PostgreSQL as its administrator, each statement for itself."""
+    import psycopg
+
+    return psycopg.connect(
+        host=where["host"],
+        port=int(where["port"]),
+        dbname=where["database"],
+        user=where["user"],
+        password=where["password"],
+        sslmode=where["sslMode"],
+        connect_timeout=15,
+        autocommit=True,
+    )
+
+
+def exoscale(zone: str) -> "Client":
+    """Exoscale's API, in `zone` unless the environment names another endpoint, as for the provider."""
+    from exoscale.api.v2 import Client
+
+    missing = [name for name in ("EXOSCALE_API_KEY", "EXOSCALE_API_SECRET") if not os.environ.get(name)]
+    if missing:
+        raise RuntimeError(f"{' and '.join(missing)}: not set, so Exoscale cannot be asked; export them")
+    endpoint = os.environ.get("EXOSCALE_API_ENDPOINT")
+    place = {"url": endpoint} if endpoint else {"zone": zone}
+    return Client(os.environ["EXOSCALE_API_KEY"], os.environ["EXOSCALE_API_SECRET"], **place)
+
+
+def kubernetes(where: Where) -> "ApiClient":
+    """The Kubernetes API of the cluster (`cluster`, an SKS id, in `zone`), as a member of `group`."""
+    import yaml
+    from kubernetes import config
+
+    answer = exoscale(where["zone"]).generate_sks_cluster_kubeconfig(
+        id=where["cluster"], user="registrar", groups=[where["group"]], ttl=_HOUR
+    )
+    document = yaml.safe_load(base64.b64decode(answer["kubeconfig"]))
+    connect: Any = config.new_client_from_config_dict
+    client: ApiClient = connect(document)
+    return client
+
+
+def activity(where: Where) -> "redis.Redis":
+    """The activity store; its authority's name is checked, its own is not: none names a load balancer."""
+    import redis
+
+    tls = {"ssl": True, "ssl_ca_data": where["authority"], "ssl_check_hostname": False} if where["tls"] else {}
+    return redis.Redis(
+        host=where["host"],
+        port=int(where["port"]),
+        password=where["password"],
+        socket_timeout=15,
+        decode_responses=True,
+        **tls,
+    )
