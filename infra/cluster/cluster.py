@@ -24,6 +24,24 @@ class KubernetesApi:
     """`https://…`"""
     certificate_authority: pulumi.Output[str]
     """PEM."""
+    cluster: pulumi.Output[str]
+    """The SKS cluster's id."""
+    zone: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nodes:
+    """What a tenant's own nodes share with all others, and which of those stand behind load balancers."""
+
+    cluster_id: pulumi.Output[str]
+    cluster_name: str
+    zone: str
+    security_group_id: pulumi.Output[str]
+    private_network_id: pulumi.Output[str]
+    shared_pool: str
+    """The first of the stack's own node pools, by name."""
+    shared_instance_pool_id: pulumi.Output[str]
+    """The same pool, as load balancers know it."""
 
 
 class Cluster(pulumi.ComponentResource):
@@ -110,6 +128,17 @@ class Cluster(pulumi.ComponentResource):
             certificate_authority=_from_kubeconfig(kubeconfig.kubeconfig, "certificate-authority-data").apply(
                 lambda encoded: base64.b64decode(encoded).decode()
             ),
+            cluster=cluster.id,
+            zone=wanted.zone,
+        )
+        self.nodes = Nodes(
+            cluster_id=cluster.id,
+            cluster_name=wanted.name,
+            zone=wanted.zone,
+            security_group_id=security_group.id,
+            private_network_id=network.id,
+            shared_pool=wanted.node_pools[0].name,
+            shared_instance_pool_id=pools[0].instance_pool_id,
         )
         self.object_storage = object_storage(settings, child, name)
         self.register_outputs(
@@ -146,7 +175,8 @@ class Cluster(pulumi.ComponentResource):
             anti_affinity_group_ids=[apart.id],
             security_group_ids=[security_group.id],
             private_network_ids=[network.id],
-            labels={"pool": pool.name},
+            # The second one lets Longhorn keep volumes here (infra/platform/longhorn.py).
+            labels={"pool": pool.name, "node.longhorn.io/create-default-disk": "true"},
             opts=child,
         )
 

@@ -1,10 +1,15 @@
-"""How engineers and CI reach a service that runs in the cluster."""
+"""How somebody outside reaches what runs in the cluster: through a load balancer of Exoscale's.
+
+Its controller reads these annotations of a Service:
+<https://github.com/exoscale/exoscale-cloud-controller-manager/blob/main/docs/service-loadbalancer.md>.
+"""
 
 from collections.abc import Mapping, Sequence
 
 import pulumi
 import pulumi_kubernetes as k8s
 
+_EXOSCALE = "service.beta.kubernetes.io/exoscale-loadbalancer-service"
 _ASSIGNED = {"pulumi.com/waitFor": "jsonpath={.status.loadBalancer.ingress[0].ip}"}
 """Wait for the address only: the pods behind it may still need a hand, as a sealed Vault does."""
 
@@ -17,6 +22,7 @@ def operator_entrance(
     selector: Mapping[str, str],
     port: int,
     networks: Sequence[str],
+    instance_pool: pulumi.Input[str],
     opts: pulumi.ResourceOptions,
 ) -> pulumi.Output[str]:
     """Declare a load balancer that lets `networks` (CIDR) in and nobody else, and return its address.
@@ -26,7 +32,9 @@ def operator_entrance(
     """
     service = k8s.core.v1.Service(
         resource_name,
-        metadata=k8s.meta.v1.ObjectMetaArgs(name=name, namespace=namespace, annotations=_ASSIGNED),
+        metadata=k8s.meta.v1.ObjectMetaArgs(
+            name=name, namespace=namespace, annotations=load_balanced(instance_pool)
+        ),
         spec=k8s.core.v1.ServiceSpecArgs(
             type="LoadBalancer",
             external_traffic_policy="Local",
@@ -36,10 +44,24 @@ def operator_entrance(
         ),
         opts=opts,
     )
-    return service.status.apply(_address)
+    return service.status.apply(assigned_address)
 
 
-def _address(status: k8s.core.v1.outputs.ServiceStatus | None) -> str:
+def load_balanced(instance_pool: pulumi.Input[str]) -> dict[str, pulumi.Input[str]]:
+    """The annotations of a load balancer before that pool's nodes, for a Service with the policy `Local`.
+
+    The controller refuses to guess the pool where there are several. The health check has to be HTTP: the
+    port it goes to is open on every node, and answers 503 where none of the Service's pods runs.
+    """
+    return {
+        **_ASSIGNED,
+        f"{_EXOSCALE}-instancepool-id": instance_pool,
+        f"{_EXOSCALE}-healthcheck-mode": "http",
+        f"{_EXOSCALE}-healthcheck-uri": "/healthz",
+    }
+
+
+def assigned_address(status: k8s.core.v1.outputs.ServiceStatus | None) -> str:
     """The assigned address; a preview on a running cluster can come here before there is one."""
     ingress = (status.load_balancer.ingress if status and status.load_balancer else None) or []
     return (ingress[0].ip if ingress else None) or "not-assigned-yet.invalid"

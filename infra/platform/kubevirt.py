@@ -10,6 +10,7 @@ import pulumi
 import pulumi_kubernetes as k8s
 
 from infra.platform.manifest import declare
+from infra.platform.tenant_nodes import TOLERATION
 from infra.settings import ManagedKubeVirt
 
 VERSION = "1.8.4"
@@ -38,6 +39,13 @@ def install_kubevirt(prefix: str, wanted: ManagedKubeVirt, opts: pulumi.Resource
             "imagePullPolicy": "IfNotPresent",
             # Left out, they would run on control-plane nodes only, of which SKS shows none.
             "infra": {"replicas": 2, "nodePlacement": {"nodeSelector": {"kubernetes.io/os": "linux"}}},
+            # Its handler has to be on tenants' own nodes, too.
+            "workloads": {
+                "nodePlacement": {
+                    "nodeSelector": {"kubernetes.io/os": "linux"},
+                    "tolerations": [TOLERATION],
+                }
+            },
             # An update of KubeVirt never restarts a tenant's machine; it takes effect at the next start.
             "workloadUpdateStrategy": {"workloadUpdateMethods": []},
             "configuration": {

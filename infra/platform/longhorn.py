@@ -15,6 +15,7 @@ from infra.cluster.object_storage import ObjectStorage
 from infra.platform import charts
 from infra.platform.backups import backup_key
 from infra.platform.namespaces import namespace
+from infra.platform.tenant_nodes import TENANT_TAINT, TOLERATION
 
 NAMESPACE = "longhorn-system"
 _GROUP = "workspace"
@@ -63,6 +64,9 @@ def install_longhorn(
         namespace=home.metadata.name,
         values={
             "persistence": {"defaultClass": False},
+            # A tenant's nodes hold no volume, yet have to open its own.
+            "longhornManager": {"tolerations": [TOLERATION]},
+            "longhornDriver": {"tolerations": [TOLERATION]},
             "defaultBackupStore": {
                 # No lifecycle rules on this bucket: Longhorn's blocks are shared between backups.
                 "backupTarget": pulumi.Output.concat(
@@ -73,6 +77,9 @@ def install_longhorn(
             "defaultSettings": {
                 # A sleeping tenant's volume is detached; without this it would never be backed up.
                 "allowRecurringJobWhileVolumeDetached": True,
+                # Only on the stack's own node pools: nobody else's data comes to lie on a tenant's nodes.
+                "createDefaultDiskLabeledNodes": True,
+                "taintToleration": f"{TENANT_TAINT}:NoSchedule",
                 "replicaSoftAntiAffinity": False,
                 "upgradeChecker": False,
                 "allowCollectingLonghornUsageMetrics": False,
