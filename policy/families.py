@@ -1,0 +1,11 @@
+"""Every rule of the pack: importing a family registers its rules."""
+
+from collections.abc import Mapping
+
+from policy import access, images, network, pods  # noqa: F401
+from policy.rules import RULES, Rule
+
+
+def all_rules() -> Mapping[str, Rule]:
+    """By id."""
+    return RULES
