@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from policy.configuration import Configured
 from policy.inputs import UnknownInputError
-from policy.resource import TENANT, Resource, Stack, words
 from policy.rules import Level, Rule
+from policy.subjects import TENANT, Resource, Stack, words
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from policy.resource import Resource
 from policy.rules import Selection, exceptions, is_allowed, rule
+from policy.subjects import Resource
 
 _STANDARDS = "https://kubernetes.io/docs/concepts/security/pod-security-standards/"
 

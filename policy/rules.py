@@ -25,7 +25,7 @@ from enum import Enum
 from functools import partial
 from typing import Any, TypeVar
 
-from policy.resource import Resource
+from policy.subjects import Resource
 
 
 class Level(Enum):

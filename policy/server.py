@@ -21,8 +21,8 @@ from policy.configuration import ALL, Configured, check_entry
 from policy.families import all_rules
 from policy.inputs import decode
 from policy.judge import Finding, Judge
-from policy.resource import Resource
 from policy.rules import Level, Rule
+from policy.subjects import Resource
 
 NAME = "agent-platform"
 VERSION: str = yaml.safe_load((Path(__file__).parent / "PulumiPolicy.yaml").read_text(encoding="utf-8"))[
