@@ -27,8 +27,8 @@ def node_security_group(
 ) -> exoscale.SecurityGroup:
     """Declare the nodes' security group and its rules.
 
-    Among themselves the nodes may reach the kubelet and the CNI. Node ports, behind which the load balancers
-    for operators stand, open to `operator_networks` (CIDR) and to Exoscale's health checks, if there are any.
+    Among themselves the nodes may reach the kubelet and the CNI. Node ports, before which the load balancers
+    stand, open to `operator_networks` (CIDR) and to Exoscale's health checks.
     """
     group = exoscale.SecurityGroup(f"{prefix}-nodes", name=group_name, description="SKS nodes", opts=opts)
 
@@ -46,6 +46,5 @@ def node_security_group(
         ingress(name, user_security_group_id=group.id, **ports)
     for network in operator_networks:
         ingress(f"node-ports-{network.replace('/', '-')}", cidr=network, **_NODE_PORTS)
-    if operator_networks:
-        ingress("node-ports-health", public_security_group="public-nlb-healthcheck-sources", **_NODE_PORTS)
+    ingress("node-ports-health", public_security_group="public-nlb-healthcheck-sources", **_NODE_PORTS)
     return group

@@ -31,6 +31,9 @@ _FAMILIES = {
     "storage": ("extra-large", "huge", "mega", "titan", "jumbo"),
 }
 
+_PUBLIC_GROUPS = ("public-nlb-healthcheck-sources",)
+"""Groups of Exoscale itself, for rules to name; there are more, which nothing here needs."""
+
 
 def stable_id(what: str) -> str:
     """The same id at every start, for what the service itself provides."""
@@ -101,13 +104,10 @@ def create_security_group(request: Request) -> Json:
 
 @serves("list-security-groups")
 def list_security_groups(request: Request) -> Json:
-    """The organization's groups. Public ones, of Exoscale itself, are not on this machine."""
-    groups = (
-        []
-        if request.parameters.get("visibility") == "public"
-        else request.store.all("security-group", GLOBAL)
-    )
-    return {"security-groups": groups}
+    """The organization's groups, or those of Exoscale itself."""
+    if request.parameters.get("visibility") == "public":
+        return {"security-groups": [{"name": name, "visibility": "public"} for name in _PUBLIC_GROUPS]}
+    return {"security-groups": request.store.all("security-group", GLOBAL)}
 
 
 @serves("get-security-group")
@@ -316,7 +316,9 @@ def _rule(request: Request) -> Json:
 
 def _member_group(request: Request, reference: Json) -> Json:
     if reference.get("visibility") == "public":
-        raise not_found("public security-group", reference.get("name", ""))
+        if reference.get("name") not in _PUBLIC_GROUPS:
+            raise not_found("public security-group", reference.get("name", ""))
+        return {"name": reference["name"], "visibility": "public"}
     group = request.store.get("security-group", GLOBAL, reference.get("id", ""))
     return {"id": group["id"], "name": group["name"]}
 

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 import urllib3
 from kubernetes.client.exceptions import ApiException
 
-from local.node_agent import machines, nodes, pods, storage
-from local.node_agent.addresses import PODS, SERVICES, loopback
+from local.node_agent import load_balancers, machines, nodes, pods, storage
+from local.node_agent.addresses import PODS, loopback
 from local.node_agent.guests import Hypervisor
 from local.node_agent.kube import CONFLICT, MERGE, NOT_FOUND, Api, Key, Object, Watched, key_of
 from local.node_agent.own_pods import OwnPods
@@ -40,6 +40,7 @@ class Agent:
         self._pools = pools
         self._hypervisor = hypervisor
         self._own_pods = own_pods
+        self._instance_pools: frozenset[str] = frozenset()
         self._nodes = Watched(api, f"{_CORE}/nodes", lambda _: self._queue.add(("unscheduled", "", "")))
         self._pods = Watched(api, f"{_CORE}/pods", self._pod_changed)
         self._machines = Watched(api, f"{_KUBEVIRT}/virtualmachineinstances", self._look_at("machine"))
@@ -131,6 +132,11 @@ class Agent:
             self._api.trouble("Exoscale API", error)
             return
         self._api.well("Exoscale API")
+        instance_pools = frozenset(pool.instance_pool for pool in wanted.values())
+        if instance_pools != self._instance_pools:
+            self._instance_pools = instance_pools
+            for service in self._services.all():
+                self._queue.add(("service", *key_of(service)))
         known = {node["metadata"]["name"]: node for node in self._our_nodes()}
         for name in known.keys() - wanted.keys():
             self._api.delete(f"{_CORE}/nodes/{name}")
@@ -379,12 +385,13 @@ class Agent:
 
     def _look_at_service(self, key: Key) -> None:
         service = self._services.get(key)
-        if service is None or service["spec"].get("type") != "LoadBalancer":
+        if service is None or not load_balancers.is_wanted(service):
             return
-        if not service["status"].get("loadBalancer", {}).get("ingress"):
-            ingress = [{"ip": loopback(SERVICES, service["metadata"]["uid"]), "ipMode": "VIP"}]
-            body = {"status": {"loadBalancer": {"ingress": ingress}}}
-            self._api.patch(f"{_path(service, 'services')}/status", body)
+        if reason := load_balancers.obstacle(service, self._instance_pools):
+            log.warning("service %s/%s: no load balancer: %s", *key, reason)
+            return  # looked at again when it changes, or the pools do
+        body = {"status": load_balancers.status(service)}
+        self._api.patch(f"{_path(service, 'services')}/status", body)
 
 
 def _owner(obj: Object) -> Object | None:

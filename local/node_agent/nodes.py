@@ -36,6 +36,8 @@ class Pool:
     """A node pool, as far as its nodes show it."""
 
     id: str
+    instance_pool: str
+    """The id by which load balancers know the same nodes."""
     version: str
     zone: str
     cores: int
@@ -92,6 +94,7 @@ class Pools:
         instance_type = self._type(zone, pool["instance-type"]["id"])
         return Pool(
             id=pool["id"],
+            instance_pool=pool["instance-pool"]["id"],
             version=pool.get("version", cluster["version"]),
             zone=zone,
             cores=instance_type["cpus"],

@@ -7,6 +7,7 @@ from local.node_agent.nodes import Pool, node, status
 
 POOL = Pool(
     id="0f9d1c1e-0000-0000-0000-000000000000",
+    instance_pool="1a2b3c4d-0000-0000-0000-000000000000",
     version="1.36.3",
     zone="ch-gva-2",
     cores=4,
