@@ -1,0 +1,150 @@
+"""Previews one tree: `python -m review.plan TREE OUT --stack STACK`, a process for each tree.
+
+Python finds `infra` in the tree, which is its working directory, and everything else in this checkout: a tree
+from before this package existed can be planned, and both trees are read in one way.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pulumi
+from pulumi import automation as auto
+from rich.console import Console
+
+from infra.tenants import tiers
+from infra.tenants.roster import load_roster
+from local import engine, servers, supervisor, toolchain
+from local.errors import LocalError
+from review.model import Finding, Operation, Plan, Step, TenantFacts
+
+_OPERATIONS: Mapping[str, Operation] = {
+    "create": "create",
+    "import": "create",
+    "read": "same",
+    "same": "same",
+    "refresh": "same",
+    "update": "update",
+    "replace": "replace",
+    "create-replacement": "replace",
+    "delete-replaced": "replace",
+    "import-replacement": "replace",
+    "read-replacement": "replace",
+    "delete": "delete",
+    "discard": "same",
+    "discard-replaced": "replace",
+    "remove-pending-replace": "same",
+}
+
+
+class Recorder:
+    """Collects an engine's events."""
+
+    def __init__(self) -> None:
+        self.steps: dict[str, Step] = {}
+        self.findings: list[Finding] = []
+
+    def __call__(self, event: auto.EngineEvent) -> None:
+        """Take one event."""
+        if event.resource_pre_event:
+            self._step(event.resource_pre_event.metadata)
+        if event.policy_event:
+            told = event.policy_event
+            self.findings.append(
+                Finding(
+                    policy=told.policy_name,
+                    level=told.enforcement_level,
+                    message=told.message.strip(),
+                    urn=told.resource_urn or "",
+                )
+            )
+
+    def _step(self, step: auto.StepEventMetadata) -> None:
+        operation = _OPERATIONS[str(getattr(step.op, "value", step.op))]
+        new, old = step.new, step.old
+        state = old if operation == "delete" or new is None else new
+        if state is None:
+            return
+        detailed = step.detailed_diff or {}
+        earlier = self.steps.get(step.urn)
+        if earlier and earlier.operation == "replace" and new is None:
+            return  # the half that deletes what is replaced
+        self.steps[step.urn] = Step(
+            urn=step.urn,
+            type=step.type,
+            name=step.urn.rpartition("::")[2],
+            operation=operation,
+            parent=state.parent,
+            inputs=dict(state.inputs or {}),
+            changed=tuple(sorted(detailed)) or tuple(sorted(step.diffs or ())),
+            replacing=tuple(sorted(step.keys or ())),
+            was=dict((old.inputs if old else None) or {}),
+            protected=bool((old or state).protect),
+            kept=bool((old or state).retain_on_delete),
+        )
+
+
+def tenants(path: Path) -> Iterator[TenantFacts]:
+    """What the roster and the tier table of the tree say."""
+    roster = load_roster(path)
+    for entry in roster.tenants:
+        tier = tiers.TIERS[entry.tier]
+        yield TenantFacts(
+            id=entry.id,
+            name=entry.name,
+            tier=entry.tier,
+            owner=entry.owner,
+            state=entry.state,
+            cpu=entry.size.cpu,
+            memory_gib=entry.size.memory_gib,
+            workspace_gib=entry.size.workspace_gib,
+            shared_runtime=tier.shared_runtime,
+            namespace=tier.namespace,
+            machine=tier.machine,
+            encrypted_workspace=tier.encrypted_workspace,
+            node_pool=tier.node_pool,
+            own_database=entry.own_database,
+            vpn=entry.vpn is not None,
+            claims=tuple(entry.claims),
+            overclaims=tuple(claim for claim in entry.claims if not tier.may_claim(claim)),
+            discard=tuple(entry.discard),
+        )
+
+
+def plan(tree: Path, stack: str, *, policies: bool) -> Plan:
+    """Preview the tree's program; a failure is told in the plan."""
+    console, recorder, result = Console(stderr=True, highlight=False), Recorder(), Plan()
+    try:
+        result = Plan(tenants=tuple(tenants(tree / "tenants.yaml")))
+        toolchain.ensure(console)
+        with supervisor.exclusive():
+            engine.install_plugins(stack, official_only=False, tree=tree)
+            if stack == engine.LOCAL_STACK:
+                servers.start_all(console)
+            engine.preview(engine.stack(stack, tree=tree), output=_quiet, on_event=recorder)
+    except (LocalError, pulumi.RunError) as error:
+        return result.failed(str(error))
+    return Plan(
+        steps=tuple(recorder.steps.values()), findings=tuple(recorder.findings), tenants=result.tenants
+    )
+
+
+def _quiet(_line: str) -> None: ...
+
+
+def main() -> int:
+    """Plan one tree and write what was found."""
+    parser = argparse.ArgumentParser(prog="python -m review.plan", description=__doc__)
+    parser.add_argument("tree", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--stack", required=True)
+    options = parser.parse_args()
+    plan(options.tree, options.stack, policies=True).write(options.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
