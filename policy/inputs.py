@@ -80,6 +80,18 @@ def _known(value: Any) -> Any:
     return value
 
 
+def texts(value: Any, path: Path = ()) -> Iterator[tuple[Path, str]]:
+    """Every text in `value` with where it stands; what is unknown is left out."""
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, dict):
+        for key, item in dict.items(value):
+            yield from texts(item, (*path, key))
+    elif isinstance(value, list):
+        for index, item in enumerate(list.__iter__(value)):
+            yield from texts(item, (*path, index))
+
+
 def decode(properties: Struct) -> tuple[dict[str, Any], frozenset[Path]]:
     """The inputs of a request, and where in them the secrets are; secrets are in the clear here."""
     secrets: set[Path] = set()

@@ -4,7 +4,7 @@ Nothing passes unnoticed: a field that a rule needs and that nobody can know yet
 so is a rule that fails on an input it did not expect.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from policy.configuration import Configured
@@ -40,9 +40,13 @@ class Judge:
             if not configured.rule.across:
                 yield from self._judged(configured, resource, None)
 
-    def stack(self, urns: frozenset[str]) -> Iterator[Finding]:
-        """Judge the resources of `urns` together, by what the program registered for each."""
-        stack = Stack(tuple(seen for urn, seen in self._seen.items() if urn in urns))
+    def stack(self, dependencies: Mapping[str, Collection[str]]) -> Iterator[Finding]:
+        """Judge all resources together, by what the program registered for each.
+
+        `dependencies` has the URN of every resource that is part of the stack, and those it depends on.
+        """
+        resources = tuple(seen for urn, seen in self._seen.items() if urn in dependencies)
+        stack = Stack(resources, dependencies)
         for resource in stack.resources:
             for configured in self._about(resource.type):
                 if configured.rule.across:
@@ -86,9 +90,10 @@ class Judge:
     def _unjudged(self, configured: Configured, resource: Resource, unknown: UnknownInputError) -> Finding:
         rule, where = configured.rule, words(resource)
         if self._preview:
+            when = "at the end of the update" if rule.across else "before the resource is changed"
             message = (
-                f"{rule.id} {where}: cannot be judged at preview: {unknown} unknown; it is judged before the "
-                "resource is changed; give the field a value that the program knows to see it here"
+                f"{rule.id} {where}: cannot be judged at preview: {unknown} unknown; it is judged {when}; "
+                "give the field a value that the program knows to see it here"
             )
             return Finding(rule, resource.urn, Level.ADVISORY, message)
         message = f"{rule.id} {where}: cannot be judged: {unknown} unknown; {rule.reason}; {rule.remedy}"

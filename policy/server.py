@@ -123,6 +123,7 @@ class Servicer(analyzer_pb2_grpc.AnalyzerServicer):
             parent=parent,
             tenant=self._judge.tenant_below(parent),
             protect=request.options.protect,
+            secret_outputs=frozenset(request.options.additionalSecretOutputs),
         )
         return _response(self._judge.resource(resource))
 
@@ -130,7 +131,8 @@ class Servicer(analyzer_pb2_grpc.AnalyzerServicer):
         self, request: analyzer_pb2.AnalyzeStackRequest, _context: Any
     ) -> analyzer_pb2.AnalyzeResponse:
         """Judge all resources together, by their inputs: their outputs have the shape that providers like."""
-        return _response(self._judge.stack(frozenset(resource.urn for resource in request.resources)))
+        dependencies = {resource.urn: tuple(resource.dependencies) for resource in request.resources}
+        return _response(self._judge.stack(dependencies))
 
 
 def _as_written(rule: Rule) -> Configured:

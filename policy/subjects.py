@@ -1,6 +1,6 @@
 """What rules look at: a resource as the program registered it, and all of a stack together."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,8 @@ class Resource:
     """The id of the tenant it belongs to, if to one."""
     protect: bool = False
     """Whether the engine refuses to delete it."""
+    secret_outputs: frozenset[str] = frozenset()
+    """The outputs that are kept as secrets whatever they come from; each has the name of its input."""
 
     def is_secret(self, *path: str | int) -> bool:
         """Whether the value at `path`, or one around it, is a secret to the engine."""
@@ -61,6 +63,8 @@ class Stack:
     """Every resource that the program has registered."""
 
     resources: tuple[Resource, ...]
+    dependencies: Mapping[str, Collection[str]] = field(default_factory=dict)
+    """By URN, the URNs of what each is made from or has to wait for: unknown values do not hide these."""
     _by_type: dict[str, list[Resource]] = field(default_factory=dict, init=False, repr=False)
     _grouped: dict[tuple[Any, ...], "Groups"] = field(default_factory=dict, init=False, repr=False)
 
