@@ -78,7 +78,7 @@ def _identifier(resource_type: str, inputs: Inputs, exoscale: Client) -> str | N
     policies, our own dynamic resources) are idempotent.
     """
     match resource_type:
-        case "postgresql:index/role:Role":
+        case "postgresql:index/role:Role" | "postgresql:index/database:Database":
             return str(inputs["name"])
         case "vault:index/mount:Mount":
             return str(inputs["path"])

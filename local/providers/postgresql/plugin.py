@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 from local.providers.bridged import configuration
+from local.providers.postgresql.databases import Database
 from local.providers.postgresql.default_privileges import DefaultPrivileges
 from local.providers.postgresql.grant import Grant
 from local.providers.postgresql.membership import GrantRole
@@ -37,6 +38,7 @@ class PostgreSQL(Provider):
         self._server = Server()
         self._types: dict[str, Resource] = {
             "postgresql:index/role:Role": Role(self._server),
+            "postgresql:index/database:Database": Database(self._server),
             "postgresql:index/schema:Schema": PostgresSchema(self._server),
             "postgresql:index/grant:Grant": Grant(self._server),
             "postgresql:index/defaultPrivileges:DefaultPrivileges": DefaultPrivileges(self._server),

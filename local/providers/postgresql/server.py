@@ -188,6 +188,13 @@ class Server:
             yield Transaction(connection)
 
     @contextmanager
+    def no_transaction(self) -> Iterator[Transaction]:
+        """The same without the transaction: each statement is final at once."""
+        with self._place(), self._connection(self.settings.database) as connection:
+            connection.autocommit = True
+            yield Transaction(connection)
+
+    @contextmanager
     def _connection(self, database: str) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
         settings = self.settings
         try:

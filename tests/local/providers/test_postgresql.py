@@ -19,6 +19,7 @@ ROLE = "postgresql:index/role:Role"
 SCHEMA = "postgresql:index/schema:Schema"
 GRANT = "postgresql:index/grant:Grant"
 DEFAULTS = "postgresql:index/defaultPrivileges:DefaultPrivileges"
+DATABASE = "postgresql:index/database:Database"
 MEMBER = "postgresql:index/grantRole:GrantRole"
 
 
@@ -345,3 +346,61 @@ def test_configuration_that_it_does_not_have_is_refused() -> None:
     assert driver.config_failures == [
         "awsRdsIamAuth: the stand-in does not support it; put the official plugin on PATH"
     ]
+
+
+def test_a_database_lives_as_the_program_says(driver: Driver) -> None:
+    driver.create(ROLE, "owner", {"name": "owner"})
+    inputs = {"name": "apart", "owner": "owner"}
+    database = driver.create(DATABASE, "apart", inputs)
+    assert database.id == "apart"
+    assert database.outputs["template"] == "template0"
+    assert database.outputs["encoding"] == "UTF8"
+    assert database.outputs["connectionLimit"] == -1
+    assert driver.changed(database, inputs) == []
+    assert driver.read(database) == database
+
+    limited = inputs | {"connectionLimit": 5}
+    assert driver.changed(database, limited) == ["connectionLimit"]
+    database = driver.update(database, limited)
+    assert ask("SELECT datconnlimit, datallowconn FROM pg_database WHERE datname = 'apart'") == [(5, True)]
+    assert list(driver.changes(database, limited | {"encoding": "LATIN1"}).replaces) == ["encoding"]
+
+    driver.delete(database)
+    assert driver.read(database) is None
+    driver.delete(database)
+
+
+def test_a_database_goes_with_whoever_is_connected(driver: Driver) -> None:
+    database = driver.create(DATABASE, "busy", {"name": "busy"})
+    exports = postgres.environment()
+    with psycopg.connect(
+        host=exports["PGHOST"],
+        port=int(exports["PGPORT"]),
+        user=exports["PGUSER"],
+        password=exports["PGPASSWORD"],
+        dbname="busy",
+        autocommit=True,
+    ) as connection:
+        driver.delete(database)
+        with pytest.raises(psycopg.OperationalError):
+            connection.execute("SELECT 1")
+    assert ask("SELECT 1 FROM pg_database WHERE datname = 'busy'") == []
+
+
+def test_nobody_enters_a_closed_database_but_whom_a_grant_names(driver: Driver) -> None:
+    for name in ("owner", "guest"):
+        driver.create(ROLE, name, {"name": name})
+    database = driver.create(DATABASE, "closed", {"name": "closed", "owner": "owner"})
+    common = {"database": "closed", "objectType": "database"}
+    driver.create(GRANT, "everybody", {**common, "role": "public", "privileges": []})
+    granted = {**common, "role": "guest", "privileges": ["CONNECT"], "withGrantOption": True}
+    grant = driver.create(GRANT, "guest", granted)
+    assert driver.read(grant) == grant
+    may = "SELECT rolname, has_database_privilege(rolname, 'closed', 'CONNECT WITH GRANT OPTION')"
+    assert ask(may + " FROM pg_roles WHERE rolname IN ('owner', 'guest', 'pg_monitor') ORDER BY 1") == [
+        ("guest", True),
+        ("owner", True),
+        ("pg_monitor", False),
+    ]
+    driver.delete(grant)
+    driver.delete(database)
