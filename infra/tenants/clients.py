@@ -129,12 +129,27 @@ def activity(where: Where) -> "redis.Redis":
     """The activity store; its authority's name is checked, its own is not: none names a load balancer."""
     import redis
 
-    tls = {"ssl": True, "ssl_ca_data": where["authority"], "ssl_check_hostname": False} if where["tls"] else {}
+    verified = {"ssl": True, "ssl_ca_data": where["authority"], "ssl_check_hostname": False}
     return redis.Redis(
         host=where["host"],
         port=int(where["port"]),
         password=where["password"],
         socket_timeout=15,
         decode_responses=True,
-        **tls,
+        **(verified if where["tls"] else {}),
+    )
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """What goes wrong with a server, as the ways in tell it."""
+    import psycopg
+    import redis
+    from botocore.exceptions import BotoCoreError, ClientError
+    from exoscale.api.exceptions import ExoscaleAPIException  # type: ignore[import-untyped]
+    from kubernetes.client.exceptions import ApiException
+    from requests.exceptions import RequestException
+
+    return (
+        *(psycopg.Error, redis.RedisError, BotoCoreError, ClientError, ExoscaleAPIException),
+        *(ApiException, RequestException, urllib3.exceptions.HTTPError, RuntimeError),
     )

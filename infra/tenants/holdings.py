@@ -1,7 +1,7 @@
 """What Vault holds for a tenant besides what this program wrote: its own secrets, identities, live logins.
 
-Declaring it does nothing; removing it ends the identities and the logins and deletes the secrets. `HoldingsProvider` runs in
-Pulumi's host for dynamic resources; what is serialised of it is its name.
+Declaring it does nothing; removing it ends the identities and the logins and deletes the secrets.
+`HoldingsProvider` runs in Pulumi's host for dynamic resources; what is serialised of it is its name.
 """
 
 from typing import TYPE_CHECKING, Any
