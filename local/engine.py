@@ -27,6 +27,9 @@ from pulumi import automation as auto
 from local import credentials, recovery, servers, toolchain
 from local.errors import LocalError
 from local.paths import DATA, ROOT
+from policy.configuration import PolicyConfigurationError, check_file
+from policy.families import all_rules
+from policy.rules import Level
 
 PROJECT = "agent-platform"
 LOCAL_STACK = "local"
@@ -34,12 +37,13 @@ LOCAL_STACK = "local"
 PROVIDERS = ("kubernetes", "exoscale", "postgresql", "vault")
 """The plugins that the program needs; for each we have a stand-in (`local.providers`)."""
 
-_DISTRIBUTIONS = {"exoscale": "pulumiverse-exoscale", "pulumi-python": "pulumi"}
+_DISTRIBUTIONS = {"exoscale": "pulumiverse-exoscale", "pulumi-python": "pulumi", "policy-python": "pulumi"}
 """The SDKs that are not named `pulumi-PROVIDER`."""
 
 _HOME = DATA / "pulumi"
 _PLUGINS = _HOME / "plugins"
 _BIN = DATA / "bin"
+_PACK = ROOT / "policy"
 _PYTHON = (sys.executable, "-u", "-m")
 _PLANNING = {"EXOSCALE_API_KEY": "none-to-plan", "EXOSCALE_API_SECRET": "none-to-plan"}
 """A plan from nothing asks Exoscale nothing, yet its provider wants credentials; these open no account."""
@@ -87,7 +91,7 @@ def install_plugins(stack_name: str, *, official_only: bool, tree: Path = ROOT) 
         _launcher(_installed(name), [*_PYTHON, f"local.providers.{name}"], tree)
     # With an inline program there is no language plugin to start these two.
     _launcher(_installed("pulumi-python"), [*_PYTHON, "local.plugin_host", "pulumi.dynamic"], tree)
-    _launcher(_BIN / "pulumi-analyzer-policy-python", [*_PYTHON, "local.plugin_host", "pulumi.policy"], tree)
+    _launcher(_installed("policy-python", "analyzer"), [*_PYTHON, "local.plugin_host", "policy"], ROOT)
     exoscale = plugins.official["exoscale"]
     if exoscale and stack_name == LOCAL_STACK:
         # Some of its resources call the official names whatever the endpoint; a proxy answers it alone.
@@ -97,11 +101,11 @@ def install_plugins(stack_name: str, *, official_only: bool, tree: Path = ROOT) 
     return plugins
 
 
-def _installed(provider: str) -> Path:
+def _installed(name: str, kind: str = "resource") -> Path:
     """Where the engine looks for its own copy of a plugin, of the SDK's version; of one on PATH it warns."""
-    distribution = _DISTRIBUTIONS.get(provider, f"pulumi-{provider}")
+    distribution = _DISTRIBUTIONS.get(name, f"pulumi-{name}")
     version = importlib.metadata.version(distribution)
-    return _PLUGINS / f"resource-{provider}-v{version}" / f"pulumi-resource-{provider}"
+    return _PLUGINS / f"{kind}-{name}-v{version}" / f"pulumi-{kind}-{name}"
 
 
 def _launcher(
@@ -129,8 +133,8 @@ def stack(
 ) -> auto.Stack:
     """Select stack `name`, made on first use in a file backend below the data folder.
 
-    `program` and `settings` (over those of the committed file) are for measuring; `tree` is the checkout whose
-    roster and settings count.
+    `program` and `settings` (over those of the committed file) are for measuring; `tree` is the checkout
+    whose roster and settings count.
 
     `local` gets the endpoints and credentials of the running servers; any other stack is read from its
     committed file alone and lives in a backend that is emptied first: its preview is the plan from nothing.
@@ -228,8 +232,15 @@ def up(selected: auto.Stack, *, output: Callable[[str], None]) -> dict[str, int]
     )
     preview(selected, output=lambda _line: None)  # refused here, an update has touched nothing
     consequence = "What it had made is kept, and the next `make up` goes on from there."
-    with _told(selected, output, "update", consequence) as display:
-        result = selected.up(on_output=display, color=_color(), suppress_outputs=True, suppress_progress=True)
+    refusals: list[str] = []
+    with _told(selected, output, "update", consequence, refusals) as display:
+        result = selected.up(
+            on_output=display,
+            color=_color(),
+            suppress_outputs=True,
+            suppress_progress=True,
+            **_guard_rails(selected.name, refusals),
+        )
     return changes({str(step): count for step, count in (result.summary.resource_changes or {}).items()})
 
 
@@ -240,15 +251,46 @@ def preview(
     on_event: Callable[[auto.EngineEvent], None] | None = None,
 ) -> dict[str, int]:
     """What `up` would change, as `changes`; `output` gets the engine's own display, `on_event` its events."""
-    with _told(selected, output, "preview", "Nothing was changed.") as display:
+    refusals: list[str] = []
+    with _told(selected, output, "preview", "Nothing was changed.", refusals) as display:
         result = selected.preview(
             on_output=display,
-            on_event=on_event,
             color=_color(),
             suppress_outputs=True,
             suppress_progress=True,
+            **_guard_rails(selected.name, refusals, on_event),
         )
     return changes({str(step): count for step, count in result.change_summary.items()})
+
+
+def _guard_rails(
+    stack_name: str, refusals: list[str], on_event: Callable[[auto.EngineEvent], None] | None = None
+) -> dict[str, Any]:
+    """What has the engine judge every resource by the policy pack, as the stack configures it.
+
+    What must not ship is added to `refusals`; every event goes on to `on_event`. Raises `LocalError` when the
+    configuration has mistakes, part of which the engine would let pass.
+    """
+    configuration = _PACK / f"config.{stack_name}.json"
+    given = configuration.is_file()
+    if given:
+        try:
+            check_file(configuration, all_rules())
+        except PolicyConfigurationError as error:
+            raise LocalError(str(error)) from None
+
+    def watch(event: auto.EngineEvent) -> None:
+        finding = event.policy_event
+        if finding and finding.enforcement_level == Level.MANDATORY.value:
+            refusals.append(finding.message.strip())
+        if on_event:
+            on_event(event)
+
+    return {
+        "policy_packs": [str(_PACK)],
+        "policy_pack_configs": [str(configuration)] if given else None,
+        "on_event": watch,
+    }
 
 
 def changes(summary: Mapping[str, int]) -> dict[str, int]:
@@ -262,9 +304,9 @@ def _color() -> str:
 
 @contextmanager
 def _told(
-    selected: auto.Stack, output: Callable[[str], None], what: str, consequence: str
+    selected: auto.Stack, output: Callable[[str], None], what: str, consequence: str, refusals: Sequence[str]
 ) -> Iterator[Callable[[str], None]]:
-    """Pass the engine's display on, and make one message of a failure.
+    """Pass the engine's display on, and make one message of a failure: what `refusals` holds, if anything.
 
     What the display says of the stack alone is held back until the first resource shows: a mistake that stops
     the program before that is the only thing to tell. Ctrl-C reaches the engine itself, which ends its steps
@@ -298,7 +340,7 @@ def _told(
             raise LocalError(str(program.mistake)) from None
         release()
         lines = (line.strip() for line in str(error).splitlines())
-        reasons = list(dict.fromkeys(line for line in lines if line.startswith("error:")))
+        reasons = refusals or list(dict.fromkeys(line for line in lines if line.startswith("error:")))
         raise LocalError(
             "\n".join([f"the {what} failed. {consequence}", *(reasons or [str(error)])])
         ) from None
