@@ -1,0 +1,23 @@
+"""What the roster says may happen to a tenant's data, as the engine has to know it (docs/decisions/0038).
+
+A protected resource is not deleted, nor replaced: the engine refuses the plan. Only an update takes the
+protection off, so whatever destroys data takes two: one that says so, and one that does it.
+"""
+
+from typing import Literal
+
+import pulumi
+
+from infra.tenants.roster import TenantEntry
+
+
+def is_kept(tenant: TenantEntry, what: Literal["workspace", "database"] | None = None) -> bool:
+    """Whether the tenant stays, and the roster lets none of its changes destroy `what`."""
+    return tenant.state != "offboarding" and what not in tenant.discard
+
+
+def protected(
+    opts: pulumi.ResourceOptions, tenant: TenantEntry, what: Literal["workspace", "database"] | None = None
+) -> pulumi.ResourceOptions:
+    """`opts` of a resource that holds data."""
+    return pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(protect=is_kept(tenant, what)))
