@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from infra.tenants.roster import load_roster
-from local import engine, machines, servers, supervisor, toolchain
+from local import engine, machines, roster_schema, servers, supervisor, toolchain
 from local.errors import LocalError
 from local.paths import DATA, LOGS, ROOT
 from local.toolchain import manifests
@@ -73,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     add(_bench, "bench", "measure; the last line is JSON")
     add(_actionlint, "actionlint", "check the CI's workflows")
     add(_manifests, "manifests", "regenerate the vendored KubeVirt manifest from its pinned module")
+    add(_schema, "schema", "regenerate the roster's JSON schema from its model")
     return parser
 
 
@@ -198,6 +199,10 @@ def _actionlint(_options: argparse.Namespace) -> None:
 def _manifests(_options: argparse.Namespace) -> None:
     toolchain.ensure(CONSOLE)
     CONSOLE.print(f"Wrote {manifests.regenerate()}.", markup=False)
+
+
+def _schema(_options: argparse.Namespace) -> None:
+    CONSOLE.print(f"Wrote {roster_schema.write()}.", markup=False)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,14 @@ RESERVED = frozenset(f"{_PLATFORM} {_WORDS}".split())
 SIZES = {"cpu": "cpu", "memoryGib": "memory_gib", "workspaceGib": "workspace_gib"}
 """The keys of `sizes`, and what a `Size` calls them."""
 
+_UNSIZED = {
+    "cpu": "its agents run in the runtime that others share; remove it or change the tier",
+    "memoryGib": "its agents run in the runtime that others share; remove it or change the tier",
+    "workspaceGib": "its workspace is a folder of the prefix; remove it, or write `keep: [workspace]` too if "
+    "it is the volume of an earlier tier",
+}
+"""Why a tier that has none of a size takes none."""
+
 _Found = Iterator[tuple[Position, str]]
 
 
@@ -130,14 +138,10 @@ def _sizes(data: Mapping[str, Any], tier: Tier) -> _Found:
                 "has not; write the size it had",
             )
     for key, limit in limits.items():
-        if not isinstance(sizes.get(key), int) or sizes[key] <= limit:
+        if type(sizes.get(key)) is not int or sizes[key] <= limit:
             continue
         if limit == 0:
-            yield (
-                ("sizes", key),
-                f"{key} means nothing in tier {name}, whose workspace is a folder of the prefix; remove it, "
-                "or write `keep: [workspace]` too if it is the volume of an earlier tier",
-            )
+            yield ("sizes", key), f"{key} means nothing in tier {name}: {_UNSIZED[key]}"
         else:
             yield (
                 ("sizes", key),
