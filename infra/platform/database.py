@@ -16,6 +16,7 @@ from infra.platform.backups import backup_key
 from infra.platform.certificates import Certificates
 from infra.platform.entrance import operator_entrance
 from infra.platform.namespaces import namespace
+from infra.platform.network_policies import Destination, host_at, pods_at
 from infra.platform.password import Password
 from infra.settings import GivenDatabase, ManagedDatabase, Settings
 
@@ -37,12 +38,16 @@ class Database:
     port: int
     internal_host: str
     """As reached from the cluster."""
-    name: str
+    destination: Destination
+    """The same, as a NetworkPolicy puts it."""
+    name: pulumi.Input[str]
     admin_user: str
     admin_password: pulumi.Output[str]
     """Secret."""
     ssl_mode: str
     """libpq's `sslmode`; with `verify-ca` the authority's certificate is the file in `PGSSLROOTCERT`."""
+    backup_days: int | None
+    """How long its backups are kept; None: whoever runs it knows."""
     own_authority: bool
     """Whether the server's certificate is of the platform's own authority (`certificates.py`)."""
     issuer_role: pulumi.Output[str]
@@ -60,11 +65,13 @@ def given_database(
         prefix,
         host=given.host,
         internal_host=given.host,
+        destination=host_at(given.host, given.port),
         port=given.port,
         name=given.name,
         admin_user=given.admin_user,
         admin_password=password,
         ssl_mode=given.ssl_mode,
+        backup_days=None,
         own_authority=False,
         opts=opts,
     )
@@ -78,9 +85,13 @@ def managed_database(
     operators: pulumi.Input[str],
     certificates: Certificates,
     storage: ObjectStorage,
+    instance_pool: pulumi.Input[str],
     opts: pulumi.ResourceOptions,
 ) -> Database:
-    """Run PostgreSQL in the namespace `databases`, its operator in the namespace `operators`."""
+    """Run PostgreSQL in the namespace `databases`, its operator in the namespace `operators`.
+
+    `instance_pool` has the nodes before which the load balancer for operators stands.
+    """
     password = Password(f"{prefix}-admin-password", pulumi.ResourceOptions(parent=opts.parent))
     cluster = _cluster(prefix, settings, wanted, operators, certificates, storage, password, opts)
     host = operator_entrance(
@@ -90,17 +101,20 @@ def managed_database(
         selector={"cnpg.io/cluster": _CLUSTER, "cnpg.io/instanceRole": "primary"},
         port=_PORT,
         networks=[str(network) for network in settings.operator_networks],
+        instance_pool=instance_pool,
         opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=[cluster])),
     )
     return _entered(
         prefix,
         host=host,
         internal_host=f"{_CLUSTER}-rw.{NAMESPACE}.svc",
+        destination=pods_at(NAMESPACE, {"cnpg.io/cluster": _CLUSTER}, _PORT),
         port=_PORT,
         name=wanted.name,
         admin_user="postgres",
         admin_password=password.value,
         ssl_mode="verify-ca",
+        backup_days=wanted.backup_retention_days,
         own_authority=True,
         opts=opts,
     )
@@ -111,11 +125,13 @@ def _entered(
     *,
     host: pulumi.Input[str],
     internal_host: str,
+    destination: Destination,
     port: int,
     name: str,
     admin_user: str,
     admin_password: pulumi.Output[str],
     ssl_mode: str,
+    backup_days: int | None,
     own_authority: bool,
     opts: pulumi.ResourceOptions,
 ) -> Database:
@@ -148,11 +164,13 @@ def _entered(
         provider=provider,
         host=host,
         internal_host=internal_host,
+        destination=destination,
         port=port,
         name=name,
         admin_user=admin_user,
         admin_password=admin_password,
         ssl_mode=ssl_mode,
+        backup_days=backup_days,
         own_authority=own_authority,
         issuer_role=issuer.name,
         issuer_password=password.value,

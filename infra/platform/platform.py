@@ -6,7 +6,7 @@ import pulumi
 import pulumi_kubernetes as k8s
 from pydantic import SecretStr
 
-from infra.cluster.cluster import Cluster
+from infra.cluster.cluster import Cluster, KubernetesApi
 from infra.platform.certificates import Certificates
 from infra.platform.database import Database, given_database, managed_database
 from infra.platform.gateway import gateway_place
@@ -15,7 +15,10 @@ from infra.platform.kubevirt import install_kubevirt
 from infra.platform.longhorn import install_longhorn, workspace_classes
 from infra.platform.monitoring import monitoring_place
 from infra.platform.namespaces import namespace
+from infra.platform.network_policies import agent_openings
 from infra.platform.redis import Redis, given_redis, managed_redis
+from infra.platform.registrar import registrar_rights
+from infra.platform.shared_runtime import shared_runtime
 from infra.platform.vault import Vault, given_vault, managed_vault
 from infra.settings import GivenDatabase, GivenKubeVirt, GivenRedis, GivenVault, Settings
 
@@ -25,6 +28,7 @@ class Platform(pulumi.ComponentResource):
 
     kubernetes: k8s.Provider
     database: Database
+    api: KubernetesApi
     redis: Redis
     vault: Vault
     storage_class: str
@@ -33,6 +37,8 @@ class Platform(pulumi.ComponentResource):
     """For workspaces that are encrypted under a key of their own."""
     machine_image: str
     """The system disk of machines whose entry names no other."""
+    runtime_image: str
+    """The image of agents' containers."""
     ready: list[pulumi.Resource]
     """What a machine and its volume have to wait for: KubeVirt, Longhorn and its storage classes."""
 
@@ -42,8 +48,11 @@ class Platform(pulumi.ComponentResource):
         """Declare the shared services on `cluster`, given or managed as `settings` says."""
         super().__init__("agent-platform:platform:Platform", name, None, opts)
         self.kubernetes = cluster.kubernetes
+        self.api = cluster.api
         self.object_storage = cluster.object_storage
+        self.nodes = cluster.nodes
         self.machine_image = settings.machine_image
+        self.runtime_image = settings.runtime_image
         self._name = name
         self._settings = settings
         self._cluster = cluster
@@ -67,6 +76,11 @@ class Platform(pulumi.ComponentResource):
         monitoring_place(f"{name}-monitoring", self._opts)
         gateway_place(f"{name}-gateway", self._opts)
         idle_suspension_place(f"{name}-idle-suspender", self._system, self._opts)
+        openings = agent_openings(
+            self.vault.destination, self.database.destination, self.object_storage.endpoint
+        )
+        shared_runtime(f"{name}-runtime", self.runtime_image, self.vault, openings, self._opts)
+        registrar_rights(f"{name}-registrar", self._opts)
 
         self.register_outputs(
             {
@@ -106,6 +120,7 @@ class Platform(pulumi.ComponentResource):
             operators=self._system,
             certificates=self._certificates,
             storage=self._cluster.object_storage,
+            instance_pool=self._cluster.nodes.shared_instance_pool_id,
             opts=self._opts,
         )
 
@@ -113,7 +128,14 @@ class Platform(pulumi.ComponentResource):
         chosen = self._settings.redis.choice
         if isinstance(chosen, GivenRedis):
             return given_redis(chosen, _secret(self._settings.redis_password))
-        return managed_redis(f"{self._name}-redis", chosen, self._certificates, self._opts)
+        return managed_redis(
+            f"{self._name}-redis",
+            chosen,
+            certificates=self._certificates,
+            networks=[str(network) for network in self._settings.operator_networks],
+            instance_pool=self._cluster.nodes.shared_instance_pool_id,
+            opts=self._opts,
+        )
 
     def _vault(self) -> Vault:
         prefix, chosen = f"{self._name}-vault", self._settings.vault.choice
@@ -133,6 +155,7 @@ class Platform(pulumi.ComponentResource):
             chosen,
             certificates=self._certificates,
             database=self.database,
+            instance_pool=self._cluster.nodes.shared_instance_pool_id,
             opts=self._opts,
         )
 

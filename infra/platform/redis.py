@@ -3,6 +3,7 @@
 Managed: Valkey, from the project's own chart, <https://github.com/valkey-io/valkey-helm/tree/main/valkey>.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pulumi
@@ -10,6 +11,7 @@ import pulumi_kubernetes as k8s
 
 from infra.platform import charts
 from infra.platform.certificates import Certificates
+from infra.platform.entrance import operator_entrance
 from infra.platform.namespaces import namespace
 from infra.platform.password import Password
 from infra.settings import GivenRedis, ManagedRedis
@@ -23,22 +25,40 @@ _RIGHTS = "~activity:* resetchannels -@all +@read +@write +@connection -@dangero
 
 @dataclass(frozen=True, kw_only=True)
 class Redis:
-    """Where the activity store is, as reached from the cluster."""
+    """Where the activity store is."""
 
     host: str
+    """As reached from the cluster."""
+    operator_host: pulumi.Input[str]
+    """As reached from where this program runs."""
     port: int
     tls: bool
+    authority: pulumi.Output[str] | None
+    """The certificate (PEM) of whoever vouches for it; None: an authority that everybody trusts."""
     password: pulumi.Output[str]
     """Secret."""
 
 
 def given_redis(given: GivenRedis, password: pulumi.Output[str]) -> Redis:
     """Use a Redis that runs already."""
-    return Redis(host=given.host, port=given.port, tls=given.tls, password=password)
+    return Redis(
+        host=given.host,
+        operator_host=given.host,
+        port=given.port,
+        tls=given.tls,
+        authority=None,
+        password=password,
+    )
 
 
 def managed_redis(
-    prefix: str, wanted: ManagedRedis, certificates: Certificates, opts: pulumi.ResourceOptions
+    prefix: str,
+    wanted: ManagedRedis,
+    *,
+    certificates: Certificates,
+    networks: Sequence[str],
+    instance_pool: pulumi.Input[str],
+    opts: pulumi.ResourceOptions,
 ) -> Redis:
     """Run Valkey in the namespace `activity`."""
     home = namespace(f"{prefix}-namespace", _NAMESPACE, "restricted", opts)
@@ -55,7 +75,7 @@ def managed_redis(
         [_NAME, f"{_NAME}.{_NAMESPACE}.svc", "localhost"],
         opts,
     )
-    charts.install(
+    release = charts.install(
         prefix,
         charts.VALKEY,
         release=_NAME,
@@ -84,4 +104,20 @@ def managed_redis(
         },
         opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=[certificate])),
     )
-    return Redis(host=f"{_NAME}.{_NAMESPACE}.svc", port=_PORT, tls=True, password=password.value)
+    return Redis(
+        host=f"{_NAME}.{_NAMESPACE}.svc",
+        operator_host=operator_entrance(
+            f"{prefix}-entrance",
+            "activity-operators",
+            namespace=home.metadata.name,
+            selector={"app.kubernetes.io/name": _NAME, "app.kubernetes.io/instance": _NAME},
+            port=_PORT,
+            networks=networks,
+            instance_pool=instance_pool,
+            opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=[release])),
+        ),
+        port=_PORT,
+        tls=True,
+        authority=certificates.authority,
+        password=password.value,
+    )

@@ -7,7 +7,7 @@ of a program. The audit log is part of the server's configuration, the only plac
 """
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,13 +21,32 @@ from infra.platform.certificates import Certificates
 from infra.platform.database import Database
 from infra.platform.entrance import operator_entrance
 from infra.platform.namespaces import namespace
+from infra.platform.network_policies import Destination, pods_at, url_at
 from infra.settings import GivenVault, ManagedVault, Settings
 
 NAMESPACE = "vault"
 _NAME = "vault"
 _PORT = 8200
 _TLS = "/openbao/tls"
+_KV = "tenants"
+_DATABASE = "database"
 _CONNECTION = "agents"
+_KUBERNETES = "kubernetes"
+AUDIENCE = "vault"
+"""Whom a pod's token for Vault is meant for: nobody else takes it, and Vault takes no other from a pod."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatabaseServer:
+    """PostgreSQL as Vault reaches it, and the role with which it makes logins there."""
+
+    address: pulumi.Output[str]
+    """`host:port`."""
+    tls: str
+    """libpq's parameters for TLS."""
+    issuer_role: pulumi.Output[str]
+    issuer_password: pulumi.Output[str]
+    """Secret."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,20 +56,26 @@ class Vault:
     provider: vault.Provider
     address: str
     """As reached from the cluster."""
+    destination: Destination
+    """The same, as a NetworkPolicy puts it."""
     authority: pulumi.Output[str] | None
     """The certificate (PEM) of whoever vouches for it; None: an authority that everybody trusts."""
     server_name: str | None
     """The name in its certificate, where the provider reaches it by another."""
     token: pulumi.Output[str] | None
     """The provider's; None: the one that whoever runs the program has exported."""
-    kv_mount: pulumi.Output[str]
-    """The KV v2 mount `tenants`."""
-    database_mount: pulumi.Output[str]
-    """The database secrets engine's mount `database`."""
-    database_connection: pulumi.Output[str]
-    """The connection `agents` on that mount."""
-    kubernetes_auth_path: pulumi.Output[str]
-    """The Kubernetes auth method's mount `kubernetes`."""
+    kv_mount: str
+    """The KV v2 mount."""
+    database_mount: str
+    """The database secrets engine's mount."""
+    database_connection: str
+    """The connection on that mount to the database that all tenants share."""
+    kubernetes_auth_path: str
+    """The Kubernetes auth method's mount."""
+    database_server: DatabaseServer
+    """For connections to databases other than the shared one."""
+    furnished: list[pulumi.Resource]
+    """What a tenant's part of the mounts has to wait for."""
 
 
 def given_vault(
@@ -78,6 +103,7 @@ def given_vault(
         prefix,
         provider,
         address=given.address,
+        destination=url_at(given.address),
         authority=None,
         server_name=None,
         token=token,
@@ -102,9 +128,13 @@ def managed_vault(
     *,
     certificates: Certificates,
     database: Database,
+    instance_pool: pulumi.Input[str],
     opts: pulumi.ResourceOptions,
 ) -> Vault:
-    """Run OpenBao in the namespace `vault` and furnish it once somebody has unsealed it."""
+    """Run OpenBao in the namespace `vault` and furnish it once somebody has unsealed it.
+
+    `instance_pool` has the nodes before which the load balancer for operators stands.
+    """
     server_name = f"vault.{settings.domain}"
     home = namespace(f"{prefix}-namespace", NAMESPACE, "restricted", opts)
     certificate = certificates.server(
@@ -138,6 +168,7 @@ def managed_vault(
         selector={"app.kubernetes.io/name": "openbao", "component": "server", "openbao-active": "true"},
         port=_PORT,
         networks=[str(network) for network in settings.operator_networks],
+        instance_pool=instance_pool,
         opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=[release])),
     )
     provider = vault.Provider(
@@ -153,6 +184,7 @@ def managed_vault(
         prefix,
         provider,
         address=f"https://{_NAME}-active.{NAMESPACE}.svc:{_PORT}",
+        destination=pods_at(NAMESPACE, {"app.kubernetes.io/name": "openbao", "component": "server"}, _PORT),
         authority=certificates.authority,
         server_name=server_name,
         token=None,
@@ -170,6 +202,7 @@ def _furnished(
     provider: vault.Provider,
     *,
     address: str,
+    destination: Destination,
     authority: pulumi.Output[str] | None,
     server_name: str | None,
     token: pulumi.Output[str] | None,
@@ -185,7 +218,7 @@ def _furnished(
     kept = pulumi.ResourceOptions.merge(inside, pulumi.ResourceOptions(protect=True))
     secrets = vault.Mount(
         f"{prefix}-tenants",
-        path="tenants",
+        path=_KV,
         type="kv",
         options={"version": "2"},
         description="Tenants' secrets, under their id",
@@ -193,35 +226,32 @@ def _furnished(
     )
     engine = vault.Mount(
         f"{prefix}-database",
-        path="database",
+        path=_DATABASE,
         type="database",
         description="Short-lived PostgreSQL logins",
         opts=inside,
     )
-    connection = vault.database.SecretBackendConnection(
+    server = DatabaseServer(
+        address=pulumi.Output.concat(database_host, f":{database.port}"),
+        tls=database_tls,
+        issuer_role=database.issuer_role,
+        issuer_password=database.issuer_password,
+    )
+    connection = database_connection(
         f"{prefix}-database-connection",
-        backend=engine.path,
+        server,
+        mount=engine.path,
         name=_CONNECTION,
-        allowed_roles=["tenant-*"],
-        verify_connection=True,
-        postgresql=vault.database.SecretBackendConnectionPostgresqlArgs(
-            connection_url=pulumi.Output.concat(
-                "postgresql://{{username}}:{{password}}@",
-                database_host,
-                f":{database.port}/{database.name}?{database_tls}",
-            ),
-            username=database.issuer_role,
-            password=database.issuer_password,
-            password_authentication="scram-sha-256",  # noqa: S106 — a method, not a password
-            max_open_connections=10,
-        ),
+        database=database.name,
+        # Whose role names which connection is up to this program: a role outlives a move to another database.
+        roles=["tenant-*"],
         opts=inside,
     )
     auth = vault.AuthBackend(
         f"{prefix}-kubernetes",
         type="kubernetes",
-        path="kubernetes",
-        description="Tenants' machines, by their service account",
+        path=_KUBERNETES,
+        description="Tenants' agents, by their service account",
         opts=inside,
     )
     configured = vault.kubernetes.AuthBackendConfig(
@@ -230,14 +260,47 @@ def _furnished(
     return Vault(
         provider=provider,
         address=address,
+        destination=destination,
         authority=authority,
         server_name=server_name,
         token=token,
-        kv_mount=secrets.path,
-        database_mount=engine.path,
-        database_connection=connection.name,
-        # From the configuration, so that a role waits until logins can work.
-        kubernetes_auth_path=configured.backend.apply(lambda path: path or "kubernetes"),
+        database_server=server,
+        kv_mount=_KV,
+        database_mount=_DATABASE,
+        database_connection=_CONNECTION,
+        kubernetes_auth_path=_KUBERNETES,
+        # The configuration of logins, too, so that no tenant has one before it works.
+        furnished=[secrets, connection, configured],
+    )
+
+
+def database_connection(
+    resource_name: str,
+    server: DatabaseServer,
+    *,
+    mount: pulumi.Input[str],
+    name: str,
+    database: pulumi.Input[str],
+    roles: Sequence[str],
+    opts: pulumi.ResourceOptions,
+) -> vault.database.SecretBackendConnection:
+    """Declare Vault's way into `database`, on which it makes logins for `roles` and no others."""
+    return vault.database.SecretBackendConnection(
+        resource_name,
+        backend=mount,
+        name=name,
+        allowed_roles=list(roles),
+        verify_connection=True,
+        postgresql=vault.database.SecretBackendConnectionPostgresqlArgs(
+            connection_url=pulumi.Output.concat(
+                "postgresql://{{username}}:{{password}}@", server.address, "/", database, f"?{server.tls}"
+            ),
+            username=server.issuer_role,
+            password=server.issuer_password,
+            password_authentication="scram-sha-256",  # noqa: S106 — a method, not a password
+            max_open_connections=10,
+        ),
+        opts=opts,
     )
 
 

@@ -1,7 +1,8 @@
 """A tenant's virtual machine.
 
-Whether it runs is not declared here: with `RerunOnFailure`, KubeVirt's `start` and `stop` change its status
-and not its specification, so an update neither wakes a sleeping tenant nor stops a running one.
+Whether an active tenant's runs is not declared here: with `RerunOnFailure`, KubeVirt's `start` and `stop`
+change its status and not its specification, so an update neither wakes a sleeping tenant nor stops a running
+one. Anybody else's is off, and nothing but the roster starts it.
 """
 
 import json
@@ -9,14 +10,14 @@ import json
 import pulumi
 import pulumi_kubernetes as k8s
 
+from infra.platform.agent_pods import AUTHORITY, FOLDER
 from infra.platform.platform import Platform
+from infra.tenants.identity import FILE, identity
+from infra.tenants.namespace import labels
 from infra.tenants.roster import TenantEntry
-from infra.tenants.secrets import OBJECT_STORAGE
-from infra.tenants.workspace import Workspace, labels
+from infra.tenants.secrets import SERVICE_ACCOUNT
+from infra.tenants.workspace import claim_name
 
-_IDENTITY = "/etc/agent-platform/identity.json"
-_AUTHORITY = "/etc/agent-platform/vault-ca.pem"
-"""What the guest verifies Vault by; without it, by what its system trusts."""
 _DEVICE = "/dev/disk/by-id/virtio-workspace"
 _VIRTIO = {"disk": {"bus": "virtio"}}
 
@@ -24,21 +25,20 @@ _VIRTIO = {"disk": {"bus": "virtio"}}
 def declare_machine(
     tenant: TenantEntry,
     platform: Platform,
-    workspace: Workspace,
     opts: pulumi.ResourceOptions,
 ) -> None:
     """Declare the machine, its size and its first instructions."""
     name, size = tenant.id, tenant.size
 
     def named(object_name: str) -> k8s.meta.v1.ObjectMetaArgsDict:
-        return {"name": object_name, "namespace": workspace.namespace, "labels": labels(tenant)}
+        return {"name": object_name, "namespace": tenant.dashed, "labels": labels(tenant)}
 
     instructions = k8s.core.v1.Secret(
         f"{name}-cloud-init",
         metadata=named("cloud-init"),
         string_data={
             "userdata": pulumi.Output.from_input(platform.vault.authority).apply(
-                lambda authority: _cloud_config(tenant, platform.vault.address, authority)
+                lambda authority: _cloud_config(tenant, identity(tenant, platform.vault), authority)
             )
         },
         opts=opts,
@@ -60,7 +60,7 @@ def declare_machine(
         kind="VirtualMachine",
         metadata=named(tenant.dashed),
         spec={
-            "runStrategy": "RerunOnFailure",
+            "runStrategy": "RerunOnFailure" if tenant.state == "active" else "Halted",
             "instancetype": {
                 "kind": "VirtualMachineInstancetype",
                 "name": size_name,
@@ -93,45 +93,35 @@ def declare_machine(
                         },
                         {
                             "name": "workspace",
-                            "persistentVolumeClaim": {"claimName": workspace.volume_claim},
+                            "persistentVolumeClaim": {"claimName": claim_name(tenant)},
                         },
                         {
                             "name": "cloud-init",
-                            "cloudInitNoCloud": {"secretRef": {"name": instructions.metadata.name}},
+                            "cloudInitNoCloud": {"secretRef": {"name": "cloud-init"}},
                         },
                         {
                             "name": "service-account",
-                            "serviceAccount": {"serviceAccountName": workspace.service_account},
+                            "serviceAccount": {"serviceAccountName": SERVICE_ACCOUNT},
                         },
                     ],
                 },
             },
         },
-        opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=[instance_type])),
+        opts=pulumi.ResourceOptions.merge(
+            opts, pulumi.ResourceOptions(depends_on=[instructions, instance_type])
+        ),
     )
 
 
-def _cloud_config(tenant: TenantEntry, vault: str, authority: str | None) -> str:
+def _cloud_config(tenant: TenantEntry, told: str, authority: str | None) -> str:
     """What the guest is told at its first boot: who it is and where to ask, and no credential."""
-    identity = {
-        "tenant": tenant.id,
-        "tier": tenant.tier,
-        "vault": {
-            "address": vault,
-            "authority": _AUTHORITY if authority else None,
-            "authentication": {"path": "auth/kubernetes", "role": tenant.dashed},
-            "secrets": f"tenants/{tenant.id}",
-            "objectStorage": f"tenants/{tenant.id}/{OBJECT_STORAGE}",
-            "databaseLogin": f"database/creds/{tenant.dashed}",
-        },
-    }
     instructions = {
         "hostname": tenant.dashed,
         "fs_setup": [{"device": _DEVICE, "filesystem": "ext4", "label": "workspace", "overwrite": False}],
         "mounts": [[_DEVICE, "/workspace", "ext4", "defaults,nofail,discard", "0", "2"]],
         "write_files": [
-            {"path": path, "permissions": "0644", "content": content}
-            for path, content in ((_IDENTITY, json.dumps(identity)), (_AUTHORITY, authority))
+            {"path": f"{FOLDER}/{file}", "permissions": "0644", "content": content}
+            for file, content in ((FILE, told), (AUTHORITY, authority))
             if content
         ],
     }

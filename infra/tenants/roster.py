@@ -16,7 +16,7 @@ from infra.section import Section, look_up
 from infra.settings import ContainerImage
 from infra.tenants.roster_rules import beyond_shape
 from infra.tenants.roster_text import Document, Mistake, Position, UnreadableError, read_document
-from infra.tenants.tiers import TIERS, Size, TierName
+from infra.tenants.tiers import TIERS, Size, Tier, TierName
 
 Identifier = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{2,30}$")]
 _IDENTIFIER = "3 to 31 lower-case letters (a-z) and digits, a letter first"
@@ -115,12 +115,27 @@ class TenantEntry(Section):
     @cached_property
     def size(self) -> Size:
         """What the tenant gets: its tier's size, except where the entry says otherwise."""
-        sold, wanted = TIERS[self.tier].default, self.sizes
+        sold, wanted = self.parts.default, self.sizes
         return Size(
             cpu=wanted.cpu or sold.cpu,
             memory_gib=wanted.memory_gib or sold.memory_gib,
             workspace_gib=wanted.workspace_gib or sold.workspace_gib,
         )
+
+    @property
+    def parts(self) -> Tier:
+        """What its tier is made of."""
+        return TIERS[self.tier]
+
+    @property
+    def has_workspace(self) -> bool:
+        """Whether it has a volume: its machine's, or that of an earlier one."""
+        return self.parts.machine or "workspace" in self.keep
+
+    @property
+    def has_namespace(self) -> bool:
+        """Whether it has a namespace, be it only for its volume."""
+        return self.parts.namespace or self.has_workspace
 
     @property
     def dashed(self) -> str:

@@ -1,10 +1,12 @@
-"""A tenant's part of Vault: its secrets, its logins to PostgreSQL, and how its machine gets in."""
+"""A tenant's part of Vault: its secrets, its logins to PostgreSQL, and how its agents get in."""
 
 import pulumi
 import pulumi_vault as vault
 
-from infra.platform.vault import Vault
+from infra.platform import shared_runtime
+from infra.platform.vault import AUDIENCE, Vault
 from infra.tenants.holdings import Holdings
+from infra.tenants.lifecycle import protected
 from infra.tenants.roster import TenantEntry
 from infra.tenants.storage import TenantStorage
 
@@ -72,20 +74,23 @@ def declare_secrets(
     endpoint: str,
     region: str,
     schema: list[pulumi.Resource],
-    parent: pulumi.Resource,
-) -> pulumi.Resource:
-    """Declare policy, secrets, logins, and the Kubernetes login of the tenant's service account.
+    opts: pulumi.ResourceOptions,
+) -> list[pulumi.Resource]:
+    """Declare policy, secrets, logins, and the Kubernetes login of the account its agents run under.
 
     Returns:
-        What the machine has to wait for.
+        What its agents have to wait for.
     """
     name = tenant.id
-    opts = pulumi.ResourceOptions(parent=parent, provider=platform.provider)
+    after_schema = pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=schema))
+    opts = pulumi.ResourceOptions.merge(
+        opts, pulumi.ResourceOptions(provider=platform.provider, depends_on=platform.furnished)
+    )
     holdings = Holdings(
         f"{name}-holdings",
         tenant=tenant,
         vault=platform,
-        opts=pulumi.ResourceOptions(parent=parent, depends_on=schema),
+        opts=protected(after_schema, tenant),
     )
     # After it in life, so before it in death: nobody gets a login or a secret while it empties.
     held = pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=[holdings]))
@@ -120,23 +125,39 @@ def declare_secrets(
     policy = vault.Policy(
         f"{name}-policy",
         name=tenant.dashed,
-        policy=pulumi.Output.format(
-            _POLICY,
+        policy=_POLICY.format(
             id=name,
-            name=logins.name,
+            name=tenant.dashed,
             object_storage=OBJECT_STORAGE,
             secrets=platform.kv_mount,
             database=platform.database_mount,
         ),
         opts=held,
     )
+    # Nobody logs in for a tenant that is not active: so a suspended one is not served, whoever would run it.
+    if tenant.state != "active":
+        return [logins, policy]
+    return [
+        _kubernetes_login(
+            tenant,
+            platform,
+            pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=[logins, policy])),
+        )
+    ]
+
+
+def _kubernetes_login(tenant: TenantEntry, platform: Vault, opts: pulumi.ResourceOptions) -> pulumi.Resource:
+    """Declare which account gets in: its own, or that of the runtime that serves several."""
+    shared = tenant.parts.shared_runtime
     return vault.kubernetes.AuthBackendRole(
-        f"{name}-login",
+        f"{tenant.id}-login",
         backend=platform.kubernetes_auth_path,
         role_name=tenant.dashed,
-        bound_service_account_names=[SERVICE_ACCOUNT],
-        bound_service_account_namespaces=[tenant.dashed],
-        token_policies=[policy.name],
+        bound_service_account_names=[shared_runtime.SERVICE_ACCOUNT if shared else SERVICE_ACCOUNT],
+        bound_service_account_namespaces=[shared_runtime.NAMESPACE if shared else tenant.dashed],
+        # KubeVirt puts the account's ordinary token on a machine's disk; a pod has one meant for Vault alone.
+        audience=None if tenant.parts.machine else AUDIENCE,
+        token_policies=[tenant.dashed],
         token_no_default_policy=True,
         token_ttl=_HOUR,
         token_max_ttl=24 * _HOUR,

@@ -4,7 +4,13 @@ import pulumi
 
 from infra.platform.platform import Platform
 from infra.tenants.database import declare_schema
+from infra.tenants.dedicated import declare_agent
+from infra.tenants.lifecycle import protected
 from infra.tenants.machine import declare_machine
+from infra.tenants.namespace import declare_namespace, labels
+from infra.tenants.network import close_network
+from infra.tenants.quota import declare_quota
+from infra.tenants.registration import Registration
 from infra.tenants.roster import TenantEntry
 from infra.tenants.secrets import declare_secrets
 from infra.tenants.storage import declare_storage
@@ -12,11 +18,10 @@ from infra.tenants.workspace import declare_workspace
 
 
 class Tenant(pulumi.ComponentResource):
-    """An entry of the roster, made real; deleting it deletes all the tenant has.
+    """An entry of the roster, made real; what holds data is protected until the entry says `offboarding`.
 
-    Not managed here: whether the machine runs, for which an entry's `state` counts nothing yet (it is only
-    exported), what the tenant itself keeps in its schema, secrets and
-    prefix, and backups, which Longhorn and PostgreSQL take of everybody.
+    Not managed here: whether an active tenant's machine runs, what the tenant itself keeps in its schema,
+    secrets and prefix, and backups, which Longhorn and PostgreSQL take of everybody.
     """
 
     summary: dict[str, str]
@@ -27,33 +32,59 @@ class Tenant(pulumi.ComponentResource):
     ) -> None:
         """Declare the tenant on `platform`; its resource is named by its id."""
         super().__init__("agent-platform:tenants:Tenant", entry.id, None, opts)
-        own = pulumi.ResourceOptions(parent=self)
-        on_cluster = pulumi.ResourceOptions(
-            parent=self, provider=platform.kubernetes, depends_on=platform.ready
+        registration = Registration(
+            f"{entry.id}-registration",
+            tenant=entry,
+            platform=platform,
+            opts=protected(pulumi.ResourceOptions(parent=self), entry),
+        )
+        # Whatever else the tenant has comes after its registration, and goes before it.
+        own = pulumi.ResourceOptions(parent=self, depends_on=[registration])
+        on_cluster = pulumi.ResourceOptions.merge(
+            own, pulumi.ResourceOptions(provider=platform.kubernetes, depends_on=platform.ready)
         )
         objects = platform.object_storage
 
-        schema = declare_schema(entry, platform.database, self)
+        schema = declare_schema(entry, platform.database, own)
         storage = declare_storage(entry, objects, own)
-        login = declare_secrets(
-            entry, platform.vault, storage, objects.endpoint, objects.region, schema, self
+        before_agents = declare_secrets(
+            entry, platform.vault, storage, objects.endpoint, objects.region, schema, own
         )
-        workspace = declare_workspace(entry, platform.storage_class, on_cluster)
-        declare_machine(
-            entry,
-            platform,
-            workspace,
-            pulumi.ResourceOptions.merge(on_cluster, pulumi.ResourceOptions(depends_on=[login])),
-        )
+        if entry.has_namespace:
+            namespace = declare_namespace(entry, on_cluster)
+            inside = _after(on_cluster, namespace)
+            guards = [
+                *close_network(entry, platform, platform.database, inside),
+                *declare_quota(entry, labels(entry), inside),
+            ]
+            before_agents += guards
+        if entry.has_workspace:
+            before_agents += declare_workspace(entry, platform, _after(inside, guards))
+        if entry.parts.machine:
+            declare_machine(entry, platform, _after(inside, before_agents))
+        if entry.parts.dedicated_agent:
+            declare_agent(entry, platform, _after(inside, before_agents))
 
         self.summary = {
             "id": entry.id,
             "name": entry.name,
             "tier": entry.tier,
             "state": entry.state,
-            "namespace": entry.dashed,
-            "vm": entry.dashed,
+            "served_by": _served_by(entry),
+            "namespace": entry.dashed if entry.has_namespace else "",
+            "vm": entry.dashed if entry.parts.machine else "",
             "schema": entry.underscored,
             "prefix": storage.prefix,
         }
         self.register_outputs(self.summary)
+
+
+def _after(opts: pulumi.ResourceOptions, resources: list[pulumi.Resource]) -> pulumi.ResourceOptions:
+    return pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=resources))
+
+
+def _served_by(entry: TenantEntry) -> str:
+    """Where its agents run."""
+    if entry.parts.machine:
+        return "machine"
+    return "deployment" if entry.parts.dedicated_agent else "shared runtime"

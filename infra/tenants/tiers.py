@@ -1,7 +1,7 @@
 """What each tier is made of, what may be said of it, and what it costs: one table that drives everything.
 
-The tiers are those of the architecture guide ("Infrastructure Isolation Tiers", "Honest Marketing"). Code asks
-this table what a tenant has, never the tier's name. Of every tier: a schema, a path in Vault, a prefix.
+The tiers are those of the architecture guide ("Infrastructure Isolation Tiers", "Honest Marketing"). Code
+asks this table what a tenant has, never the tier's name. Every tier has a schema, a path in Vault, a prefix.
 """
 
 from collections.abc import Mapping
@@ -13,14 +13,14 @@ TierName = Literal["starter", "professional", "enterprise", "private-cloud"]
 
 @dataclass(frozen=True)
 class Size:
-    """What a tenant buys: all of it reaches its agent, the platform adds its own overhead."""
+    """What a tenant buys for itself: all of it reaches its agents, the platform adds its own overhead."""
 
     cpu: int
     """CPUs: the guest's virtual ones, or the pod's."""
     memory_gib: int
     """Memory in GiB."""
     workspace_gib: int
-    """The workspace volume in GiB; 0 where the workspace is the prefix's `workspace/`."""
+    """The workspace volume in GiB; 0: there is none, the workspace is the prefix's `workspace/`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,15 +87,15 @@ NEVER_CLAIMED: Mapping[str, str] = {
 #                                                                               CPU, memory, workspace
 TIERS: Mapping[TierName, Tier] = {
     "starter": Tier(
-        default=Size(1, 2, 10),
-        maximum=Size(2, 4, 20),
+        default=Size(0, 0, 0),
+        maximum=Size(0, 0, 0),
         shared_runtime=True,
         claims=_OF_ALL,
         monthly_usd=99,
     ),
     "professional": Tier(
-        default=Size(2, 4, 20),
-        maximum=Size(4, 8, 100),
+        default=Size(2, 4, 0),
+        maximum=Size(4, 8, 0),
         namespace=True,
         dedicated_agent=True,
         claims=_OF_NAMESPACES,

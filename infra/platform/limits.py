@@ -1,0 +1,71 @@
+"""Quotas and limits of the namespaces in which agents run.
+
+<https://kubernetes.io/docs/concepts/policy/resource-quotas/>, <https://kubernetes.io/docs/concepts/policy/limit-range/>
+"""
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+import pulumi
+import pulumi_kubernetes as k8s
+
+NOTHING_BUT_WHAT_IS_NAMED: Mapping[str, str] = MappingProxyType(
+    dict.fromkeys(
+        (
+            "pods",
+            "persistentvolumeclaims",
+            "requests.storage",
+            "services.loadbalancers",
+            "services.nodeports",
+            "count/deployments.apps",
+            "count/statefulsets.apps",
+            "count/daemonsets.apps",
+            "count/replicationcontrollers",
+            "count/jobs.batch",
+            "count/cronjobs.batch",
+            "count/virtualmachines.kubevirt.io",
+            "count/virtualmachineinstancereplicasets.kubevirt.io",
+            "count/virtualmachinepools.pool.kubevirt.io",
+        ),
+        "0",
+    )
+)
+"""A quota that lets nothing run, be stored or be reached: each namespace adds what it is for."""
+
+_UNNAMED = {"cpu": "100m", "memory": "128Mi"}
+"""What a container gets that names nothing, where the quota demands that each names something."""
+
+
+def at_most(cpu: str, memory: str, **others: str) -> k8s.core.v1.LimitRangeItemArgsDict:
+    """Limits of a container."""
+    return {
+        "type": "Container",
+        "default": _UNNAMED,
+        "default_request": _UNNAMED,
+        "max": {"cpu": cpu, "memory": memory, **others},
+    }
+
+
+def declare_limits(
+    prefix: str,
+    namespace: str,
+    *,
+    hard: Mapping[str, str],
+    limits: Sequence[k8s.core.v1.LimitRangeItemArgsDict],
+    labels: Mapping[str, str],
+    opts: pulumi.ResourceOptions,
+) -> list[pulumi.Resource]:
+    """Declare the namespace's quota, of what `hard` names and nothing else, and its limits."""
+    quota = k8s.core.v1.ResourceQuota(
+        f"{prefix}-quota",
+        metadata={"name": "quota", "namespace": namespace, "labels": labels},
+        spec={"hard": {**NOTHING_BUT_WHAT_IS_NAMED, **hard}},
+        opts=opts,
+    )
+    ranges = k8s.core.v1.LimitRange(
+        f"{prefix}-limits",
+        metadata={"name": "limits", "namespace": namespace, "labels": labels},
+        spec={"limits": limits},
+        opts=opts,
+    )
+    return [quota, ranges]

@@ -1,0 +1,150 @@
+"""NetworkPolicies: everything is closed, and each opening is a policy whose name says what it opens.
+
+<https://kubernetes.io/docs/concepts/services-networking/network-policies/>. A policy knows pods and
+addresses, no names. Towards a host that is given by name it therefore limits the port alone: its addresses
+are the provider's to change, and what was looked up today would cut every agent off on the day they do.
+"""
+
+import ipaddress
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import urlsplit
+
+import pulumi
+import pulumi_kubernetes as k8s
+
+Peer = k8s.networking.v1.NetworkPolicyPeerArgsDict
+
+AGENT_PORT = 8080
+"""Where an agent listens, in a pod and in a machine, and answers `/livez` and `/readyz`."""
+
+NOT_PUBLIC = (
+    "0.0.0.0/8",
+    "10.0.0.0/8",
+    "100.64.0.0/10",
+    "127.0.0.0/8",
+    "169.254.0.0/16",
+    "172.16.0.0/12",
+    "192.168.0.0/16",
+    "224.0.0.0/4",
+    "240.0.0.0/4",
+)
+"""Nodes, pods and services of the cluster, providers' networks (CGNAT), and link-local, which holds the
+metadata service (RFC 6890)."""
+
+_LINK_LOCAL = "169.254.0.0/16"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Destination:
+    """Where pods find a service."""
+
+    peers: tuple[Peer, ...]
+    port: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opening:
+    """One way in or out that is let through."""
+
+    name: str
+    direction: Literal["ingress", "egress"]
+    peers: Sequence[Peer]
+    """As in a NetworkPolicy: never empty, which would be everybody."""
+    ports: Sequence[tuple[Literal["TCP", "UDP"], int]]
+
+
+def pods(namespace: str, labels: Mapping[str, str]) -> Peer:
+    """The pods with those labels, in that namespace alone."""
+    return {
+        "namespace_selector": {"match_labels": {"kubernetes.io/metadata.name": namespace}},
+        "pod_selector": {"match_labels": labels},
+    }
+
+
+def pods_at(namespace: str, labels: Mapping[str, str], port: int) -> Destination:
+    """A service that runs in the cluster."""
+    return Destination(peers=(pods(namespace, labels),), port=port)
+
+
+def host_at(host: str, port: int) -> Destination:
+    """A service outside the cluster: that address, or, for a name, any address on its port."""
+    try:
+        address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host.strip("[]"))
+    except ValueError:
+        return Destination(peers=({"ip_block": {"cidr": "0.0.0.0/0", "except_": [_LINK_LOCAL]}},), port=port)
+    return Destination(peers=({"ip_block": {"cidr": str(ipaddress.ip_network(address))}},), port=port)
+
+
+def url_at(url: str) -> Destination:
+    """A service outside the cluster, by its address; validation has seen to it that it is one."""
+    parts = urlsplit(url)
+    return host_at(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+
+
+def agent_openings(vault: Destination, database: Destination, object_storage: str) -> list[Opening]:
+    """All that an agent's pod or machine needs, whoever's it is; `object_storage` is the S3 endpoint.
+
+    KubeVirt needs none: virt-handler reaches a launcher through a socket on its node, a machine moves from
+    one virt-handler to another, and a node always reaches its own pods.
+    """
+    https: Peer = {"ip_block": {"cidr": "0.0.0.0/0", "except_": NOT_PUBLIC}}
+    dns = pods("kube-system", {"k8s-app": "kube-dns"})
+    gateway = pods("gateway", {"app.kubernetes.io/name": "gateway"})
+    services = {"to-vault": vault, "to-database": database, "to-object-storage": url_at(object_storage)}
+    return [
+        Opening(name="from-gateway", direction="ingress", peers=[gateway], ports=[("TCP", AGENT_PORT)]),
+        Opening(name="to-dns", direction="egress", peers=[dns], ports=[("UDP", 53), ("TCP", 53)]),
+        *(
+            Opening(name=name, direction="egress", peers=service.peers, ports=[("TCP", service.port)])
+            for name, service in services.items()
+        ),
+        Opening(name="to-internet", direction="egress", peers=[https], ports=[("TCP", 443)]),
+    ]
+
+
+def declare_network(
+    prefix: str,
+    namespace: str,
+    openings: Sequence[Opening],
+    *,
+    agents: Mapping[str, str],
+    labels: Mapping[str, str],
+    opts: pulumi.ResourceOptions,
+) -> list[pulumi.Resource]:
+    """Close the namespace in both directions, then let the pods labelled `agents` through each opening."""
+    closed = k8s.networking.v1.NetworkPolicy(
+        f"{prefix}-default-deny",
+        metadata={"name": "default-deny", "namespace": namespace, "labels": labels},
+        spec={"pod_selector": {}, "policy_types": ["Ingress", "Egress"]},
+        opts=opts,
+    )
+    return [closed, *(_open(prefix, namespace, opening, agents, labels, opts) for opening in openings)]
+
+
+def _open(
+    prefix: str,
+    namespace: str,
+    opening: Opening,
+    agents: Mapping[str, str],
+    labels: Mapping[str, str],
+    opts: pulumi.ResourceOptions,
+) -> pulumi.Resource:
+    ports: list[k8s.networking.v1.NetworkPolicyPortArgsDict] = [
+        {"protocol": protocol, "port": port} for protocol, port in opening.ports
+    ]
+    spec: k8s.networking.v1.NetworkPolicySpecArgsDict = {
+        "pod_selector": {"match_labels": agents},
+        "policy_types": [opening.direction.capitalize()],
+    }
+    if opening.direction == "ingress":
+        spec["ingress"] = [{"from_": opening.peers, "ports": ports}]
+    else:
+        spec["egress"] = [{"to": opening.peers, "ports": ports}]
+    return k8s.networking.v1.NetworkPolicy(
+        f"{prefix}-{opening.name}",
+        metadata={"name": opening.name, "namespace": namespace, "labels": labels},
+        spec=spec,
+        opts=opts,
+    )

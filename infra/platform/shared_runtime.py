@@ -1,0 +1,104 @@
+"""The runtime in which the agents of all tenants run that have none of their own.
+
+Vault decides whom it serves: for each tenant it logs in to that tenant's own role, which exists as long as
+the tenant is active, and gets that tenant's secrets and logins and no others. Between the tenants in it
+stands the runtime's own code and no boundary of the system's, which is what their tier says.
+"""
+
+import pulumi
+import pulumi_kubernetes as k8s
+
+from infra.platform.agent_pods import AUTHORITY, SCRATCH_GIB, AgentPod
+from infra.platform.limits import at_most, declare_limits
+from infra.platform.namespaces import namespace
+from infra.platform.network_policies import Opening, declare_network
+from infra.platform.vault import Vault
+
+NAMESPACE = "runtime"
+SERVICE_ACCOUNT = "agent-runtime"
+_NAME = "agent-runtime"
+_SELECTED = {"app.kubernetes.io/name": _NAME}
+_MARKED = {**_SELECTED, "app.kubernetes.io/part-of": "agent-platform"}
+_REPLICAS = 2
+_CPU = 2
+_MEMORY_GIB = 4
+
+
+def shared_runtime(
+    prefix: str, image: str, vault: Vault, openings: list[Opening], opts: pulumi.ResourceOptions
+) -> None:
+    """Declare the namespace `runtime`, closed but for `openings`, and its pods, each on another node."""
+    home = namespace(f"{prefix}-namespace", NAMESPACE, "restricted", opts)
+    inside = pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=[home]))
+    guards = [
+        *declare_network(prefix, NAMESPACE, openings, agents=_SELECTED, labels=_MARKED, opts=inside),
+        *declare_limits(
+            prefix,
+            NAMESPACE,
+            hard=_hard(),
+            limits=[at_most(str(_CPU), f"{_MEMORY_GIB}Gi")],
+            labels=_MARKED,
+            opts=inside,
+        ),
+    ]
+    account = k8s.core.v1.ServiceAccount(
+        prefix,
+        metadata={"name": SERVICE_ACCOUNT, "namespace": NAMESPACE, "labels": _MARKED},
+        automount_service_account_token=False,
+        opts=inside,
+    )
+    configuration = k8s.core.v1.ConfigMap(
+        f"{prefix}-configuration",
+        metadata={"name": _NAME, "namespace": NAMESPACE, "labels": _MARKED},
+        data={AUTHORITY: vault.authority} if vault.authority else {},
+        opts=inside,
+    )
+    pod = AgentPod(
+        image=image,
+        service_account=SERVICE_ACCOUNT,
+        configuration=_NAME,
+        cpu=_CPU,
+        memory_gib=_MEMORY_GIB,
+    )
+    k8s.apps.v1.Deployment(
+        f"{prefix}-deployment",
+        metadata={"name": _NAME, "namespace": NAMESPACE, "labels": _MARKED},
+        spec={
+            "replicas": _REPLICAS,
+            "revision_history_limit": 2,
+            "selector": {"match_labels": _SELECTED},
+            "template": {
+                "metadata": {"labels": _MARKED},
+                "spec": {**pod.spec(vault), "affinity": _on_different_nodes()},
+            },
+        },
+        opts=pulumi.ResourceOptions.merge(
+            inside, pulumi.ResourceOptions(depends_on=[*guards, account, configuration])
+        ),
+    )
+
+
+def _on_different_nodes() -> k8s.core.v1.AffinityArgsDict:
+    """A node that fails takes one of the pods with it, never all."""
+    return {
+        "pod_anti_affinity": {
+            "required_during_scheduling_ignored_during_execution": [
+                {"label_selector": {"match_labels": _SELECTED}, "topology_key": "kubernetes.io/hostname"}
+            ]
+        }
+    }
+
+
+def _hard() -> dict[str, str]:
+    """All replicas and, during an update, one more."""
+    pods = _REPLICAS + 1
+    amounts = {
+        "cpu": str(pods * _CPU),
+        "memory": f"{pods * _MEMORY_GIB}Gi",
+        "ephemeral-storage": f"{pods * SCRATCH_GIB}Gi",
+    }
+    return {
+        **{f"{kind}.{name}": amount for kind in ("requests", "limits") for name, amount in amounts.items()},
+        "pods": str(pods),
+        "count/deployments.apps": "1",
+    }
