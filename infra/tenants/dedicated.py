@@ -13,7 +13,7 @@ from infra.tenants.secrets import SERVICE_ACCOUNT
 _NAME = "agent"
 
 
-def declare_agent(tenant: TenantEntry, platform: Platform, opts: pulumi.ResourceOptions) -> None:
+def declare_agent(tenant: TenantEntry, platform: Platform, opts: pulumi.ResourceOptions) -> pulumi.Resource:
     """Declare the agent's pod, of the size that was sold, and what it is told of itself.
 
     Its workspace is the folder `workspace/` of the prefix; what it keeps on disk is gone with the pod.
@@ -35,7 +35,7 @@ def declare_agent(tenant: TenantEntry, platform: Platform, opts: pulumi.Resource
         cpu=tenant.size.cpu,
         memory_gib=tenant.size.memory_gib,
     )
-    k8s.apps.v1.Deployment(
+    return k8s.apps.v1.Deployment(
         f"{name}-deployment",
         metadata={
             "name": _NAME,

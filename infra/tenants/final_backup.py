@@ -95,10 +95,13 @@ class FinalBackup(Resource, module="agent-platform", name="FinalBackup"):
         self, resource_name: str, *, tenant: "TenantEntry", platform: "Platform", opts: pulumi.ResourceOptions
     ) -> None:
         """Declare that what `tenant` has is saved; `opts` says what has to be stopped before."""
+        ways = access(platform)
+        if tenant.own_database:
+            ways["database"]["database"] = tenant.underscored
         super().__init__(
             _PROVIDER,
             resource_name,
-            {"tenant": tenant.id, "tier": tenant.tier, **access(platform)},
+            {"tenant": tenant.id, "tier": tenant.tier, **ways},
             pulumi.ResourceOptions.merge(
                 opts, pulumi.ResourceOptions(additional_secret_outputs=["database", "vault", "redis"])
             ),

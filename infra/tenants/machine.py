@@ -26,7 +26,7 @@ def declare_machine(
     tenant: TenantEntry,
     platform: Platform,
     opts: pulumi.ResourceOptions,
-) -> None:
+) -> pulumi.Resource:
     """Declare the machine, its size and its first instructions."""
     name, size = tenant.id, tenant.size
 
@@ -54,7 +54,7 @@ def declare_machine(
         spec={"cpu": {"guest": size.cpu}, "memory": {"guest": f"{size.memory_gib}Gi"}},
         opts=opts,
     )
-    k8s.apiextensions.CustomResource(
+    return k8s.apiextensions.CustomResource(
         f"{name}-machine",
         api_version="kubevirt.io/v1",
         kind="VirtualMachine",

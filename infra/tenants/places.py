@@ -50,6 +50,7 @@ def _in_postgresql(name: str, where: clients.Where) -> Iterator[Place]:
         return lambda: [str(row[0]) for row in connection.execute(query, [value])]
 
     for what, query, value in (
+        ("database of its own", "SELECT datname FROM pg_database WHERE datname = %s", name),
         ("schema", "SELECT nspname FROM pg_namespace WHERE nspname = %s", name),
         ("role", "SELECT rolname FROM pg_roles WHERE rolname = %s", name),
         # Their names say whose they are in eight letters only; what they act as is a setting of theirs.

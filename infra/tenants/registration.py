@@ -21,8 +21,6 @@ from pulumi.dynamic import (
     UpdateResult,
 )
 
-from infra.tenants.tiers import TIERS
-
 if TYPE_CHECKING:
     from infra.platform.platform import Platform
     from infra.tenants.places import Place
@@ -105,7 +103,7 @@ class Registration(Resource, module="agent-platform", name="Registration"):
                 "tenant": tenant.id,
                 "tier": tenant.tier,
                 "state": tenant.state,
-                "workspaceGib": workspace_gib(tenant),
+                "workspaceGib": tenant.size.workspace_gib if tenant.has_workspace else 0,
                 "ownDatabase": tenant.own_database,
                 "discard": list(tenant.discard),
                 "claims": list(tenant.claims),
@@ -118,12 +116,6 @@ class Registration(Resource, module="agent-platform", name="Registration"):
                 opts, pulumi.ResourceOptions(additional_secret_outputs=["database", "vault", "redis"])
             ),
         )
-
-
-def workspace_gib(tenant: "TenantEntry") -> int:
-    """The size of the volume that the tenant has, parked or in use; 0: none."""
-    has_volume = TIERS[tenant.tier].machine or "workspace" in tenant.keep
-    return tenant.size.workspace_gib if has_volume else 0
 
 
 def access(platform: "Platform") -> dict[str, Any]:

@@ -9,6 +9,7 @@ import pulumi
 import pulumiverse_exoscale as exoscale
 
 from infra.cluster.object_storage import ObjectStorage
+from infra.tenants.lifecycle import protected
 from infra.tenants.prefix import Prefix
 from infra.tenants.roster import TenantEntry
 
@@ -43,7 +44,7 @@ def declare_storage(
         prefix=prefix,
         endpoint=storage.endpoint,
         region=storage.region,
-        opts=opts,
+        opts=protected(opts, tenant),
     )
     role = exoscale.IamRole(
         f"{name}-storage-role",

@@ -5,6 +5,7 @@ import pulumi
 from infra.platform.platform import Platform
 from infra.tenants.database import declare_schema
 from infra.tenants.dedicated import declare_agent
+from infra.tenants.final_backup import FinalBackup
 from infra.tenants.lifecycle import protected
 from infra.tenants.machine import declare_machine
 from infra.tenants.namespace import declare_namespace, labels
@@ -45,7 +46,7 @@ class Tenant(pulumi.ComponentResource):
         )
         objects = platform.object_storage
 
-        schema = declare_schema(entry, platform.database, own)
+        schema = declare_schema(entry, platform.database, platform.vault, own)
         storage = declare_storage(entry, objects, own)
         before_agents = declare_secrets(
             entry, platform.vault, storage, objects.endpoint, objects.region, schema, own
@@ -60,10 +61,18 @@ class Tenant(pulumi.ComponentResource):
             before_agents += guards
         if entry.has_workspace:
             before_agents += declare_workspace(entry, platform, _after(inside, guards))
+        running: list[pulumi.Resource] = []
         if entry.parts.machine:
-            declare_machine(entry, platform, _after(inside, before_agents))
+            running.append(declare_machine(entry, platform, _after(inside, before_agents)))
         if entry.parts.dedicated_agent:
-            declare_agent(entry, platform, _after(inside, before_agents))
+            running.append(declare_agent(entry, platform, _after(inside, before_agents)))
+        if entry.offboarding and entry.offboarding.backup == "final":
+            FinalBackup(
+                f"{entry.id}-final-backup",
+                tenant=entry,
+                platform=platform,
+                opts=_after(own, before_agents + running),
+            )
 
         self.summary = {
             "id": entry.id,
@@ -85,6 +94,8 @@ def _after(opts: pulumi.ResourceOptions, resources: list[pulumi.Resource]) -> pu
 
 def _served_by(entry: TenantEntry) -> str:
     """Where its agents run."""
+    if entry.state != "active":
+        return "nobody"
     if entry.parts.machine:
         return "machine"
     return "deployment" if entry.parts.dedicated_agent else "shared runtime"
