@@ -95,7 +95,7 @@ def _bring_up(options: argparse.Namespace) -> None:
     servers.start_all(CONSOLE)
     engine.up(engine.stack(engine.LOCAL_STACK), output=_say)
     declared = engine.tenants(engine.LOCAL_STACK)
-    with CONSOLE.status("Waiting for the tenants' machines to settle …"):
+    with CONSOLE.status("Waiting for the tenants' machines and pods to settle …"):
         machines.settle(declared)
     _print_tenants(_table_console(), machines.observe(declared))
 
@@ -148,8 +148,9 @@ def _table_console() -> Console:
 
 
 def _print_tenants(console: Console, tenants: Sequence[machines.Tenant]) -> None:
-    columns = ("id", "name", "tier", "state", "vm", "namespace", "schema")
-    table = Table(*columns, title=f"{len(tenants)} tenants")
+    columns = ("id", "name", "tier", "state", "served_by", "status", "namespace", "schema")
+    headings = (column.replace("_", " ") for column in columns)
+    table = Table(*headings, title=f"{len(tenants)} tenants")
     for tenant in tenants:
         table.add_row(*(str(tenant.get(column, "")) for column in columns))
     console.print(table)

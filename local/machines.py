@@ -1,7 +1,7 @@
-"""The tenants' machines as KubeVirt reports them, next to what the program declared."""
+"""What the tenants' agents run in, as the cluster reports it, next to what the program declared."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from kubernetes import client as kubernetes_client
@@ -9,32 +9,68 @@ from kubernetes import client as kubernetes_client
 from local.servers import kubernetes
 
 Tenant = Mapping[str, Any]
-"""What the program's `tenants` output tells of one; here `vm` is KubeVirt's printable status."""
+"""What the program's `tenants` output tells of one; observed, also the `status` of what serves it."""
 
-_SETTLED = {"Running", "Stopped", "Paused", "CrashLoopBackOff", "ErrorUnschedulable", "ErrorPvcNotFound"}
+_SETTLED = {
+    *("Running", "Stopped", "Paused", "CrashLoopBackOff", "ErrorUnschedulable", "ErrorPvcNotFound"),
+    *("Available", "Unavailable", "NotServed"),
+}
+_RUNTIME = "runtime"
 _PATIENCE = 60.0
 _PAUSE = 0.5
 
 
 def observe(declared: Sequence[Tenant]) -> list[dict[str, Any]]:
-    """The declared tenants, each with the state of its machine (`absent` where the cluster has none)."""
+    """The declared tenants, each with the status of its machine, its Deployment or the shared runtime.
+
+    `absent` where the cluster has none; `NotServed` where the runtime serves others only.
+    """
+    machines, deployments = dict(_machines()), dict(_deployments())
+    known = {"machine": machines, "deployment": deployments}
+
+    def status(tenant: Tenant) -> str:
+        if tenant["served_by"] in known:
+            return known[tenant["served_by"]].get(tenant["id"], "absent")
+        return deployments.get(_RUNTIME, "absent") if tenant["state"] == "active" else "NotServed"
+
+    return [{**tenant, "status": status(tenant)} for tenant in declared]
+
+
+def settle(declared: Sequence[Tenant]) -> None:
+    """Wait up to a minute until nothing is on its way up or down; what has not settled shows as it is."""
+    deadline = time.monotonic() + _PATIENCE
+    while time.monotonic() < deadline:
+        if all(tenant["status"] in _SETTLED for tenant in observe(declared)):
+            return
+        time.sleep(_PAUSE)
+
+
+def _machines() -> Iterator[tuple[str, str]]:
+    """The tenants' ids with what KubeVirt prints of their machines."""
     objects = kubernetes_client.CustomObjectsApi(kubernetes.client())
     found: Any = objects.list_cluster_custom_object(
         "kubevirt.io", "v1", "virtualmachines", label_selector="tenant-id"
     )
-    status = {
-        machine["metadata"]["labels"]["tenant-id"]: machine.get("status", {}).get(
-            "printableStatus", "Unknown"
-        )
-        for machine in found["items"]
-    }
-    return [{**tenant, "vm": status.get(tenant["id"], "absent")} for tenant in declared]
+    for machine in found["items"]:
+        printed = machine.get("status", {}).get("printableStatus", "Unknown")
+        yield machine["metadata"]["labels"]["tenant-id"], printed
 
 
-def settle(declared: Sequence[Tenant]) -> None:
-    """Wait up to a minute until no machine is on its way up or down; what has not settled shows as it is."""
-    deadline = time.monotonic() + _PATIENCE
-    while time.monotonic() < deadline:
-        if all(tenant["vm"] in _SETTLED for tenant in observe(declared)):
-            return
-        time.sleep(_PAUSE)
+def _deployments() -> Iterator[tuple[str, str]]:
+    """The tenants' ids with the state of their Deployments, and that of the shared runtime."""
+    apps = kubernetes_client.AppsV1Api(kubernetes.client())
+    found: Any = apps.list_deployment_for_all_namespaces(
+        label_selector="app.kubernetes.io/part-of=agent-platform"
+    )
+    for one in found.items:
+        yield one.metadata.labels.get("tenant-id", one.metadata.namespace), _state(one)
+
+
+def _state(deployment: Any) -> str:
+    """In KubeVirt's manner of speaking: `Stopped`, `Available`, `Starting`, or why it is not to come."""
+    if not deployment.spec.replicas:
+        return "Stopped" if not deployment.status.replicas else "Stopping"
+    if (deployment.status.available_replicas or 0) >= deployment.spec.replicas:
+        return "Available"
+    progressing = {one.type: one.status for one in deployment.status.conditions or ()}.get("Progressing")
+    return "Unavailable" if progressing == "False" else "Starting"

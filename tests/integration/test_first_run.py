@@ -13,7 +13,12 @@ def test_up_declares_one_tenant_per_tier_and_their_machines_run(platform: Platfo
     status = platform.status()
 
     assert {tenant["tier"] for tenant in status["tenants"]} == SAMPLE_TIERS
-    assert [tenant["vm"] for tenant in status["tenants"]] == ["Running"] * 4
+    assert {tenant["id"]: (tenant["served_by"], tenant["status"]) for tenant in status["tenants"]} == {
+        "acme": ("machine", "Running"),
+        "bluebird": ("shared runtime", "Available"),
+        "corvus": ("deployment", "Available"),
+        "dufour": ("machine", "Running"),
+    }
     assert status["services"]
     assert all(service["ready"] for service in status["services"].values())
 

@@ -28,7 +28,7 @@ def wait_for(platform: Platform, tenant: str, status: str) -> None:
     deadline = time.monotonic() + 60
     seen = None
     while time.monotonic() < deadline:
-        seen = next(item["vm"] for item in platform.status()["tenants"] if item["id"] == tenant)
+        seen = next(item["status"] for item in platform.status()["tenants"] if item["id"] == tenant)
         if seen == status:
             return
         time.sleep(1)
