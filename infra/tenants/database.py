@@ -3,22 +3,35 @@
 Vault issues short-lived logins that act as this role (`secrets.py`), so no password of it exists.
 """
 
+from dataclasses import dataclass
+
 import pulumi
 import pulumi_postgresql as postgresql
 
 from infra.platform.database import Database
+from infra.platform.vault import Vault
+from infra.tenants.lifecycle import protected
 from infra.tenants.migration import Migration
+from infra.tenants.own_database import declare_database
 from infra.tenants.roster import TenantEntry
 
 
-def declare_schema(tenant: TenantEntry, database: Database, parent: pulumi.Resource) -> list[pulumi.Resource]:
-    """Declare role, schema, rights and tables.
+@dataclass(frozen=True, kw_only=True)
+class Schema:
+    """Where a tenant's tables are."""
 
-    Returns:
-        What a login of the tenant has to wait for.
-    """
+    connection: pulumi.Input[str]
+    """Vault's connection to their database."""
+    declared: list[pulumi.Resource]
+    """What a login of the tenant has to wait for."""
+
+
+def declare_schema(
+    tenant: TenantEntry, database: Database, vault: Vault, opts: pulumi.ResourceOptions
+) -> Schema:
+    """Declare role, schema, rights and tables, in a database of the tenant's own if it is to have one."""
     name = tenant.id
-    opts = pulumi.ResourceOptions(parent=parent, provider=database.provider)
+    inside = pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(provider=database.provider))
     role = postgresql.Role(
         f"{name}-role",
         name=tenant.underscored,
@@ -27,35 +40,7 @@ def declare_schema(tenant: TenantEntry, database: Database, parent: pulumi.Resou
         create_database=False,
         create_role=False,
         bypass_row_level_security=False,
-        opts=opts,
-    )
-    # The owner has every right to its functions; PostgreSQL would let everybody else run them, too.
-    functions = postgresql.DefaultPrivileges(
-        f"{name}-functions",
-        database=database.name,
-        owner=role.name,
-        role="public",
-        object_type="function",
-        privileges=[],
-        opts=opts,
-    )
-    schema = postgresql.Schema(
-        f"{name}-schema",
-        name=tenant.underscored,
-        database=database.name,
-        owner=role.name,
-        # A removed tenant leaves nothing behind, whatever it made in its schema.
-        drop_cascade=True,
-        opts=opts,
-    )
-    closed = postgresql.Grant(
-        f"{name}-closed",
-        database=database.name,
-        schema=schema.name,
-        role="public",
-        object_type="schema",
-        privileges=[],
-        opts=opts,
+        opts=protected(inside, tenant),
     )
     issuer = postgresql.GrantRole(
         f"{name}-issuer",
@@ -63,12 +48,58 @@ def declare_schema(tenant: TenantEntry, database: Database, parent: pulumi.Resou
         grant_role=role.name,
         with_admin_option=True,
         # Granted first and revoked then, a replaced membership would be gone.
-        opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(delete_before_replace=True)),
+        opts=pulumi.ResourceOptions.merge(inside, pulumi.ResourceOptions(delete_before_replace=True)),
+    )
+    if not tenant.own_database:
+        tables = _declare_tables(tenant, name, role, database, opts)
+        return Schema(connection=vault.database_connection, declared=[issuer, *tables])
+    own = declare_database(tenant, role, database, vault, opts)
+    # Other names than in the shared database: a move makes these and deletes those.
+    tables = _declare_tables(tenant, f"{name}-own", role, own.database, opts)
+    return Schema(connection=own.connection, declared=[issuer, *own.declared, *tables])
+
+
+def _declare_tables(
+    tenant: TenantEntry,
+    prefix: str,
+    role: postgresql.Role,
+    database: Database,
+    opts: pulumi.ResourceOptions,
+) -> list[pulumi.Resource]:
+    """Declare the schema in `database`, its rights, and the tables in it."""
+    inside = pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(provider=database.provider))
+    # The owner has every right to its functions; PostgreSQL would let everybody else run them, too.
+    functions = postgresql.DefaultPrivileges(
+        f"{prefix}-functions",
+        database=database.name,
+        owner=role.name,
+        role="public",
+        object_type="function",
+        privileges=[],
+        opts=inside,
+    )
+    schema = postgresql.Schema(
+        f"{prefix}-schema",
+        name=tenant.underscored,
+        database=database.name,
+        owner=role.name,
+        # A removed tenant leaves nothing behind, whatever it made in its schema.
+        drop_cascade=True,
+        opts=protected(inside, tenant, "database"),
+    )
+    closed = postgresql.Grant(
+        f"{prefix}-closed",
+        database=database.name,
+        schema=schema.name,
+        role="public",
+        object_type="schema",
+        privileges=[],
+        opts=inside,
     )
     tables = Migration(
-        f"{name}-tables",
+        f"{prefix}-tables",
         schema=schema.name,
         database=database,
-        opts=pulumi.ResourceOptions(parent=parent, depends_on=[functions, closed]),
+        opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=[functions, closed])),
     )
-    return [issuer, tables]
+    return [tables]

@@ -5,12 +5,12 @@ Longhorn takes it from the Secret that has the claim's name, in the claim's name
 may read Secrets. The key is worth the data: kept as the volume is, gone with it (docs/decisions/0034).
 """
 
-from collections.abc import Mapping
-
 import pulumi
 import pulumi_kubernetes as k8s
 
 from infra.platform.password import Password
+from infra.tenants.lifecycle import protected
+from infra.tenants.namespace import labels
 from infra.tenants.roster import TenantEntry
 
 _LUKS = {
@@ -24,32 +24,25 @@ _LUKS = {
 }
 
 
-def declare_key(
-    tenant: TenantEntry,
-    namespace: pulumi.Input[str],
-    labels: Mapping[str, str],
-    *,
-    protect: bool,
-    opts: pulumi.ResourceOptions,
-) -> pulumi.Resource:
+def declare_key(tenant: TenantEntry, opts: pulumi.ResourceOptions) -> pulumi.Resource:
     """Declare the key, which is drawn once and never changes, and the Secret with it.
 
     Returns:
         What the volume has to wait for.
     """
     name = tenant.id
-    key = Password(
-        f"{name}-workspace-key",
-        pulumi.ResourceOptions(parent=opts.parent, depends_on=opts.depends_on, protect=protect),
-    )
+    drawn = pulumi.ResourceOptions(parent=opts.parent, depends_on=opts.depends_on)
+    key = Password(f"{name}-workspace-key", protected(drawn, tenant, "workspace"))
     return k8s.core.v1.Secret(
         f"{name}-workspace-encryption",
-        metadata={"name": f"workspace-{name}", "namespace": namespace, "labels": labels},
+        metadata={"name": f"workspace-{name}", "namespace": tenant.dashed, "labels": labels(tenant)},
         # The API server refuses another key under this name, whoever asks for it.
         immutable=True,
         string_data={"CRYPTO_KEY_VALUE": key.value, **_LUKS},
         # As the claim: it goes with its namespace when the tenant goes, and by nothing else.
-        opts=pulumi.ResourceOptions.merge(
-            opts, pulumi.ResourceOptions(protect=protect, retain_on_delete=True)
+        opts=protected(
+            pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(retain_on_delete=True)),
+            tenant,
+            "workspace",
         ),
     )

@@ -5,6 +5,7 @@ import pulumi_vault as vault
 
 from infra.platform import shared_runtime
 from infra.platform.vault import AUDIENCE, Vault
+from infra.tenants.database import Schema
 from infra.tenants.holdings import Holdings
 from infra.tenants.lifecycle import protected
 from infra.tenants.roster import TenantEntry
@@ -57,6 +58,8 @@ _CREATE = [
     "ALTER ROLE \"{{{{name}}}}\" SET role = '{role}'",
     "ALTER ROLE \"{{{{name}}}}\" SET search_path = '{role}'",
 ]
+_LET_IN = ['GRANT CONNECT ON DATABASE "{role}" TO "{{{{name}}}}"']
+"""Into a database of the tenant's own, which has the tenant's name."""
 _REVOKE = [
     'ALTER ROLE "{{name}}" NOLOGIN',
     # Its creator may administer it, and has to be told to act for it before it can end its sessions.
@@ -73,7 +76,7 @@ def declare_secrets(
     storage: TenantStorage,
     endpoint: str,
     region: str,
-    schema: list[pulumi.Resource],
+    schema: Schema,
     opts: pulumi.ResourceOptions,
 ) -> list[pulumi.Resource]:
     """Declare policy, secrets, logins, and the Kubernetes login of the account its agents run under.
@@ -82,7 +85,7 @@ def declare_secrets(
         What its agents have to wait for.
     """
     name = tenant.id
-    after_schema = pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=schema))
+    after_schema = pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=schema.declared))
     opts = pulumi.ResourceOptions.merge(
         opts, pulumi.ResourceOptions(provider=platform.provider, depends_on=platform.furnished)
     )
@@ -114,13 +117,17 @@ def declare_secrets(
     logins = vault.database.SecretBackendRole(
         f"{name}-logins",
         backend=platform.database_mount,
-        db_name=platform.database_connection,
+        db_name=schema.connection,
         name=tenant.dashed,
-        creation_statements=[statement.format(role=tenant.underscored) for statement in _CREATE],
+        creation_statements=[
+            statement.format(role=tenant.underscored)
+            for statement in (*_CREATE, *(_LET_IN if tenant.own_database else ()))
+        ],
         revocation_statements=_REVOKE,
         default_ttl=_HOUR,
         max_ttl=24 * _HOUR,
-        opts=held,
+        # Another database makes it another role of the same name.
+        opts=pulumi.ResourceOptions.merge(held, pulumi.ResourceOptions(delete_before_replace=True)),
     )
     policy = vault.Policy(
         f"{name}-policy",
