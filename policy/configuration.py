@@ -1,6 +1,6 @@
 """The stack's policy configuration: `policy/config.STACK.json`, in Pulumi's own format.
 
-    {"images-by-digest": {"allowed": {"docker.io/library/postgres:18": "why"}}, "pods-seccomp": "advisory"}
+    {"pods-seccomp": "advisory", "pods-no-host-path": {"allowed": {"NAME OF A RESOURCE": "the reason why"}}}
 
 The engine checks values against each rule's JSON schema. What nobody knows, a rule or a
 setting, it lets pass, and the guard that somebody meant to set would not be there; so it is refused here.
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from policy.rules import Level, Rule
+from policy.rules import ALLOWED, Level, Rule
 
 LEVEL = "enforcementLevel"
 ALL = "all"
@@ -76,10 +76,10 @@ def check_entry(name: str, written: Any, rules: Mapping[str, Rule]) -> Iterator[
     level = entry.get(LEVEL)
     if level is not None and level not in {known.value for known in Level}:
         yield f"{name}: {level!r} is no level, so the rule would not be in force; write one of {_levels()}"
-    known = () if name == ALL else rules[name].settings
+    known = () if name == ALL else (*ALLOWED, *rules[name].settings)
     for setting in entry:
         if setting != LEVEL and setting not in known:
-            yield f"{name}.{setting}: is no setting of this rule; it has {', '.join(known) or 'none'}"
+            yield f"{name}.{setting}: is no setting of this rule; it has {', '.join(known)}"
 
 
 def _levels() -> str:

@@ -67,6 +67,8 @@ class Judge:
 
     def _judged(self, configured: Configured, resource: Resource, stack: Stack | None) -> Iterator[Finding]:
         rule = configured.rule
+        if resource.name in configured.values["allowed"]:
+            return
         context = ([stack] if stack else []) + ([configured.values] if rule.settings else [])
         try:
             for part in rule.on.parts(resource):

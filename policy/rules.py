@@ -4,7 +4,7 @@
         id="pods-no-privileged",
         on=containers,
         reason="a privileged container is root on its node, and so over every tenant there",
-        remedy="leave `privileged` out, or name the workload in this rule's `allowed`",
+        remedy="leave `privileged` out",
         source="https://kubernetes.io/docs/concepts/security/pod-security-standards/",
     )
     def no_privileged(container: Container) -> Iterator[str]:
@@ -15,11 +15,14 @@
 or each part of one, such as every container of every pod. A `stack_rule` is given the `Stack` as well and is
 asked when everything is registered. With `settings`, their values come last.
 
+Whatever may break a rule is named in the stack's policy configuration, with the reason why: each rule has the
+setting `allowed`, by the names of resources, which the framework heeds.
+
 A rule reads what it is given and nothing else: no file, no network, no clock. What is not known yet it need
 not think of: the part whose unknown field it reads is reported as not judged.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -50,6 +53,16 @@ class Selection:
 Settings = Mapping[str, Mapping[str, Any]]
 """What can be configured: by name, a JSON schema with a `default`."""
 
+ALLOWED: Settings = {
+    "allowed": {
+        "type": "object",
+        "additionalProperties": {"type": "string", "minLength": 1},
+        "default": {},
+        "description": "the resources that may break the rule, each with the reason why",
+    }
+}
+"""The setting of every rule."""
+
 _Check = TypeVar("_Check", bound=Callable[..., Iterator[str]])
 
 
@@ -70,6 +83,7 @@ class Rule:
     source: str
     """Who says so: an address, or a section of the guide."""
     settings: Settings
+    """The rule's own, besides `ALLOWED`."""
     check: Callable[..., Iterator[str]]
     """Yields what is wrong, once for each thing that is."""
 
@@ -128,19 +142,7 @@ stack_rule = partial(rule, across=True)
 """The same, of a function that is given the `Stack`, too: `check(part, stack)`."""
 
 
-def exceptions(of: str) -> Settings:
-    """The setting `allowed`: who may do what the rule forbids, each with the reason why."""
-    return {
-        "allowed": {
-            "type": "object",
-            "additionalProperties": {"type": "string", "minLength": 1},
-            "default": {},
-            "description": f"{of}: why it may",
-        }
-    }
-
-
-def is_allowed(values: Mapping[str, Any], *names: str) -> bool:
-    """Whether one of `names` is a named exception."""
-    allowed: Mapping[str, str] = values["allowed"]
-    return any(name in allowed for name in names)
+def listed(name: str, *, default: Sequence[str], of: str) -> Settings:
+    """The setting `name`: a list of texts."""
+    schema = {"type": "array", "items": {"type": "string"}, "default": list(default), "description": of}
+    return {name: schema}

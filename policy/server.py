@@ -21,7 +21,7 @@ from policy.configuration import ALL, Configured, check_entry
 from policy.families import all_rules
 from policy.inputs import decode
 from policy.judge import Finding, Judge
-from policy.rules import Level, Rule
+from policy.rules import ALLOWED, Level, Rule
 from policy.subjects import Resource
 
 NAME = "agent-platform"
@@ -136,7 +136,8 @@ class Servicer(analyzer_pb2_grpc.AnalyzerServicer):
 
 
 def _as_written(rule: Rule) -> Configured:
-    return Configured(rule, rule.level, {name: schema["default"] for name, schema in rule.settings.items()})
+    settings = {**ALLOWED, **rule.settings}
+    return Configured(rule, rule.level, {name: schema["default"] for name, schema in settings.items()})
 
 
 def _described(rule: Rule) -> analyzer_pb2.PolicyInfo:
@@ -149,7 +150,9 @@ def _described(rule: Rule) -> analyzer_pb2.PolicyInfo:
         url=rule.source if rule.source.startswith("https://") else "",
         tags=[rule.family],
     )
-    described.configSchema.properties.update({name: dict(schema) for name, schema in rule.settings.items()})
+    described.configSchema.properties.update(
+        {name: dict(schema) for name, schema in {**ALLOWED, **rule.settings}.items()}
+    )
     return described
 
 
