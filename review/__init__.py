@@ -1,1 +1,1 @@
-"""What a reviewer sees on a pull request: what changes for whom, what it costs, who shares what, who approves."""
+"""What a reviewer sees on a pull request: what changes for whom, its cost, who shares what, who approves."""

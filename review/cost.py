@@ -1,8 +1,8 @@
 """What the platform costs in a month, in CHF, and whose part it is.
 
 One model for every price set: the estate is metered into items, a set prices them, and what nobody bought for
-himself is spread. Nodes go by sold units and the share of the month they are awake for, disks by GiB, the rest
-(what no tenant takes up included) by head; so the parts add up to the bill.
+himself is spread. Nodes go by sold units and the share of the month they are awake, disks by GiB, the rest by
+head, what no tenant takes up included; so the parts add up to the bill.
 """
 
 from collections.abc import Iterable, Mapping
@@ -181,8 +181,8 @@ def _fitted(shares: Mapping[str, Decimal], name: str) -> Decimal:
 def _instance(pool: Pool, prices: Prices) -> Instance:
     if pool.instance_type not in prices.instances:
         raise ReviewError(
-            f"review/prices.yaml has no price for instance type {pool.instance_type!r}, so the bill would be too "
-            "low; add it there with its source and date."
+            f"review/prices.yaml has no price for instance type {pool.instance_type!r}, so the bill would be "
+            "too low; add it there with its source and date."
         )
     return prices.instances[pool.instance_type]
 

@@ -1,22 +1,18 @@
 """Previews one tree: `python -m review.plan TREE OUT --stack STACK`, a process for each tree.
 
-Python finds `infra` in the tree, which is its working directory, and everything else in this checkout: a tree
-from before this package existed can be planned, and both trees are read in one way.
+`infra` is the tree's, everything else this checkout's: both trees are run, judged and read in one way, a tree
+from before this package existed too.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import pulumi
 from pulumi import automation as auto
 from rich.console import Console
 
-from infra.tenants import tiers
-from infra.tenants.roster import load_roster
 from local import engine, servers, supervisor, toolchain
 from local.errors import LocalError
 from review.model import Finding, Operation, Plan, Step, TenantFacts
@@ -44,6 +40,7 @@ class Recorder:
     """Collects an engine's events."""
 
     def __init__(self) -> None:
+        """Nothing yet."""
         self.steps: dict[str, Step] = {}
         self.findings: list[Finding] = []
 
@@ -87,9 +84,19 @@ class Recorder:
         )
 
 
-def tenants(path: Path) -> Iterator[TenantFacts]:
+def _enter(tree: Path) -> None:
+    """From here on `infra` is the tree's; what the policies took of ours at their import, they keep."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "infra"]:
+        del sys.modules[name]
+    sys.path.insert(0, str(tree))
+
+
+def _tenants(tree: Path) -> Iterator[TenantFacts]:
     """What the roster and the tier table of the tree say."""
-    roster = load_roster(path)
+    from infra.tenants import tiers
+    from infra.tenants.roster import load_roster
+
+    roster = load_roster(tree / "tenants.yaml")
     for entry in roster.tenants:
         tier = tiers.TIERS[entry.tier]
         yield TenantFacts(
@@ -114,11 +121,11 @@ def tenants(path: Path) -> Iterator[TenantFacts]:
         )
 
 
-def plan(tree: Path, stack: str, *, policies: bool) -> Plan:
+def plan(tree: Path, stack: str) -> Plan:
     """Preview the tree's program; a failure is told in the plan."""
     console, recorder, result = Console(stderr=True, highlight=False), Recorder(), Plan()
     try:
-        result = Plan(tenants=tuple(tenants(tree / "tenants.yaml")))
+        result = Plan(tenants=tuple(_tenants(tree)))
         toolchain.ensure(console)
         with supervisor.exclusive():
             engine.install_plugins(stack, official_only=False, tree=tree)
@@ -142,7 +149,8 @@ def main() -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("--stack", required=True)
     options = parser.parse_args()
-    plan(options.tree, options.stack, policies=True).write(options.out)
+    _enter(options.tree)
+    plan(options.tree, options.stack).write(options.out)
     return 0
 
 

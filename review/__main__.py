@@ -1,0 +1,85 @@
+"""What a reviewer sees: `python -m review --base REF [--stack STACK]`, as `make review` calls it.
+
+Writes `review.md` (one comment) and `review.json` into the data folder and prints where. Exit status: 0 may
+be merged once approved, 1 must not be merged, or a mistake that is told in one message; 130 interrupted.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from local import engine
+from local.paths import DATA, ROOT
+from review import markdown, report, trees
+from review.errors import ReviewError
+from review.model import Plan
+
+OUT = DATA / "review"
+_CONSOLE = Console(stderr=True, highlight=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the review; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m review", description=__doc__)
+    parser.add_argument("--base", required=True, help="the commit, branch or tag to compare with")
+    parser.add_argument("--stack", default=engine.LOCAL_STACK, help="local, or a stack to plan from nothing")
+    options = parser.parse_args(arguments)
+    try:
+        with tempfile.TemporaryDirectory(prefix="agent-platform-review-") as folder:
+            reviewed = _review(options.base, options.stack, Path(folder))
+        _write(reviewed)
+    except ReviewError as error:
+        _CONSOLE.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        return 1
+    except KeyboardInterrupt:
+        _CONSOLE.print("Interrupted. Nothing was changed.")
+        return 130
+    for problem in reviewed.problems:
+        _CONSOLE.print(f"error: {problem}", style="red", markup=False, soft_wrap=True)
+    return 1 if reviewed.problems else 0
+
+
+def _review(base: str, stack: str, folder: Path) -> report.Review:
+    both = trees.extract(ROOT, base, folder)
+    scope = report.Scope(
+        base=base,
+        base_commit=both.base_commit,
+        head_commit=both.head_commit,
+        stack=stack,
+        from_state=stack == engine.LOCAL_STACK,
+        paths=both.paths,
+    )
+    before = _plan(f"base ({base})", both.base, folder / "base.json", stack)
+    if before.error:
+        raise ReviewError(
+            f"The base, {base}, could not be planned, so nothing can be compared. {before.error}"
+        )
+    after = _plan("head", both.head, folder / "head.json", stack)
+    return report.failed(scope, after.error) if after.error else report.review(scope, before, after)
+
+
+def _plan(what: str, tree: Path, out: Path, stack: str) -> Plan:
+    """Preview one tree in a process of its own: Python imports a package once."""
+    _CONSOLE.print(f"Planning the {what} …", markup=False)
+    command = [sys.executable, "-m", "review.plan", str(tree), str(out), "--stack", stack]
+    done = subprocess.run(command, cwd=ROOT, check=False)  # noqa: S603
+    if done.returncode or not out.is_file():
+        raise ReviewError(f"The {what} could not be planned (exit status {done.returncode}), see above.")
+    return Plan.read(out)
+
+
+def _write(reviewed: report.Review) -> None:
+    OUT.mkdir(parents=True, exist_ok=True)
+    comment, data = OUT / "review.md", OUT / "review.json"
+    comment.write_text(markdown.render(reviewed), encoding="utf-8")
+    data.write_text(engine.as_json(reviewed.as_data()) + "\n", encoding="utf-8")
+    sys.stdout.write(f"{comment}\n{data}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
