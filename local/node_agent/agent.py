@@ -26,6 +26,7 @@ _CORE = "/api/v1"
 _LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
 _KUBEVIRT = "/apis/kubevirt.io/v1"
 _STORAGE = "/apis/storage.k8s.io/v1"
+_LONGHORN = "/apis/longhorn.io/v1beta2"
 
 
 class Agent:
@@ -48,6 +49,8 @@ class Agent:
         self._volumes = Watched(api, f"{_CORE}/persistentvolumes", self._look_at("volume"))
         self._classes = Watched(api, f"{_STORAGE}/storageclasses", lambda _: None)
         self._services = Watched(api, f"{_CORE}/services", self._look_at("service"))
+        self._snapshots = Watched(api, f"{_LONGHORN}/snapshots", self._look_at("snapshot"))
+        self._backups = Watched(api, f"{_LONGHORN}/backups", self._look_at("backup"))
         self._handlers: dict[str, Callable[[Key], None]] = {
             "pools": self._follow_pools,
             "leases": self._renew_leases,
@@ -60,6 +63,8 @@ class Agent:
             "claim": self._look_at_claim,
             "volume": self._look_at_volume,
             "service": self._look_at_service,
+            "snapshot": self._look_at_snapshot,
+            "backup": self._look_at_backup,
         }
 
     def read(self) -> bool:
@@ -72,7 +77,8 @@ class Agent:
             self._volumes,
             self._services,
         )
-        self._machines.start()  # is not waited for: KubeVirt may be installed later
+        for installed_later in (self._machines, self._snapshots, self._backups):
+            installed_later.start()  # is not waited for
         for watch in watches:
             watch.start()
             while not watch.synced.wait(1):
@@ -382,6 +388,20 @@ class Agent:
         volume = self._volumes.get(key)
         if volume is not None and storage.is_to_delete(volume):
             self._api.delete(f"{_CORE}/persistentvolumes/{key[1]}")
+
+    def _look_at_snapshot(self, key: Key) -> None:
+        snapshot = self._snapshots.get(key)
+        if snapshot is not None and not snapshot.get("status", {}).get("readyToUse"):
+            self._patch_longhorn("snapshots", key, storage.snapshot_status(snapshot))
+
+    def _look_at_backup(self, key: Key) -> None:
+        backup = self._backups.get(key)
+        if backup is not None and not backup.get("status", {}).get("state"):
+            self._patch_longhorn("backups", key, storage.backup_status(backup))
+
+    def _patch_longhorn(self, collection: str, key: Key, status: Object) -> None:
+        path = f"{_LONGHORN}/namespaces/{key[0]}/{collection}/{key[1]}/status"
+        self._api.patch(path, {"status": status}, MERGE)
 
     def _look_at_service(self, key: Key) -> None:
         service = self._services.get(key)

@@ -1,7 +1,7 @@
-"""Volumes for claims, as a CSI driver's provisioner and resizer make them.
+"""Volumes for claims, as a CSI driver's provisioner and resizer make them; Longhorn's word on backups.
 
 kube-controller-manager binds claims to volumes and releases them; what is here is the part that it leaves to
-the driver. Volumes have no data yet: nothing that runs here mounts one.
+the driver. Volumes have no data yet: nothing that runs here mounts one, and a backup of one holds nothing.
 """
 
 from local.node_agent.kube import Object
@@ -84,3 +84,19 @@ def size_to_grow(claim: Object, volume: Object) -> str | None:
     had = claim.get("status", {}).get("capacity", {}).get("storage", "0")
     in_step = amount(wanted) <= min(amount(had), amount(volume["spec"]["capacity"]["storage"]))
     return None if in_step or not is_bound(claim) else wanted
+
+
+def snapshot_status(snapshot: Object) -> Object:
+    """Return what Longhorn reports of a snapshot that it has taken."""
+    return {"readyToUse": True, "userCreated": True, "labels": snapshot["spec"].get("labels") or {}}
+
+
+def backup_status(backup: Object) -> Object:
+    """Return what Longhorn reports of a backup that is complete."""
+    return {
+        "state": "Completed",
+        "progress": 100,
+        "snapshotName": backup["spec"]["snapshotName"],
+        "volumeName": (backup["metadata"].get("labels") or {}).get("backup-volume", ""),
+        "labels": backup["spec"].get("labels") or {},
+    }
