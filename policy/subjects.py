@@ -65,11 +65,14 @@ class Stack:
     resources: tuple[Resource, ...]
     dependencies: Mapping[str, Collection[str]] = field(default_factory=dict)
     """By URN, the URNs of what each is made from or has to wait for: unknown values do not hide these."""
+    by_urn: Mapping[str, Resource] = field(init=False, repr=False)
     _by_type: dict[str, list[Resource]] = field(default_factory=dict, init=False, repr=False)
     _grouped: dict[tuple[Any, ...], "Groups"] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Sort by type: rules ask for few of many."""
+        # Frozen for rules, not yet for this.
+        object.__setattr__(self, "by_urn", {resource.urn: resource for resource in self.resources})
         for resource in self.resources:
             self._by_type.setdefault(resource.type, []).append(resource)
 
