@@ -39,9 +39,11 @@ def declare_key(tenant: TenantEntry, opts: pulumi.ResourceOptions) -> pulumi.Res
         # The API server refuses another key under this name, whoever asks for it.
         immutable=True,
         string_data={"CRYPTO_KEY_VALUE": key.value, **_LUKS},
-        # As the claim: it goes with its namespace when the tenant goes, and by nothing else.
+        # As the claim: it goes with its namespace, or alone when the roster says that it may.
         opts=protected(
-            pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(retain_on_delete=True)),
+            pulumi.ResourceOptions.merge(
+                opts, pulumi.ResourceOptions(retain_on_delete="workspace" not in tenant.discard)
+            ),
             tenant,
             "workspace",
         ),

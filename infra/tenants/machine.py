@@ -11,9 +11,12 @@ import pulumi
 import pulumi_kubernetes as k8s
 
 from infra.platform.agent_pods import AUTHORITY, FOLDER
+from infra.platform.network_policies import AGENT_PORT
 from infra.platform.platform import Platform
+from infra.tenants import vpn
 from infra.tenants.identity import FILE, identity
 from infra.tenants.namespace import labels
+from infra.tenants.node_pool import Placement
 from infra.tenants.roster import TenantEntry
 from infra.tenants.secrets import SERVICE_ACCOUNT
 from infra.tenants.workspace import claim_name
@@ -25,6 +28,7 @@ _VIRTIO = {"disk": {"bus": "virtio"}}
 def declare_machine(
     tenant: TenantEntry,
     platform: Platform,
+    placement: Placement,
     opts: pulumi.ResourceOptions,
 ) -> pulumi.Resource:
     """Declare the machine, its size and its first instructions."""
@@ -69,6 +73,8 @@ def declare_machine(
                 "metadata": {"labels": labels(tenant)},
                 "spec": {
                     "architecture": "amd64",
+                    "nodeSelector": placement.node_selector,
+                    "tolerations": placement.tolerations,
                     "evictionStrategy": "LiveMigrateIfPossible",
                     "terminationGracePeriodSeconds": 120,
                     "domain": {
@@ -81,7 +87,7 @@ def declare_machine(
                                 # KubeVirt puts the account's token on a disk of its own.
                                 {"name": "service-account", "serial": "service-account", "disk": {}},
                             ],
-                            "interfaces": [{"name": "default", "masquerade": {}}],
+                            "interfaces": [{"name": "default", "masquerade": {}, "ports": _ports(tenant)}],
                             "rng": {},
                         },
                     },
@@ -113,6 +119,12 @@ def declare_machine(
     )
 
 
+def _ports(tenant: TenantEntry) -> list[dict[str, str | int]]:
+    """What is let through to the guest."""
+    listening = [("agent", "TCP", AGENT_PORT), *([("wireguard", "UDP", vpn.PORT)] if tenant.vpn else [])]
+    return [{"name": name, "protocol": protocol, "port": port} for name, protocol, port in listening]
+
+
 def _cloud_config(tenant: TenantEntry, told: str, authority: str | None) -> str:
     """What the guest is told at its first boot: who it is and where to ask, and no credential."""
     instructions = {
@@ -120,8 +132,12 @@ def _cloud_config(tenant: TenantEntry, told: str, authority: str | None) -> str:
         "fs_setup": [{"device": _DEVICE, "filesystem": "ext4", "label": "workspace", "overwrite": False}],
         "mounts": [[_DEVICE, "/workspace", "ext4", "defaults,nofail,discard", "0", "2"]],
         "write_files": [
-            {"path": f"{FOLDER}/{file}", "permissions": "0644", "content": content}
-            for file, content in ((FILE, told), (AUTHORITY, authority))
+            {"path": path, "permissions": "0644", "content": content}
+            for path, content in (
+                (f"{FOLDER}/{FILE}", told),
+                (f"{FOLDER}/{AUTHORITY}", authority),
+                (vpn.CONFIGURATION, vpn.configuration(tenant)),
+            )
             if content
         ],
     }

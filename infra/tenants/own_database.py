@@ -1,7 +1,7 @@
 """A PostgreSQL database of a tenant's own, on the platform's servers.
 
-Nobody else can connect to it: its owner, the tenant, lets in Vault alone, which hands that right to the logins
-that it makes for this tenant. What its sessions see of the server is their own database.
+Nobody else can connect to it: besides its owner, Vault alone may, and hands that right on to the logins that
+it makes for this tenant.
 """
 
 from dataclasses import dataclass, replace

@@ -14,6 +14,8 @@ from infra.tenants.storage import TenantStorage
 SERVICE_ACCOUNT = "agent"
 OBJECT_STORAGE = "object-storage"
 """The secret with the key to the tenant's objects: ours to write, the tenant's to read."""
+VPN = "vpn"
+"""The secret with the private key of the VPN's server, as `private_key`: likewise."""
 
 _HOUR = 60 * 60
 
@@ -22,6 +24,9 @@ path "{secrets}/data/{id}/*" {{
   capabilities = ["create", "read", "update", "patch", "delete"]
 }}
 path "{secrets}/data/{id}/{object_storage}" {{
+  capabilities = ["read"]
+}}
+path "{secrets}/data/{id}/{vpn}" {{
   capabilities = ["read"]
 }}
 path "{secrets}/metadata/{id}" {{
@@ -136,6 +141,7 @@ def declare_secrets(
             id=name,
             name=tenant.dashed,
             object_storage=OBJECT_STORAGE,
+            vpn=VPN,
             secrets=platform.kv_mount,
             database=platform.database_mount,
         ),

@@ -1,5 +1,7 @@
 """One customer: everything that makes its own computer, as one component."""
 
+from typing import Any
+
 import pulumi
 
 from infra.platform.platform import Platform
@@ -10,11 +12,13 @@ from infra.tenants.lifecycle import protected
 from infra.tenants.machine import declare_machine
 from infra.tenants.namespace import declare_namespace, labels
 from infra.tenants.network import close_network
+from infra.tenants.node_pool import place
 from infra.tenants.quota import declare_quota
 from infra.tenants.registration import Registration
 from infra.tenants.roster import TenantEntry
 from infra.tenants.secrets import declare_secrets
 from infra.tenants.storage import declare_storage
+from infra.tenants.vpn import declare_vpn
 from infra.tenants.workspace import declare_workspace
 
 
@@ -25,7 +29,7 @@ class Tenant(pulumi.ComponentResource):
     secrets and prefix, and backups, which Longhorn and PostgreSQL take of everybody.
     """
 
-    summary: dict[str, str]
+    summary: dict[str, Any]
     """What is exported of it: its names everywhere."""
 
     def __init__(
@@ -62,8 +66,20 @@ class Tenant(pulumi.ComponentResource):
         if entry.has_workspace:
             before_agents += declare_workspace(entry, platform, _after(inside, guards))
         running: list[pulumi.Resource] = []
+        vpn: dict[str, Any] = {}
         if entry.parts.machine:
-            running.append(declare_machine(entry, platform, _after(inside, before_agents)))
+            placement = place(entry, platform.nodes, own)
+            before_agents += placement.declared
+            if entry.vpn:
+                entrance = declare_vpn(
+                    entry,
+                    platform,
+                    placement.instance_pool,
+                    _after(own, before_agents),
+                    _after(inside, guards),
+                )
+                vpn, before_agents = entrance.told, [*before_agents, entrance.key]
+            running.append(declare_machine(entry, platform, placement, _after(inside, before_agents)))
         if entry.parts.dedicated_agent:
             running.append(declare_agent(entry, platform, _after(inside, before_agents)))
         if entry.offboarding and entry.offboarding.backup == "final":
@@ -84,6 +100,7 @@ class Tenant(pulumi.ComponentResource):
             "vm": entry.dashed if entry.parts.machine else "",
             "schema": entry.underscored,
             "prefix": storage.prefix,
+            "vpn": vpn,
         }
         self.register_outputs(self.summary)
 

@@ -8,22 +8,22 @@ network, drawn from names alone (RFC 4193), so that nobody's changes when others
 import hashlib
 import ipaddress
 from dataclasses import dataclass
+from typing import Any
 
 import pulumi
 import pulumi_kubernetes as k8s
-import pulumi_vault as vault
 import pulumiverse_exoscale as exoscale
+from pulumi_vault.kv import SecretV2
 
-from infra.cluster.cluster import Nodes
 from infra.platform.entrance import assigned_address, load_balanced
 from infra.platform.network_policies import NOT_PUBLIC, Opening
-from infra.platform.vault import Vault
+from infra.platform.platform import Platform
+from infra.tenants.namespace import agents, labels
 from infra.tenants.roster import Peer, TenantEntry
+from infra.tenants.secrets import VPN
 from infra.tenants.wireguard_key import KeyPair
 
 PORT = 51820
-SECRET = "vpn"  # noqa: S105 — a name, not a secret
-"""The secret with the server's private key, as `private_key`: ours to write, the tenant's to read."""
 CONFIGURATION = "/etc/wireguard/wg0.conf"
 _PRIVATE_KEY = "/etc/wireguard/wg0.key"
 """Written by the machine itself, once it has fetched the key."""
@@ -40,75 +40,88 @@ OPENING = Opening(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Endpoint:
-    """What a peer has to know of the server."""
+class Entrance:
+    """The way into a tenant's machine."""
 
-    address: pulumi.Output[str]
-    """`host:port`."""
-    public_key: pulumi.Output[str]
+    told: dict[str, Any]
+    """What its peers have to know, all of it public."""
+    key: pulumi.Resource
+    """What the machine has to wait for."""
 
 
 def declare_vpn(
     tenant: TenantEntry,
-    *,
-    namespace: pulumi.Input[str],
+    platform: Platform,
     instance_pool: pulumi.Input[str],
-    nodes: Nodes,
-    platform: Vault,
     own: pulumi.ResourceOptions,
-    in_vault: pulumi.ResourceOptions,
-    on_cluster: pulumi.ResourceOptions,
-) -> Endpoint:
-    """Declare the server's key pair, and the way from outside to the tenant's machine."""
-    name = tenant.id
+    inside: pulumi.ResourceOptions,
+) -> Entrance:
+    """Declare the server's key pair, and the way from outside to the tenant's machine.
+
+    `instance_pool` has the nodes on which the machine runs; `inside` are the options of what is in the
+    tenant's namespace.
+    """
+    name, vault = tenant.id, platform.vault
     pair = KeyPair(f"{name}-vpn-key", own)
-    vault.kv.SecretV2(
+    key = SecretV2(
         f"{name}-vpn",
-        mount=platform.kv_mount,
-        name=f"{name}/{SECRET}",
+        mount=vault.kv_mount,
+        name=f"{name}/{VPN}",
         data_json=pulumi.Output.json_dumps({"private_key": pair.private, "public_key": pair.public}),
         delete_all_versions=True,
-        opts=in_vault,
+        opts=pulumi.ResourceOptions.merge(own, pulumi.ResourceOptions(provider=vault.provider)),
     )
     service = k8s.core.v1.Service(
         f"{name}-vpn-entrance",
         metadata={
             "name": "vpn",
-            "namespace": namespace,
-            "labels": {"tenant-id": name, "app.kubernetes.io/part-of": "agent-platform"},
+            "namespace": tenant.dashed,
+            "labels": labels(tenant),
             "annotations": load_balanced(instance_pool),
         },
         spec={
             "type": "LoadBalancer",
             "external_traffic_policy": "Local",
-            "selector": {"tenant-id": name, "kubevirt.io": "virt-launcher"},
+            "selector": agents(tenant),
             "ports": [{"name": "wireguard", "port": PORT, "target_port": PORT, "protocol": "UDP"}],
         },
-        opts=on_cluster,
+        opts=inside,
     )
+    node_port = service.spec.apply(_node_port)
     exoscale.SecurityGroupRule(
         f"{name}-vpn-port",
-        security_group_id=nodes.security_group_id,
+        security_group_id=platform.nodes.security_group_id,
         type="INGRESS",
         description=f"VPN of tenant {name}",
         protocol="UDP",
-        # To whoever holds no peer's key, WireGuard does not answer.
+        # Whoever holds no peer's key gets no answer from WireGuard.
         cidr="0.0.0.0/0",
-        start_port=service.spec.apply(_node_port),
-        end_port=service.spec.apply(_node_port),
+        start_port=node_port,
+        end_port=node_port,
         opts=own,
     )
-    return Endpoint(
-        address=service.status.apply(lambda status: f"{assigned_address(status)}:{PORT}"),
-        public_key=pair.public,
+    peers = tenant.vpn.peers if tenant.vpn else ()
+    return Entrance(
+        told={
+            "endpoint": service.status.apply(lambda status: f"{assigned_address(status)}:{PORT}"),
+            "publicKey": pair.public,
+            "address": server_address(tenant),
+            "peers": {peer.name: address(tenant, peer) for peer in peers},
+        },
+        key=key,
     )
 
 
 def configuration(tenant: TenantEntry) -> str:
-    """The interface for `wg-quick`, without the private key, which is set when the interface comes up."""
+    """The interface for `wg-quick`, without the private key, which is set when the interface comes up.
+
+    Empty if the tenant has no VPN.
+    """
+    if not tenant.vpn:
+        return ""
     peers = "".join(
         f"\n[Peer]\n# {peer.name}\nPublicKey = {peer.public_key}\nAllowedIPs = {address(tenant, peer)}/128\n"
-        for peer in (tenant.vpn.peers if tenant.vpn else ())
+        for peer in tenant.vpn.peers
     )
     return f"""[Interface]
 Address = {server_address(tenant)}/64

@@ -4,6 +4,7 @@ import pulumi
 import pulumi_kubernetes as k8s
 
 from infra.platform.platform import Platform
+from infra.tenants.encryption import declare_key
 from infra.tenants.lifecycle import protected
 from infra.tenants.namespace import labels
 from infra.tenants.roster import TenantEntry
@@ -22,6 +23,7 @@ def declare_workspace(
     Returns:
         What the machine has to wait for.
     """
+    key = declare_key(tenant, opts)
     volume = k8s.core.v1.PersistentVolumeClaim(
         f"{tenant.id}-workspace",
         metadata={
@@ -43,7 +45,7 @@ def declare_workspace(
         # (docs/decisions/0028).
         opts=pulumi.ResourceOptions.merge(
             protected(opts, tenant, "workspace"),
-            pulumi.ResourceOptions(retain_on_delete="workspace" not in tenant.discard),
+            pulumi.ResourceOptions(depends_on=[key], retain_on_delete="workspace" not in tenant.discard),
         ),
     )
     return [volume]
