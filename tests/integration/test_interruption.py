@@ -148,7 +148,7 @@ def test_a_killed_node_agent_leaves_machines_as_they_are(platform: Platform) -> 
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         states = [tenant["status"] for tenant in platform.status()["tenants"]]
-        if states == ["Running"] * 4:
+        if set(states) == {"Running", "Available"}:
             return
         time.sleep(1)
     raise AssertionError(states)
