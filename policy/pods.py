@@ -1,7 +1,7 @@
 """Pods: what a container may do to its node, to other pods, and with the API's tokens.
 
-The `restricted` standard of Kubernetes and what it leaves out. Pods stand in many kinds; every rule looks into
-all of them. What a Helm chart renders, the engine never sees: those pods its namespace's own standard holds.
+The `restricted` standard of Kubernetes and what it leaves out. Pods stand in many kinds; every rule looks
+into all of them. What a Helm chart renders, the engine never sees: those pods its namespace's standard holds.
 """
 
 from collections.abc import Iterator, Mapping

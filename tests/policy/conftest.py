@@ -1,0 +1,44 @@
+"""Runs all examples through the engine, once for those that break rules and once for those that keep them."""
+
+import atexit
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+# Before anything imports `local.paths`, which reads it once.
+os.environ["AGENT_PLATFORM_DATA"] = tempfile.mkdtemp(prefix="agent-platform-tests-")
+
+from rich.console import Console
+
+from local import engine, toolchain
+from local.paths import DATA
+from tests.policy.examples import FAILING, PASSING
+from tests.policy.run import Run, preview
+
+atexit.register(shutil.rmtree, DATA, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def engine_ready() -> None:
+    """The engine with its plugins; no server runs, and none is asked."""
+    toolchain.ensure(Console(stderr=True))
+    engine.install_plugins("prod", official_only=False)
+
+
+@pytest.fixture(scope="session")
+def failing(engine_ready: None, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The preview of every failing example."""
+    return preview(FAILING, _folder(tmp_path_factory))
+
+
+@pytest.fixture(scope="session")
+def passing(engine_ready: None, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The preview of every passing example."""
+    return preview(PASSING, _folder(tmp_path_factory))
+
+
+def _folder(factory: pytest.TempPathFactory) -> Path:
+    return factory.mktemp("policy")
