@@ -92,6 +92,18 @@ def texts(value: Any, path: Path = ()) -> Iterator[tuple[Path, str]]:
             yield from texts(item, (*path, index))
 
 
+def unknowns(value: Any) -> Iterator[Path]:
+    """Where in `value` something is unknown."""
+    if isinstance(value, _Unknown):
+        yield value.path
+    elif isinstance(value, dict):
+        for item in dict.values(value):
+            yield from unknowns(item)
+    elif isinstance(value, list):
+        for item in list.__iter__(value):
+            yield from unknowns(item)
+
+
 def decode(properties: Struct) -> tuple[dict[str, Any], frozenset[Path]]:
     """The inputs of a request, and where in them the secrets are; secrets are in the clear here."""
     secrets: set[Path] = set()

@@ -33,7 +33,7 @@ _DEPLOYMENT = "kubernetes:apps/v1:Deployment"
 _CLAIM = "kubernetes:core/v1:PersistentVolumeClaim"
 _SERVICE = "kubernetes:core/v1:Service"
 _RELEASE = "kubernetes:helm.sh/v3:Release"
-_DATABASE = "kubernetes:postgresql.cnpg.io/v1:Cluster"
+_DATABASE = "postgresql:index/database:Database"
 _NODE_POOL = "exoscale:index/sksNodepool:SksNodepool"
 
 
@@ -206,7 +206,7 @@ _PARTS: Mapping[str, tuple[str, Callable[[Tier], bool]]] = {
     _DEPLOYMENT: ("pods of its own", lambda tier: tier.dedicated_agent),
     _CLAIM: ("volume", lambda tier: tier.machine),
     _SERVICE: ("entrance from outside", lambda tier: tier.vpn),
-    _DATABASE: ("database servers of its own", lambda tier: tier.own_database),
+    _DATABASE: ("database of its own", lambda tier: tier.own_database),
     _NODE_POOL: ("nodes of its own", lambda tier: tier.node_pool),
 }
 
@@ -272,13 +272,13 @@ _SIZES: Mapping[str, Callable[[Mapping[str, Any]], tuple[Decimal, Decimal]]] = {
 
 @rule(
     id="tenancy-volume-class",
-    on=tenants_resources(_CLAIM, _MACHINE, _DATABASE),
+    on=tenants_resources(_CLAIM, _MACHINE),
     reason="volumes of another class may have no backup, no encryption and no replica on a second node",
     remedy="use a class that infra/platform/longhorn.py declares, or add yours to this rule's `classes`",
     source="https://longhorn.io/docs/1.12.0/references/storage-class-parameters/",
     settings=listed(
         "classes",
-        default=("workspace", "workspace-encrypted", "exoscale-sbs"),
+        default=("workspace", "workspace-encrypted"),
         of="storage classes that a tenant's volume may be of",
     ),
 )
@@ -295,8 +295,6 @@ def _classes(resource: Resource) -> Iterator[Any]:
     spec = resource.inputs["spec"]
     if resource.type == _CLAIM:
         yield spec.get("storageClassName")
-    elif resource.type == _DATABASE:
-        yield spec["storage"].get("storageClass")
     else:
         for template in spec.get("dataVolumeTemplates") or ():
             yield (template["spec"].get("storage") or template["spec"]["pvc"]).get("storageClassName")
