@@ -16,6 +16,8 @@ def idle_suspension_place(
     account = k8s.core.v1.ServiceAccount(
         prefix,
         metadata=k8s.meta.v1.ObjectMetaArgs(name=_NAME, namespace=namespace),
+        # The CronJob's pod asks for the token by itself; no other pod gets one unasked.
+        automount_service_account_token=False,
         opts=opts,
     )
     role = k8s.rbac.v1.ClusterRole(
