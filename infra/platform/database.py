@@ -265,7 +265,7 @@ def _cluster(
         kind="Cluster",
         metadata={
             "name": _CLUSTER,
-            "namespace": home.metadata["name"],
+            "namespace": NAMESPACE,
             "annotations": {"pulumi.com/waitFor": "condition=Ready", "pulumi.com/timeoutSeconds": "1800"},
         },
         spec={
@@ -298,7 +298,7 @@ def _cluster(
         f"{prefix}-nightly-backup",
         api_version="postgresql.cnpg.io/v1",
         kind="ScheduledBackup",
-        metadata={"name": f"{_CLUSTER}-nightly", "namespace": home.metadata["name"]},
+        metadata={"name": f"{_CLUSTER}-nightly", "namespace": NAMESPACE},
         spec={
             # Seconds come first.
             "schedule": "0 0 1 * * *",
