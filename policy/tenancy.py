@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 from infra.tenants.tiers import TIERS, Tier
-from policy.inputs import path_text, texts
+from policy.inputs import UnknownInputError, path_text, texts
 from policy.quantities import amount, gib
 from policy.rules import Selection, listed, resources, rule, stack_rule
 from policy.subjects import TENANT, Resource, Stack
@@ -63,20 +63,31 @@ def registered(resource: Resource, stack: Stack) -> Iterator[str]:
         yield f"tier {resource.inputs.get('tier')} is none of {', '.join(TIERS)}"
 
 
-@rule(
+@stack_rule(
     id="tenancy-own-namespace",
     on=Selection(lambda type_: type_.startswith("kubernetes:"), lambda resource: (resource,)),
     reason="quota, network policies and the deletion of a tenant end at its namespace",
     remedy="put a tenant's objects into `tenant-ID`, and nothing else there",
     source=_NAMESPACES,
 )
-def own_namespace(resource: Resource) -> Iterator[str]:
+def own_namespace(resource: Resource, stack: Stack) -> Iterator[str]:
     """A tenant's objects are in its own namespace, never in the platform's or system's, and alone there."""
-    inside = resource.object_name if resource.type == NAMESPACE else _namespace(resource)
+    inside = _place(resource, stack)
     if resource.tenant and inside != f"tenant-{resource.tenant}":
         yield f"it is in namespace {inside}, not in tenant-{resource.tenant}"
     elif not resource.tenant and inside.startswith("tenant-"):
         yield f"it is in namespace {inside} and belongs to no tenant"
+
+
+def _place(resource: Resource, stack: Stack) -> str:
+    """The namespace that an object is, or is in: by its name, or by the one that it waits for."""
+    try:
+        return resource.object_name if resource.type == NAMESPACE else _namespace(resource)
+    except UnknownInputError:
+        for urn in stack.dependencies.get(resource.urn, ()):
+            if urn in stack.by_urn and stack.by_urn[urn].type == NAMESPACE:
+                return stack.by_urn[urn].object_name
+        raise
 
 
 @stack_rule(
