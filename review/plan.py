@@ -35,6 +35,9 @@ _OPERATIONS: Mapping[str, Operation] = {
     "remove-pending-replace": "same",
 }
 
+_OUTCOME = "preview failed"
+"""What the engine says last of every preview that fails."""
+
 
 class Recorder:
     """Collects an engine's events."""
@@ -43,11 +46,19 @@ class Recorder:
         """Nothing yet."""
         self.steps: dict[str, Step] = {}
         self.findings: list[Finding] = []
+        self._errors = False
+
+    @property
+    def only_refused(self) -> bool:
+        """Whether policies alone made the preview fail: then it came to its end, and all its steps count."""
+        return not self._errors and any(finding.level == "mandatory" for finding in self.findings)
 
     def __call__(self, event: auto.EngineEvent) -> None:
         """Take one event."""
         if event.resource_pre_event:
             self._step(event.resource_pre_event.metadata)
+        if event.diagnostic_event and event.diagnostic_event.severity == "error":
+            self._errors |= event.diagnostic_event.message.strip() != _OUTCOME
         if event.policy_event:
             told = event.policy_event
             self.findings.append(
@@ -121,11 +132,23 @@ def _tenants(tree: Path) -> Iterator[TenantFacts]:
         )
 
 
+def _facts(tree: Path) -> tuple[TenantFacts, ...]:
+    try:
+        return tuple(_tenants(tree))
+    except pulumi.RunError:
+        raise
+    except Exception as error:  # noqa: BLE001 — a tree's code can raise anything
+        raise LocalError(
+            f"its roster and tiers cannot be read ({type(error).__name__}: {error}), so nothing was planned; "
+            "mend infra/tenants there, or choose a base that has today's roster"
+        ) from None
+
+
 def plan(tree: Path, stack: str) -> Plan:
     """Preview the tree's program; a failure is told in the plan."""
     console, recorder, result = Console(stderr=True, highlight=False), Recorder(), Plan()
     try:
-        result = Plan(tenants=tuple(_tenants(tree)))
+        result = Plan(tenants=_facts(tree))
         toolchain.ensure(console)
         with supervisor.exclusive():
             engine.install_plugins(stack, official_only=False, tree=tree)
@@ -133,7 +156,8 @@ def plan(tree: Path, stack: str) -> Plan:
                 servers.start_all(console)
             engine.preview(engine.stack(stack, tree=tree), output=_quiet, on_event=recorder)
     except (LocalError, pulumi.RunError) as error:
-        return result.failed(str(error))
+        if not recorder.only_refused:
+            return result.failed(str(error))
     return Plan(
         steps=tuple(recorder.steps.values()), findings=tuple(recorder.findings), tenants=result.tenants
     )

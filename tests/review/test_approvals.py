@@ -1,0 +1,93 @@
+"""Who must approve what."""
+
+import re
+
+import pytest
+import yaml
+
+from local.paths import ROOT
+from review.approvals import RULES, Affected, Approval, approvals
+from review.changes import Changes, compare
+from tests.review.examples import CLAIM, POLICY, plan, step, tenant_urn
+
+NOTHING = Changes(made=(), pending=(), settled=())
+
+
+def who(found: tuple[Approval, ...]) -> dict[str, str]:
+    return {approval.person or approval.approver: "; ".join(approval.reasons) for approval in found}
+
+
+def affected(fate: str) -> tuple[Affected, ...]:
+    return (Affected(id="acme", owner="it@acme.example", fate=fate),)
+
+
+@pytest.mark.parametrize("fate", ["moved", "changed", "suspended"])
+def test_the_owner_approves_what_changes_his_tenant(fate: str) -> None:
+    assert who(approvals(NOTHING, affected(fate), (), ())) == {"it@acme.example": "the tenant changes: acme"}
+
+
+def test_a_new_tenant_is_the_platforms_to_approve() -> None:
+    assert list(who(approvals(NOTHING, affected("added"), (), ()))) == ["the platform team"]
+
+
+@pytest.mark.parametrize("fate", ["offboarding", "removed"])
+def test_a_leaving_tenant_takes_its_owner_and_the_platform(fate: str) -> None:
+    assert list(who(approvals(NOTHING, affected(fate), (), ()))) == ["it@acme.example", "the platform team"]
+
+
+def test_lost_data_takes_the_platform() -> None:
+    lost = compare(plan(), plan(step(CLAIM, "w", "delete", parent=tenant_urn("acme"))), from_state=True)
+    assert who(approvals(lost, (), (), ())) == {"the platform team": "data would be deleted: acme: w"}
+
+
+def test_weaker_isolation_takes_security() -> None:
+    assert list(who(approvals(NOTHING, (), ("acme",), ()))) == ["the security team"]
+
+
+def test_access_takes_security_where_it_is_everybodys_not_where_it_is_a_tenants() -> None:
+    shared = compare(plan(), plan(step(POLICY, "operators", "update")), from_state=True)
+    own = compare(plan(), plan(step(POLICY, "p", "create", parent=tenant_urn("acme"))), from_state=True)
+    assert who(approvals(shared, (), (), ())) == {
+        "the security team": "the network or somebody's access changes: operators"
+    }
+    assert approvals(own, (), (), ()) == ()
+
+
+@pytest.mark.parametrize(
+    ("path", "teams"),
+    [
+        ("tenants.yaml", []),
+        ("docs/operations.md", []),
+        ("infra/tenants/tiers.py", ["the platform team"]),
+        ("Pulumi.prod.yaml", ["the platform team"]),
+        ("policy/pods.py", ["the security team"]),
+        (".github/workflows/up.yaml", ["the security team"]),
+        ("infra/cluster/network.py", ["the platform team", "the security team"]),
+    ],
+)
+def test_files_have_their_teams(path: str, teams: list[str]) -> None:
+    assert list(who(approvals(NOTHING, (), (), (path,)))) == teams
+
+
+def test_many_causes_are_counted() -> None:
+    found = who(approvals(NOTHING, (), (), tuple(f"infra/file{number}.py" for number in range(9))))
+    assert found["the platform team"].endswith("infra/file3.py and 5 more")
+
+
+def test_code_owners_name_the_same_teams_for_the_same_files() -> None:
+    """GitHub asks whom CODEOWNERS names; it must be whom the review names."""
+    lines = (ROOT / ".github/CODEOWNERS").read_text(encoding="utf-8").splitlines()
+    owned = [line.split() for line in lines if line and not line.startswith("#")]
+    for path, *owners in owned:
+        sample = re.sub(r"\*", "x", path.strip("/")) + ("x" if path.endswith("/") else "")
+        sample = f"{path.strip('/')}/x" if path.endswith("/") else sample
+        teams = {team.rpartition("/")[2] for team in owners}
+        named = {approval.approver.split()[1] for approval in approvals(NOTHING, (), (), (sample,))}
+        assert teams == named, path
+
+
+def test_every_rule_names_a_known_approver_and_a_known_condition() -> None:
+    document = yaml.safe_load(RULES.read_text(encoding="utf-8"))
+    for rule in document["rules"]:
+        assert rule["approver"] in document["approvers"]
+        assert rule["when"].keys() <= {"tenants", "losses", "weaker", "types", "paths"}
