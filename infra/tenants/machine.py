@@ -73,8 +73,7 @@ def declare_machine(
                 "metadata": {"labels": labels(tenant)},
                 "spec": {
                     "architecture": "amd64",
-                    "nodeSelector": placement.node_selector,
-                    "tolerations": placement.tolerations,
+                    **placement.spec,
                     "evictionStrategy": "LiveMigrateIfPossible",
                     "terminationGracePeriodSeconds": 120,
                     "domain": {

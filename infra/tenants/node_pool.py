@@ -6,6 +6,7 @@ nodes on different hypervisors (<https://community.exoscale.com/documentation/co
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pulumi
 import pulumiverse_exoscale as exoscale
@@ -44,6 +45,15 @@ class Placement:
     """The nodes' instance pool, before which a load balancer to the machine stands."""
     declared: list[pulumi.Resource]
     """What the machine has to wait for."""
+
+    @property
+    def spec(self) -> Mapping[str, Any]:
+        """The part of the machine's specification.
+
+        What is empty is left out: of a map that an update empties, the API server makes null, and refuses it.
+        """
+        found = {"nodeSelector": self.node_selector, "tolerations": self.tolerations}
+        return {key: value for key, value in found.items() if value}
 
 
 def place(tenant: TenantEntry, nodes: Nodes, opts: pulumi.ResourceOptions) -> Placement:

@@ -110,9 +110,7 @@ def _after(opts: pulumi.ResourceOptions, resources: list[pulumi.Resource]) -> pu
 
 
 def _served_by(entry: TenantEntry) -> str:
-    """Where its agents run."""
-    if entry.state != "active":
-        return "nobody"
+    """Where its agents run while it is active."""
     if entry.parts.machine:
         return "machine"
     return "deployment" if entry.parts.dedicated_agent else "shared runtime"
