@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from policy import access, data, images, network, pods, tenancy  # noqa: F401
+from policy import access, data, honesty, images, network, pods, residency, tenancy  # noqa: F401
 from policy.rules import RULES, Rule
 
 

@@ -18,12 +18,12 @@ NAMESPACE = "kubernetes:core/v1:Namespace"
 
 def registrations(stack: Stack) -> Groups:
     """All registrations, by the tenant that they stand below."""
-    return stack.by(_tenant, REGISTRATION)
+    return stack.by(tenant_of, REGISTRATION)
 
 
 def registration(resource: Resource, stack: Stack) -> Mapping[str, Any]:
     """What was registered of a resource's tenant; empty if nothing was, which `tenancy-registered` tells."""
-    found = registrations(stack)[_tenant(resource)]
+    found = registrations(stack)[tenant_of(resource)]
     return found[0].inputs if found else {}
 
 
@@ -34,7 +34,11 @@ def tier_name(resource: Resource, stack: Stack) -> str:
 
 def tier_of(resource: Resource, stack: Stack) -> Tier | None:
     """The tier that a resource's tenant is of; None if there is none of that name."""
-    name = tier_name(resource, stack)
+    return tier_named(tier_name(resource, stack))
+
+
+def tier_named(name: str) -> Tier | None:
+    """The tier of that name; None if there is none."""
     return next((tier for known, tier in TIERS.items() if known == name), None)
 
 
@@ -47,7 +51,8 @@ tenants_objects = Selection(lambda type_: type_.startswith("kubernetes:"), lambd
 """Each Kubernetes object that belongs to a tenant."""
 
 
-def _tenant(resource: Resource) -> str:
+def tenant_of(resource: Resource) -> str:
+    """Whose a resource is; empty if it is the platform's."""
     return resource.tenant or ""
 
 
