@@ -6,7 +6,7 @@ STACK ?= local
 PLUGINS ?= any
 
 .DEFAULT_GOAL := help
-.PHONY: help up preview status env logs down test bench lint lock manifests
+.PHONY: help up preview status env logs down tenant test bench lint lock manifests
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s '	'
@@ -34,6 +34,9 @@ logs: $(VENV)/.ready ## follow the servers' logs (SERVER=name for one)
 
 down: $(VENV)/.ready ## stop the servers; the data stays (DATA=delete removes it too)
 	@$(PYTHON) -m local down $(if $(filter delete,$(DATA)),--delete-data)
+
+tenant: $(VENV)/.ready ## edit the roster: ARGS="add acme --tier enterprise", ARGS=-h for more
+	@$(PYTHON) -m local tenant $(ARGS)
 
 lint: $(VENV)/.ready ## formatting, style, types, architecture contracts
 	$(VENV)/bin/ruff format --check .

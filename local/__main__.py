@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from infra.tenants.roster import load_roster
-from local import engine, machines, roster_schema, servers, supervisor, toolchain
+from local import engine, machines, roster_schema, roster_tool, servers, supervisor, toolchain
 from local.errors import LocalError
 from local.paths import DATA, LOGS, ROOT
 from local.toolchain import manifests
@@ -72,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(_bench, "bench", "measure; the last line is JSON")
     add(_actionlint, "actionlint", "check the CI's workflows")
+    roster_tool.add_parser(add(roster_tool.run, "tenant", "edit the roster: add, list, move, suspend, …"))
     add(_manifests, "manifests", "regenerate the vendored KubeVirt manifest from its pinned module")
     add(_schema, "schema", "regenerate the roster's JSON schema from its model")
     return parser

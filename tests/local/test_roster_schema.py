@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft7Validator
 
@@ -78,6 +78,7 @@ entries = st.fixed_dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(entries)
 def test_it_accepts_an_entry_exactly_when_the_program_does(
     tmp_path_factory: pytest.TempPathFactory, entry: dict[str, Any]
