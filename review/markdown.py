@@ -41,7 +41,7 @@ def code(text: object) -> str:
     longest = max((len(run) for run in re.findall("`+", shown)), default=0)
     fence = "`" * (longest + 1)
     padding = " " if shown.startswith("`") or shown.endswith("`") or not shown.strip() else ""
-    return f"{fence}{padding}{shown}{padding}{fence}".replace("|", "\\|")
+    return f"{fence}{padding}{shown}{padding}{fence}"
 
 
 def block(text: str) -> str:
@@ -211,11 +211,9 @@ def _steps(made: Sequence[Change]) -> str:
             code(_kind(change.type)),
             _properties(change),
         ]
-        for change in made[:_ROWS]
+        for change in made
     ]
-    more = len(made) - _ROWS
-    note = f"\n\n… and {more} more, in `review.json`." if more > 0 else ""
-    return _table(["step", "resource", "kind", "what differs"], rows) + note
+    return _table(["step", "resource", "kind", "what differs"], rows)
 
 
 def _kind(token: str) -> str:
@@ -237,33 +235,11 @@ def _cost(review: Review) -> Iterable[str]:
     assert review.cost is not None, "only a whole review has its cost"  # noqa: S101
     cost = review.cost
     yield "### Cost in CHF a month"
-    rows = [
-        [
-            code(tenant.id),
-            _chf(tenant.cost_before),
-            _chf(tenant.cost_after),
-            _delta(tenant.cost_before, tenant.cost_after),
-        ]
-        for tenant in review.tenants[:_ROWS]
-    ]
+    rows = [_amounts("**the whole bill**", cost.before, cost.after)]
+    rows += [_amounts(code(one.id), one.cost_before, one.cost_after) for one in review.tenants]
     if cost.others:
         others = f"{cost.others} other {'tenant' if cost.others == 1 else 'tenants'}"
-        rows.append(
-            [
-                others,
-                _chf(cost.others_before),
-                _chf(cost.others_after),
-                _delta(cost.others_before, cost.others_after),
-            ]
-        )
-    rows.append(
-        [
-            "**the whole bill**",
-            f"**{_chf(cost.before)}**",
-            f"**{_chf(cost.after)}**",
-            _delta(cost.before, cost.after),
-        ]
-    )
+        rows.insert(1, _amounts(others, cost.others_before, cost.others_after))
     yield _table(["", "before", "after", "difference"], rows)
     yield (
         f"Sold and awake: {_percent(cost.compute_used_before)} of the shared nodes before, "
@@ -272,6 +248,10 @@ def _cost(review: Review) -> Iterable[str]:
     )
     if cost.compute_used_after > 1:
         yield "⚠️ More is sold and awake than the shared nodes hold: add nodes to a pool."
+
+
+def _amounts(whose: str, before: Decimal, after: Decimal) -> list[str]:
+    return [whose, _chf(before), _chf(after), _delta(before, after)]
 
 
 def _circles(circles: Sequence[Circle]) -> Iterable[str]:
@@ -303,12 +283,9 @@ def _findings(findings: Sequence[Finding]) -> Iterable[str]:
         return
     rows = [
         [finding.level, code(finding.policy), code(finding.urn.rpartition("::")[2]), code(finding.message)]
-        for finding in findings[:_ROWS]
+        for finding in findings
     ]
-    more = len(findings) - _ROWS
-    yield _table(["level", "policy", "resource", "what"], rows) + (
-        f"\n\n… and {more} more." if more > 0 else ""
-    )
+    yield _table(["level", "policy", "resource", "what"], rows)
 
 
 def _pending(review: Review) -> Iterable[str]:
@@ -325,9 +302,13 @@ def _folded(summary: str, parts: Sequence[str]) -> str:
     return f"<details><summary>{summary}</summary>\n\n{body}\n\n</details>"
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of as many rows as are read."""
+    shown = [heads, ["---"] * len(heads), *rows[:_ROWS]]
+    lines = (" | ".join(cell.replace("|", "\\|") for cell in row) for row in shown)
+    table = "\n".join(f"| {line} |" for line in lines)
+    more = len(rows) - _ROWS
+    return table + (f"\n\n… and {more} more, in `review.json`." if more > 0 else "")
 
 
 def _chf(amount: Decimal) -> str:

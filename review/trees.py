@@ -65,13 +65,18 @@ def extract(checkout: Path, base: str, folder: Path) -> Trees:
 class _Git:
     def __init__(self, checkout: Path, folder: Path) -> None:
         self._checkout = checkout
-        objects = Path(self._run("rev-parse", "--path-format=absolute", "--git-path", "objects", env={}))
+        try:
+            objects = self._run("rev-parse", "--path-format=absolute", "--git-path", "objects", env={})
+        except subprocess.CalledProcessError:
+            raise ReviewError(
+                f"{checkout} is no git repository, so there is no base to compare with; work in a clone."
+            ) from None
         (folder / "objects").mkdir()
         self._environment = {
             **_NOBODY,
             "GIT_INDEX_FILE": str(folder / "index"),
             "GIT_OBJECT_DIRECTORY": str(folder / "objects"),
-            "GIT_ALTERNATE_OBJECT_DIRECTORIES": str(objects),
+            "GIT_ALTERNATE_OBJECT_DIRECTORIES": objects,
         }
 
     def commit(self, name: str) -> str:

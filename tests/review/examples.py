@@ -46,14 +46,14 @@ NODES = step(
 )
 
 
-def tenant(name: str, tier: str = "enterprise", **changes: Any) -> TenantFacts:
+def tenant(id_: str, tier: str = "enterprise", **changes: Any) -> TenantFacts:
     """As the tier table has it; only these tests' tiers."""
     machine = tier in ("enterprise", "private-cloud")
     facts: dict[str, Any] = {
-        "id": name,
-        "name": name.title(),
+        "id": id_,
+        "name": id_.title(),
         "tier": tier,
-        "owner": f"it@{name}.example",
+        "owner": f"it@{id_}.example",
         "state": "active",
         "cpu": 2,
         "memory_gib": 4,

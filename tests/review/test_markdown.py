@@ -1,0 +1,167 @@
+"""The comment: complete, within its limit, and nothing that others wrote does anything in it."""
+
+import json
+import re
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from review.markdown import LIMIT, MARKER, block, code, render
+from review.model import Finding
+from review.report import failed, review
+from tests.review.examples import CLAIM, POLICY, plan, scope, step, tenant, tenant_urn
+
+EVIL = [
+    "a|b",
+    "`code`",
+    "``` three",
+    "<script>alert(1)</script>",
+    "</details>",
+    "[click](http://evil.example)",
+    "![x](http://evil.example/x.png)",
+    "@everyone",
+    "#1 fixes #2",
+    "**bold** _it_ ~no~",
+    "www.evil.example",
+    "line\nbreak",
+    "a\u202eevil\u200b",
+    "\\| back \\",
+    "`",
+    " ",
+    "<!-- -->",
+]
+
+
+def outside_code(line: str) -> str:
+    """What Markdown would interpret of a line."""
+    return re.sub(r"(?<!`)(`+)(?!`).*?(?<!`)\1(?!`)", "", line)
+
+
+@pytest.mark.parametrize("text", EVIL)
+def test_foreign_text_is_shown_and_does_nothing(text: str) -> None:
+    found = review(
+        scope(base=text),
+        plan(tenants=(tenant("acme"),)),
+        plan(
+            step(POLICY, text, "create", parent=tenant_urn("acme")),
+            tenants=(tenant("acme", name=text, claims=(text,), overclaims=(text,)),),
+            findings=(Finding(policy="a-rule", level="advisory", message=text, urn=f"x::{text}"),),
+        ),
+    )
+    page = render(found)
+    if "\n" not in text and "\u202e" not in text and text.strip():
+        assert text.replace("|", "\\|") in page
+    rest = "\n".join(outside_code(line) for line in page.splitlines()[1:])
+    for sign in ("<script", "](", "@everyone", "#1", "**bold", "www.evil", "<!--", "evil"):
+        assert sign not in rest
+    assert "\u202e" not in page
+    assert rest.count("<details>") == rest.count("</details>") == 1
+    tables = [line for line in page.splitlines() if line.startswith("| ")]
+    assert all(len(re.findall(r"(?<!\\)\|", line)) in (3, 4, 5, 6, 7, 10) for line in tables)
+
+
+@given(st.text(max_size=40))
+def test_a_code_span_is_one_line_and_closes_itself(text: str) -> None:
+    span = code(text)
+    assert "\n" not in span
+    assert "\r" not in span
+    fence = re.match("`+", span)
+    assert fence
+    assert span.endswith(fence[0])
+    inner = span[len(fence[0]) : -len(fence[0])]
+    assert fence[0] not in re.findall("`+", inner)
+
+
+@given(st.text(max_size=40))
+def test_a_block_is_never_left_by_what_is_in_it(text: str) -> None:
+    first, *_, last = block(text).splitlines()
+    assert first == f"{last}text"
+    assert last not in re.findall("`+", text)
+
+
+def test_everything_a_reviewer_needs_is_there() -> None:
+    moved = tenant("corvus", "professional")
+    found = review(
+        scope(paths=("infra/platform/redis.py",)),
+        plan(
+            step(POLICY, "late", "update"),
+            tenants=(tenant("acme"), tenant("corvus"), tenant("bluebird", "starter")),
+        ),
+        plan(
+            step(POLICY, "late", "update"),
+            step(
+                POLICY,
+                "operators",
+                "update",
+                changed=("policy",),
+                was={"policy": "a"},
+                inputs={"policy": "b"},
+            ),
+            step(CLAIM, "corvus-workspace", "delete", parent=tenant_urn("corvus")),
+            step(POLICY, "new-policy", "create", parent=tenant_urn("new")),
+            tenants=(
+                tenant("acme", state="offboarding"),
+                moved,
+                tenant("bluebird", "starter"),
+                tenant("new"),
+            ),
+            findings=(Finding(policy="data-kept", level="advisory", message="think", urn="urn::x"),),
+        ),
+    )
+    page = render(found)
+    assert page.startswith(MARKER)
+    assert "✅ May be merged once approved" in page
+    assert "1 offboarding, 1 moved, 1 added" in page
+    assert "| `corvus` | **DELETE** | `corvus-workspace` | the volume and every file on it |" in page
+    assert "`it@corvus.example`" in page
+    assert "⚠️ kernel" in page
+    assert "`policy` `a` → `b`" in page
+    assert "1 other tenant" in page
+    assert "Not from this change, yet part of the next `up`: 1" in page
+    assert "| advisory | `data-kept` | `x` | `think` |" in page
+    order = [page.index(title) for title in ("🚨 Data goes", "Who must approve", "### Tenants", "### Cost")]
+    assert order == sorted(order)
+
+
+def test_claims_beyond_the_tier_must_not_be_merged() -> None:
+    head = plan(tenants=(tenant("acme", overclaims=("Private cloud",)),))
+    found = review(scope(), plan(tenants=(tenant("acme"),)), head)
+    assert found.problems == (
+        'acme: the claim "Private cloud" is more than tier enterprise delivers, so the customer would be '
+        "told what is not true; remove the claim, or move the tenant to a tier that allows it "
+        "(infra/tenants/tiers.py)",
+    )
+    assert "⛔ Must not be merged" in render(found)
+
+
+def test_mandatory_findings_must_not_be_merged_and_advisory_ones_may() -> None:
+    rule = Finding(policy="pods-x", level="mandatory", message="no", urn="u::a")
+    found = review(scope(), plan(), plan(findings=(rule, rule)))
+    assert found.problems == ("policy pods-x is violated (2 times); see the findings",)
+    advisory = Finding(policy="pods-x", level="advisory", message="no", urn="u::a")
+    assert review(scope(), plan(), plan(findings=(advisory,))).problems == ()
+
+
+def test_a_preview_that_failed_is_its_message_and_nothing_else() -> None:
+    page = render(failed(scope(), "the preview failed. Nothing was changed.\nerror: half way ``` there"))
+    assert "half way ``` there" in page
+    assert "Cost" not in page
+    assert "Who must approve" not in page
+
+
+def test_a_change_of_a_thousand_tenants_still_fits_a_comment() -> None:
+    tenants = tuple(tenant(f"t{number:04}") for number in range(1000))
+    steps = [step(POLICY, f"{one.id}-policy", "create", parent=tenant_urn(one.id)) for one in tenants]
+    page = render(review(scope(), plan(), plan(*steps, tenants=tenants)))
+    assert len(page) <= LIMIT
+    assert "1000 added" in page
+
+
+def test_the_json_says_the_same_rounded_to_the_centime() -> None:
+    found = review(scope(), plan(tenants=(tenant("acme"),)), plan(tenants=(tenant("acme"), tenant("new"))))
+    data = json.loads(json.dumps(found.as_data()))
+    assert data["passes"] is True
+    assert [one["id"] for one in data["tenants"]] == ["new"]
+    assert data["cost"]["before"] == float(round(found.cost.before if found.cost else Decimal(), 2))
