@@ -368,6 +368,10 @@ class Agent:
         if claim is None or storage_class is None:
             return
         volume = storage.volume_for(claim, storage_class)
+        secret = storage.secret_for(claim, storage_class)
+        if volume is not None and secret is not None:
+            # Without it, there is no volume yet: not found, it is looked for again.
+            self._api.get(f"{_CORE}/namespaces/{secret['namespace']}/secrets/{secret['name']}")
         if volume is not None and self._volumes.get(("", volume["metadata"]["name"])) is None:
             self._volumes.put(self._api.create(f"{_CORE}/persistentvolumes", volume))
         bound = self._volumes.get(("", claim["spec"].get("volumeName", "")))

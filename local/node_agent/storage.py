@@ -13,6 +13,15 @@ SELECTED_NODE = "volume.kubernetes.io/selected-node"
 _PROVISIONER = "volume.kubernetes.io/storage-provisioner"
 _PROVISIONED_BY = "pv.kubernetes.io/provisioned-by"
 _NO_PROVISIONER = "kubernetes.io/no-provisioner"
+_CSI = "csi.storage.k8s.io/"
+_REFERENCES = {
+    "controller-expand": "controllerExpandSecretRef",
+    "controller-publish": "controllerPublishSecretRef",
+    "node-expand": "nodeExpandSecretRef",
+    "node-publish": "nodePublishSecretRef",
+    "node-stage": "nodeStageSecretRef",
+}
+"""Steps of a volume's life that may need a Secret, and where the volume names it."""
 
 
 def waits_for_consumer(storage_class: Object) -> bool:
@@ -23,6 +32,20 @@ def waits_for_consumer(storage_class: Object) -> bool:
 def is_bound(claim: Object) -> bool:
     """Return whether `claim` has its volume."""
     return bool(claim.get("status", {}).get("phase") == "Bound")
+
+
+def secret_for(claim: Object, storage_class: Object, step: str = "provisioner") -> Object | None:
+    """Return name and namespace of the Secret that a step of the volume's life needs, None if it needs none.
+
+    `step` is as in the parameters of a class; those of a provisioner have to be there before the volume is.
+    """
+    parameters = storage_class.get("parameters") or {}
+    name, namespace = (parameters.get(f"{_CSI}{step}-secret-{key}") for key in ("name", "namespace"))
+    if not name or not namespace:
+        return None
+    metadata = claim["metadata"]
+    known = {"${pvc.name}": metadata["name"], "${pvc.namespace}": metadata["namespace"]}
+    return {"name": known.get(name, name), "namespace": known.get(namespace, namespace)}
 
 
 def volume_for(claim: Object, storage_class: Object) -> Object | None:
@@ -37,6 +60,8 @@ def volume_for(claim: Object, storage_class: Object) -> Object | None:
     if waits_for_consumer(storage_class) and SELECTED_NODE not in annotations:
         return None
     name = f"pvc-{metadata['uid']}"
+    secrets = {field: secret_for(claim, storage_class, step) for step, field in _REFERENCES.items()}
+    parameters = storage_class.get("parameters") or {}
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolume",
@@ -55,7 +80,10 @@ def volume_for(claim: Object, storage_class: Object) -> Object | None:
             "csi": {
                 "driver": provisioner,
                 "volumeHandle": name,
-                "volumeAttributes": storage_class.get("parameters") or {},
+                "volumeAttributes": {
+                    key: value for key, value in parameters.items() if not key.startswith(_CSI)
+                },
+                **{field: secret for field, secret in secrets.items() if secret},
             },
             "mountOptions": storage_class.get("mountOptions") or [],
             "persistentVolumeReclaimPolicy": storage_class.get("reclaimPolicy", "Delete"),

@@ -89,3 +89,26 @@ def test_a_bound_claim_grows() -> None:
     assert storage.size_to_grow(claim, a_volume("Bound", "Delete")) is None
     claim["spec"]["resources"]["requests"]["storage"] = "30Gi"
     assert storage.size_to_grow(claim, a_volume("Bound", "Delete")) == "30Gi"
+
+
+def test_an_encrypted_volume_names_its_own_key() -> None:
+    steps = {
+        f"csi.storage.k8s.io/{step}-secret-{key}": value
+        for step in ("provisioner", "node-stage", "node-publish", "node-expand")
+        for key, value in (("name", "${pvc.name}"), ("namespace", "${pvc.namespace}"))
+    }
+    encrypted = {**CLASS, "parameters": {"encrypted": "true", **steps}}
+    secret = {"name": "workspace-acme", "namespace": "tenant-acme"}
+
+    assert storage.secret_for(a_claim(), CLASS) is None
+    assert storage.secret_for(a_claim(), encrypted) == secret
+    volume = storage.volume_for(a_claim(), encrypted)
+    assert volume is not None
+    assert volume["spec"]["csi"] == {
+        "driver": "driver.longhorn.io",
+        "volumeHandle": "pvc-u1",
+        "volumeAttributes": {"encrypted": "true"},
+        "nodeStageSecretRef": secret,
+        "nodePublishSecretRef": secret,
+        "nodeExpandSecretRef": secret,
+    }
