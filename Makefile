@@ -6,7 +6,7 @@ STACK ?= local
 PLUGINS ?= any
 
 .DEFAULT_GOAL := help
-.PHONY: help up preview status env logs down tenant test bench lint lock manifests
+.PHONY: help up preview status review env logs down tenant test bench lint lock manifests
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s '	'
@@ -23,6 +23,9 @@ up: $(VENV)/.ready ## bring up cluster, platform and tenants on this machine (PL
 preview: $(VENV)/.ready ## show what `up` would change (STACK=prod: the whole production plan, no server needed)
 	@$(PYTHON) -m local preview --stack $(STACK) --plugins $(PLUGINS)
 
+review: $(VENV)/.ready ## what this checkout changes for whom against BASE=<git ref> (STACK=prod: no server needed)
+	@$(PYTHON) -m review --base "$(BASE)" --stack $(STACK) --plugins $(PLUGINS)
+
 status: $(VENV)/.ready ## servers and tenants as they are now
 	@$(PYTHON) -m local status
 
@@ -38,11 +41,12 @@ down: $(VENV)/.ready ## stop the servers; the data stays (DATA=delete removes it
 tenant: $(VENV)/.ready ## edit the roster: ARGS="add acme --tier enterprise", ARGS=-h for more
 	@$(PYTHON) -m local tenant $(ARGS)
 
-lint: $(VENV)/.ready ## formatting, style, types, architecture contracts
+lint: $(VENV)/.ready ## formatting, style, types, architecture contracts, workflows
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+	$(PYTHON) -m local actionlint
 
 # A process each: the servers that a group starts share a data folder with nobody else's.
 test: lint ## everything that guards the project

@@ -130,6 +130,7 @@ def stack(
     program: Callable[[], None] | None = None,
     settings: Mapping[str, Any] | None = None,
     tree: Path = ROOT,
+    backend: str | None = None,
 ) -> auto.Stack:
     """Select stack `name`, made on first use in a file backend below the data folder.
 
@@ -138,6 +139,10 @@ def stack(
 
     `local` gets the endpoints and credentials of the running servers; any other stack is read from its
     committed file alone and lives in a backend that is emptied first: its preview is the plan from nothing.
+    With `backend`, the URL of the one that keeps its real state, it is read there, with the environment's own
+    credentials.
+
+    Raises `LocalError` when there is no such stack, or the backend does not let us in.
     """
     settings_file = tree / f"Pulumi.{name}.yaml"
     if not settings_file.is_file():
@@ -157,27 +162,41 @@ def stack(
     }
     document["config"] = _merged(document["config"], {**overlay, **(settings or {})})
     (home / settings_file.name).write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
-    selected = auto.create_or_select_stack(
-        stack_name=name,
-        project_name=PROJECT,
-        program=_Program(program or _infra),
-        opts=auto.LocalWorkspaceOptions(
-            work_dir=str(home),
-            pulumi_home=str(_HOME),
-            pulumi_command=auto.PulumiCommand(root=str(DATA), skip_version_check=True),
-            project_settings=auto.ProjectSettings(name=PROJECT, runtime="python"),
-            env_vars={
-                "PATH": f"{_BIN}{os.pathsep}{os.environ['PATH']}",
-                "PULUMI_BACKEND_URL": _backend(name).as_uri(),
-                "PULUMI_CONFIG_PASSPHRASE": credentials.secret("pulumi-passphrase"),
-                "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
-                "PULUMI_SKIP_UPDATE_CHECK": "true",
-                # The servers are on loopback, whatever proxy this machine uses.
-                "NO_PROXY": "127.0.0.1,localhost",
-                **(servers.exoscale.environment() if local else _PLANNING),
-            },
-        ),
-    )
+    ours = {
+        "PULUMI_BACKEND_URL": _backend(name).as_uri(),
+        "PULUMI_CONFIG_PASSPHRASE": credentials.secret("pulumi-passphrase"),
+        # The servers are on loopback, whatever proxy this machine uses.
+        "NO_PROXY": "127.0.0.1,localhost",
+        **(servers.exoscale.environment() if local else _PLANNING),
+    }
+    select = auto.select_stack if backend else auto.create_or_select_stack
+    try:
+        selected = select(
+            stack_name=name,
+            project_name=PROJECT,
+            program=_Program(program or _infra),
+            opts=auto.LocalWorkspaceOptions(
+                work_dir=str(home),
+                pulumi_home=str(_HOME),
+                pulumi_command=auto.PulumiCommand(root=str(DATA), skip_version_check=True),
+                project_settings=auto.ProjectSettings(name=PROJECT, runtime="python"),
+                env_vars={
+                    "PATH": f"{_BIN}{os.pathsep}{os.environ['PATH']}",
+                    "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
+                    "PULUMI_SKIP_UPDATE_CHECK": "true",
+                    **({"PULUMI_BACKEND_URL": backend} if backend else ours),
+                },
+            ),
+        )
+    except auto.CommandError as error:
+        raise LocalError(
+            "\n".join(
+                [
+                    f"The stack {name!r} cannot be read from its backend; nothing was planned.",
+                    *_reasons(error),
+                ]
+            )
+        ) from None
     if secrets:
         selected.set_all_config({key: auto.ConfigValue(value, secret=True) for key, value in secrets.items()})
     return selected
@@ -339,13 +358,16 @@ def _told(
         if isinstance(program, _Program) and program.mistake:
             raise LocalError(str(program.mistake)) from None
         release()
-        lines = (line.strip() for line in str(error).splitlines())
-        reasons = refusals or list(dict.fromkeys(line for line in lines if line.startswith("error:")))
-        raise LocalError(
-            "\n".join([f"the {what} failed. {consequence}", *(reasons or [str(error)])])
-        ) from None
+        reasons = refusals or _reasons(error)
+        raise LocalError("\n".join([f"the {what} failed. {consequence}", *reasons])) from None
     finally:
         signal.signal(signal.SIGINT, previous)
+
+
+def _reasons(error: auto.CommandError) -> list[str]:
+    """What the engine's output calls errors, each once; all of it where nothing is called one."""
+    lines = (line.strip().removeprefix("stderr: ") for line in str(error).splitlines())
+    return list(dict.fromkeys(line for line in lines if line.startswith("error:"))) or [str(error)]
 
 
 def tenants(stack_name: str) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ be merged once approved, 1 must not be merged, or a mistake that is told in one 
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -27,11 +28,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Write the review; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m review", description=__doc__)
     parser.add_argument("--base", required=True, help="the commit, branch or tag to compare with")
-    parser.add_argument("--stack", default=engine.LOCAL_STACK, help="local, or a stack to plan from nothing")
+    parser.add_argument("--stack", default=engine.LOCAL_STACK, help="local, or another stack")
+    parser.add_argument(
+        "--plugins", choices=("any", "official"), default="any", help="official: refuse a stand-in"
+    )
     options = parser.parse_args(arguments)
     try:
         with tempfile.TemporaryDirectory(prefix="agent-platform-review-") as folder:
-            reviewed = _review(options.base, options.stack, Path(folder))
+            reviewed = _review(options, Path(folder))
         _write(reviewed)
     except ReviewError as error:
         _CONSOLE.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
@@ -44,29 +48,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if reviewed.problems else 0
 
 
-def _review(base: str, stack: str, folder: Path) -> report.Review:
+def _review(options: argparse.Namespace, folder: Path) -> report.Review:
+    base, stack = options.base, options.stack
+    # Another stack than the local one is read where it really is, if the environment says where; else the two
+    # plans from nothing are compared. What is real is not shown to stand-ins.
+    backend = os.environ.get("PULUMI_BACKEND_URL") if stack != engine.LOCAL_STACK else None
+    plugins = "official" if backend else options.plugins
+    command = ["--stack", stack, "--plugins", plugins, *(["--backend", backend] if backend else [])]
     both = trees.extract(ROOT, base, folder)
     scope = report.Scope(
         base=base,
         base_commit=both.base_commit,
         head_commit=both.head_commit,
         stack=stack,
-        from_state=stack == engine.LOCAL_STACK,
+        from_state=stack == engine.LOCAL_STACK or bool(backend),
         paths=both.paths,
     )
-    before = _plan(f"base ({base})", both.base, folder / "base.json", stack)
+    before = _plan(f"base ({base})", both.base, folder / "base.json", command)
     if before.error:
         raise ReviewError(
             f"The base, {base}, could not be planned, so nothing can be compared. {before.error}"
         )
-    after = _plan("head", both.head, folder / "head.json", stack)
+    after = _plan("head", both.head, folder / "head.json", command)
     return report.failed(scope, after.error) if after.error else report.review(scope, before, after)
 
 
-def _plan(what: str, tree: Path, out: Path, stack: str) -> Plan:
+def _plan(what: str, tree: Path, out: Path, options: Sequence[str]) -> Plan:
     """Preview one tree in a process of its own: Python imports a package once."""
     _CONSOLE.print(f"Planning the {what} …", markup=False)
-    command = [sys.executable, "-m", "review.plan", str(tree), str(out), "--stack", stack]
+    command = [sys.executable, "-m", "review.plan", str(tree), str(out), *options]
     done = subprocess.run(command, cwd=ROOT, check=False)  # noqa: S603
     if done.returncode or not out.is_file():
         raise ReviewError(f"The {what} could not be planned (exit status {done.returncode}), see above.")

@@ -144,17 +144,17 @@ def _facts(tree: Path) -> tuple[TenantFacts, ...]:
         ) from None
 
 
-def plan(tree: Path, stack: str) -> Plan:
+def plan(tree: Path, stack: str, *, backend: str | None, official_only: bool) -> Plan:
     """Preview the tree's program; a failure is told in the plan."""
     console, recorder, result = Console(stderr=True, highlight=False), Recorder(), Plan()
     try:
         result = Plan(tenants=_facts(tree))
         toolchain.ensure(console)
         with supervisor.exclusive():
-            engine.install_plugins(stack, official_only=False, tree=tree)
+            engine.install_plugins(stack, official_only=official_only, tree=tree)
             if stack == engine.LOCAL_STACK:
                 servers.start_all(console)
-            engine.preview(engine.stack(stack, tree=tree), output=_quiet, on_event=recorder)
+            engine.preview(engine.stack(stack, tree=tree, backend=backend), output=_quiet, on_event=recorder)
     except (LocalError, pulumi.RunError) as error:
         if not recorder.only_refused:
             return result.failed(str(error))
@@ -172,9 +172,14 @@ def main() -> int:
     parser.add_argument("tree", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--stack", required=True)
+    parser.add_argument("--backend", help="the URL of the backend that has the stack's real state")
+    parser.add_argument("--plugins", choices=("any", "official"), required=True)
     options = parser.parse_args()
     _enter(options.tree)
-    plan(options.tree, options.stack).write(options.out)
+    found = plan(
+        options.tree, options.stack, backend=options.backend, official_only=options.plugins == "official"
+    )
+    found.write(options.out)
     return 0
 
 
