@@ -24,7 +24,7 @@ import pulumi
 import yaml
 from pulumi import automation as auto
 
-from local import credentials, recovery, servers, toolchain
+from local import credentials, losses, recovery, servers, toolchain
 from local.errors import LocalError
 from local.paths import DATA, ROOT
 from policy.configuration import PolicyConfigurationError, check_file
@@ -358,7 +358,8 @@ def _told(
         if isinstance(program, _Program) and program.mistake:
             raise LocalError(str(program.mistake)) from None
         release()
-        reasons = refusals or _reasons(error)
+        roster = Path(selected.get_config("agent-platform:roster").value)
+        reasons = refusals or list(losses.reasons(str(error), roster)) or _reasons(error)
         raise LocalError("\n".join([f"the {what} failed. {consequence}", *reasons])) from None
     finally:
         signal.signal(signal.SIGINT, previous)

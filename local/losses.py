@@ -1,0 +1,39 @@
+"""What the engine refuses to delete because it holds a tenant's data, told as what to write instead."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from infra.tenants.roster import load_roster
+
+_REFUSED = re.compile(
+    r'resource "urn:\S*agent-platform:tenants:Tenant\$\S+::([a-z0-9]+)-(\S+)" cannot be (?:delet|replac)ed'
+)
+"""The engine's words: the tenant's id, and which part of it."""
+
+
+def reasons(told: str, roster: Path) -> Iterator[str]:
+    """One message for all tenants that `roster` no longer has, and one for each that would lose a part.
+
+    `told` is what the engine told of a failure; nothing is yielded where it failed for another reason.
+    """
+    parts: dict[str, set[str]] = {}
+    for tenant, part in _REFUSED.findall(told):
+        parts.setdefault(tenant, set()).add(part)
+    if not parts:
+        return
+    gone = sorted(parts.keys() - {entry.id for entry in load_roster(roster).tenants})
+    if gone:
+        entry, them = ("entry", "it has") if len(gone) == 1 else ("entries", "they have")
+        yield (
+            f"error: {', '.join(gone)}: no longer in the roster, so all that {them} would be deleted at once: "
+            f"tables, secrets, files, workspace. Put the {entry} back and write `state: offboarding` with "
+            "`offboarding: {backup: final}` (or `waived` and a `reason`); after that update, take the "
+            f"{entry} out and add the id to `retired`"
+        )
+    for tenant in sorted(parts.keys() - set(gone)):
+        yield (
+            f"error: {tenant}: {', '.join(sorted(parts[tenant]))} would be deleted, and the data with it. Put "
+            "the entry back as it was; or, if the data may go, write `discard: [workspace]` or `discard: "
+            "[database]` and run that update before this one"
+        )
