@@ -26,14 +26,14 @@ def reasons(told: str, roster: Path) -> Iterator[str]:
     if gone:
         entry, them = ("entry", "it has") if len(gone) == 1 else ("entries", "they have")
         yield (
-            f"error: {', '.join(gone)}: no longer in the roster, so all that {them} would be deleted at once: "
+            f"error: {', '.join(gone)}: no longer in the roster, so all that {them} would be deleted: "
             f"tables, secrets, files, workspace. Put the {entry} back and write `state: offboarding` with "
             "`offboarding: {backup: final}` (or `waived` and a `reason`); after that update, take the "
             f"{entry} out and add the id to `retired`"
         )
     for tenant in sorted(parts.keys() - set(gone)):
         yield (
-            f"error: {tenant}: {', '.join(sorted(parts[tenant]))} would be deleted, and the data with it. Put "
-            "the entry back as it was; or, if the data may go, write `discard: [workspace]` or `discard: "
+            f"error: {tenant}: {', '.join(sorted(parts[tenant]))} would be deleted, and the data with it. "
+            "Put the entry back as it was; or, if the data may go, write `discard: [workspace]` or `discard: "
             "[database]` and run that update before this one"
         )

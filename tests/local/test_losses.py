@@ -7,7 +7,7 @@ import pytest
 from local import losses
 
 REFUSED = """\
-error: Preview failed: resource "urn:pulumi:x::x::agent-platform:tenants:Tenant${type}::{name}" cannot be {verb}
+error: resource "urn:pulumi:x::x::agent-platform:tenants:Tenant${type}::{name}" cannot be {verb}
 because it is protected. To unprotect the resource, either remove the `protect` flag from the resource in your
 """
 
