@@ -5,8 +5,12 @@ from functools import cached_property
 from typing import Any
 
 import pulumi
+from pulumi.dynamic import ResourceProvider
+from pulumi.dynamic.dynamic import PROVIDER_KEY, serialize_provider
 
 from policy.subjects import TENANT
+
+_NO_PROVIDER = serialize_provider(ResourceProvider())
 
 
 def unknown() -> pulumi.Output[Any]:
@@ -63,7 +67,9 @@ class Scene:
     ) -> pulumi.CustomResource:
         """Declare a resource by its type's token, with inputs as the engine has them (camelCase)."""
         opts = pulumi.ResourceOptions(parent=parent, provider=self._stage.provider(token), **options)
-        return pulumi.CustomResource(token, self._named(suffix), dict(inputs), opts)
+        # The host of dynamic resources is handed the provider with each of them; this one does nothing.
+        handed = {PROVIDER_KEY: _NO_PROVIDER} if token.startswith("pulumi-python:") else {}
+        return pulumi.CustomResource(token, self._named(suffix), {**inputs, **handed}, opts)
 
     def kubernetes(
         self,
@@ -86,14 +92,20 @@ class Scene:
             **options,
         )
 
-    def provider(self, package: str, inputs: Mapping[str, Any]) -> pulumi.ProviderResource:
+    def provider(
+        self, package: str, inputs: Mapping[str, Any], *, suffix: str = "provider"
+    ) -> pulumi.ProviderResource:
         """Declare a provider, itself the thing to be judged."""
-        return pulumi.ProviderResource(package, self._named("provider"), dict(inputs))
+        return pulumi.ProviderResource(package, self._named(suffix), dict(inputs))
 
     def tenant(self) -> pulumi.ComponentResource:
         """The component of a tenant whose id is `tenant_id`."""
         self.names.add(self.tenant_id)
         return pulumi.ComponentResource(TENANT, self.tenant_id)
+
+    def neighbour(self) -> "Scene":
+        """A scene beside this one, for a second tenant; what is told of its resources is not the example's."""
+        return Scene(f"{self.name}.neighbour", f"{self.tenant_id}b", self._stage)
 
     def _full(self, suffix: str) -> str:
         return f"{self.name}.{suffix}" if suffix else self.name

@@ -51,4 +51,4 @@ def _added(examples: list[Example], rule: str, settings: dict[str, Any]) -> Call
     return add
 
 
-from tests.policy.examples import pods  # noqa: E402, F401 — each adds its examples
+from tests.policy.examples import access, images, network, pods, tenancy  # noqa: E402, F401 — each adds its own
