@@ -137,24 +137,34 @@ def volume_backed_up(claim: Resource, stack: Stack) -> Iterator[str]:
 
 @stack_rule(
     id="data-schema-backed-up",
-    on=resources(_SCHEMA, _DATABASE),
+    on=resources(_SCHEMA),
     reason="the customer's memory, logs and agents would be gone with the servers' disks",
-    remedy="back up the servers on a schedule; of servers that are given, say in `given` who does",
+    remedy="use a database of servers that this stack declares, or say in `given` who backs up the others",
     source=f"{_CNPG}/backup/",
     settings={
         "given": {
-            "type": "object",
-            "additionalProperties": {"type": "string", "minLength": 1},
-            "default": {},
-            "description": "databases on servers that others run, each with who backs it up",
+            "type": "string",
+            "default": "",
+            "description": "who backs up the servers that the stack is given, and how; empty: nobody",
         }
     },
 )
-def schema_backed_up(resource: Resource, stack: Stack, values: Mapping[str, Any]) -> Iterator[str]:
-    """Every schema and database is on servers that are backed up, by this stack or by whoever gives them."""
-    database = resource.inputs["name" if resource.type == _DATABASE else "database"]
-    if database not in values["given"] and not any(stack.of(_SERVERS)):
-        yield f"nobody is known to back up the database {database}"
+def schema_backed_up(schema: Resource, stack: Stack, values: Mapping[str, Any]) -> Iterator[str]:
+    """Every schema is on servers that are backed up: by this stack, or by whoever gives them."""
+    if values["given"]:
+        return
+    own = any(stack.of(_SERVERS)) and stack.by(_database_name, _DATABASE)[schema.inputs["database"]]
+    if not own and not stack.by(_first_database, _SERVERS)[schema.inputs["database"]]:
+        yield f"nobody is known to back up the database {schema.inputs['database']}"
+
+
+def _database_name(database: Resource) -> str:
+    return str(database.inputs["name"])
+
+
+def _first_database(servers: Resource) -> str:
+    """The database that servers are made with."""
+    return str(((servers.inputs["spec"].get("bootstrap") or {}).get("initdb") or {}).get("database") or "app")
 
 
 @stack_rule(

@@ -104,7 +104,7 @@ class Scene:
         return pulumi.ComponentResource(TENANT, self.tenant_id)
 
     def neighbour(self) -> "Scene":
-        """A scene beside this one, for a second tenant; what is told of its resources is not the example's."""
+        """A scene beside this one, for another tenant; what is told of it is not the example's."""
         return Scene(f"{self.name}.neighbour", f"{self.tenant_id}b", self._stage)
 
     def _full(self, suffix: str) -> str:
