@@ -6,11 +6,13 @@ be merged once approved, 1 must not be merged, or a mistake that is told in one 
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -33,11 +35,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--plugins", choices=("any", "official"), default="any", help="official: refuse a stand-in"
     )
     options = parser.parse_args(arguments)
+    shutil.rmtree(OUT, ignore_errors=True)
     try:
         with tempfile.TemporaryDirectory(prefix="agent-platform-review-") as folder:
             reviewed = _review(options, Path(folder))
-        _write(reviewed)
+        _write(markdown.render(reviewed), reviewed.as_data())
     except ReviewError as error:
+        _write(markdown.refusal(str(error)), {"passes": False, "problems": [str(error)]})
         _CONSOLE.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         return 1
     except KeyboardInterrupt:
@@ -83,11 +87,11 @@ def _plan(what: str, tree: Path, out: Path, options: Sequence[str]) -> Plan:
     return Plan.read(out)
 
 
-def _write(reviewed: report.Review) -> None:
+def _write(page: str, facts: Mapping[str, Any]) -> None:
     OUT.mkdir(parents=True, exist_ok=True)
     comment, data = OUT / "review.md", OUT / "review.json"
-    comment.write_text(markdown.render(reviewed), encoding="utf-8")
-    data.write_text(engine.as_json(reviewed.as_data()) + "\n", encoding="utf-8")
+    comment.write_text(page, encoding="utf-8")
+    data.write_text(engine.as_json(facts) + "\n", encoding="utf-8")
     sys.stdout.write(f"{comment}\n{data}\n")
 
 

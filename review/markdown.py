@@ -57,6 +57,11 @@ def render(review: Review) -> str:
     return whole if len(whole) <= LIMIT else _page(review, details=False)
 
 
+def refusal(message: str) -> str:
+    """The comment where nothing could be reviewed."""
+    return f"{MARKER}\n\n## ⛔ No review\n\n{block(message)}\n"
+
+
 def _page(review: Review, *, details: bool) -> str:
     sections = [
         MARKER,

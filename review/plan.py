@@ -149,10 +149,11 @@ def plan(tree: Path, stack: str, *, backend: str | None, official_only: bool) ->
     console, recorder, result = Console(stderr=True, highlight=False), Recorder(), Plan()
     try:
         result = Plan(tenants=_facts(tree))
-        toolchain.ensure(console)
+        local = stack == engine.LOCAL_STACK
+        toolchain.ensure(console, *(() if local else ("pulumi",)))
         with supervisor.exclusive():
             engine.install_plugins(stack, official_only=official_only, tree=tree)
-            if stack == engine.LOCAL_STACK:
+            if local:
                 servers.start_all(console)
             engine.preview(engine.stack(stack, tree=tree, backend=backend), output=_quiet, on_event=recorder)
     except (LocalError, pulumi.RunError) as error:
