@@ -176,7 +176,7 @@ def no_metadata(opening: Opening) -> Iterator[str]:
             "default": {
                 "postgres-operators": "engineers and CI administer PostgreSQL",
                 "vault-operators": "engineers and CI administer Vault",
-                "valkey-operators": "engineers and CI administer Valkey",
+                "activity-operators": "engineers and CI administer the activity store",
                 "vpn": "a tenant's own VPN",
             },
             "description": "Services that may be load balancers, each with the reason why",

@@ -41,11 +41,9 @@ def idle_suspension_place(
         f"{prefix}-binding",
         metadata=k8s.meta.v1.ObjectMetaArgs(name=_NAME),
         role_ref=k8s.rbac.v1.RoleRefArgs(
-            api_group="rbac.authorization.k8s.io", kind="ClusterRole", name=role.metadata.name
+            api_group="rbac.authorization.k8s.io", kind="ClusterRole", name=_NAME
         ),
-        subjects=[
-            k8s.rbac.v1.SubjectArgs(kind="ServiceAccount", name=account.metadata.name, namespace=namespace)
-        ],
-        opts=opts,
+        subjects=[k8s.rbac.v1.SubjectArgs(kind="ServiceAccount", name=_NAME, namespace=namespace)],
+        opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=[role, account])),
     )
     return account

@@ -82,10 +82,13 @@ def _declare_tables(
         f"{prefix}-schema",
         name=tenant.underscored,
         database=database.name,
-        owner=role.name,
+        # By the name that it has, so that who owns it is in every plan.
+        owner=tenant.underscored,
         # A removed tenant leaves nothing behind, whatever it made in its schema.
         drop_cascade=True,
-        opts=protected(inside, tenant, "database"),
+        opts=pulumi.ResourceOptions.merge(
+            protected(inside, tenant, "database"), pulumi.ResourceOptions(depends_on=[role])
+        ),
     )
     closed = postgresql.Grant(
         f"{prefix}-closed",
