@@ -145,9 +145,9 @@ class Cluster(pulumi.ComponentResource):
             {
                 "sks": cluster.id,
                 "kubernetes": self.api.server,
-                "artifacts": self.object_storage.artifacts.name,
-                "backups": self.object_storage.backups.name,
-                "logs": self.object_storage.logs.name,
+                "artifacts": self.object_storage.artifacts,
+                "backups": self.object_storage.backups,
+                "logs": self.object_storage.logs,
             }
         )
 

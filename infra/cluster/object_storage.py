@@ -191,13 +191,13 @@ class Bucket(Resource, module="agent-platform", name="Bucket"):
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectStorage:
-    """The platform's buckets and where they are reached."""
+    """The platform's buckets, by name, and where they are reached."""
 
     endpoint: str
     region: str
-    artifacts: Bucket
-    backups: Bucket
-    logs: Bucket
+    artifacts: pulumi.Output[str]
+    backups: pulumi.Output[str]
+    logs: pulumi.Output[str]
 
 
 def object_storage(settings: "Settings", opts: pulumi.ResourceOptions, prefix: str) -> ObjectStorage:
@@ -205,8 +205,8 @@ def object_storage(settings: "Settings", opts: pulumi.ResourceOptions, prefix: s
     endpoint, region = settings.object_storage_endpoint, settings.cluster.zone
     opts = pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(protect=True))
 
-    def bucket(purpose: str, name: str) -> Bucket:
-        return Bucket(f"{prefix}-{purpose}", name=name, region=region, endpoint=endpoint, opts=opts)
+    def bucket(purpose: str, name: str) -> pulumi.Output[str]:
+        return Bucket(f"{prefix}-{purpose}", name=name, region=region, endpoint=endpoint, opts=opts).name
 
     return ObjectStorage(
         endpoint=endpoint,

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import pulumi
 import pulumiverse_exoscale as exoscale
 
-from infra.cluster.object_storage import Bucket
-
 
 @dataclass(frozen=True, kw_only=True)
 class BackupKey:
@@ -21,11 +19,11 @@ class BackupKey:
 
 
 def backup_key(
-    prefix: str, service: str, bucket: Bucket, stack_name: str, opts: pulumi.ResourceOptions
+    prefix: str, service: str, bucket: pulumi.Output[str], stack_name: str, opts: pulumi.ResourceOptions
 ) -> BackupKey:
     """Declare a role that may enter the backups bucket and nothing else, and a key for it."""
     name = f"{stack_name}-backup-{service}"
-    confined = bucket.name.apply(lambda name: f"parameters.bucket == '{name}'")
+    confined = bucket.apply(lambda name: f"parameters.bucket == '{name}'")
     role = exoscale.IamRole(
         f"{prefix}-backup-role",
         name=name,

@@ -236,7 +236,7 @@ def _cluster(
         spec={
             "retentionPolicy": f"{wanted.backup_retention_days}d",
             "configuration": {
-                "destinationPath": storage.backups.name.apply(lambda bucket: f"s3://{bucket}/postgres"),
+                "destinationPath": storage.backups.apply(lambda bucket: f"s3://{bucket}/postgres"),
                 "endpointURL": storage.endpoint,
                 "s3Credentials": {
                     field: {"name": backup_credentials.metadata["name"], "key": name}

@@ -69,9 +69,7 @@ def install_longhorn(
             "longhornDriver": {"tolerations": [TOLERATION]},
             "defaultBackupStore": {
                 # No lifecycle rules on this bucket: Longhorn's blocks are shared between backups.
-                "backupTarget": pulumi.Output.concat(
-                    "s3://", storage.backups.name, f"@{storage.region}/longhorn"
-                ),
+                "backupTarget": pulumi.Output.concat("s3://", storage.backups, f"@{storage.region}/longhorn"),
                 "backupTargetCredentialSecret": credentials.metadata.name,
             },
             "defaultSettings": {

@@ -151,8 +151,8 @@ def access(platform: "Platform") -> dict[str, Any]:
         "storage": {
             "endpoint": objects.endpoint,
             "region": objects.region,
-            "artifacts": objects.artifacts.name,
-            "logs": objects.logs.name,
+            "artifacts": objects.artifacts,
+            "logs": objects.logs,
         },
         "kubernetes": {
             "zone": platform.api.zone,

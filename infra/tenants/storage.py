@@ -40,7 +40,7 @@ def declare_storage(
     name, prefix = tenant.id, f"{tenant.underscored}/"
     folders = Prefix(
         f"{name}-prefix",
-        bucket=storage.artifacts.name,
+        bucket=storage.artifacts,
         prefix=prefix,
         endpoint=storage.endpoint,
         region=storage.region,
