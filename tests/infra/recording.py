@@ -22,8 +22,15 @@ _OUTPUTS: dict[str, dict[str, Any]] = {
     },
     "exoscale:index/iamApiKey:IamApiKey": {"key": "EXOkey", "secret": "EXOsecret"},
     "kubernetes:core/v1:Secret": {"data": {"token": "and0", "ca.crt": "Y2E="}},
-    "kubernetes:core/v1:Service": {"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.7"}]}}},
+    "kubernetes:core/v1:Service": {
+        "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.7"}]}},
+        "spec": {"ports": [{"nodePort": 31820, "port": 51820}]},
+    },
     "pulumi-python:dynamic/agent-platform:Password": {"value": "drawn"},
+    "pulumi-python:dynamic/agent-platform:WireGuardKeyPair": {
+        "private": "drawn-private",
+        "public": "drawn-public",
+    },
 }
 """What the cloud would answer, by resource type."""
 
@@ -47,7 +54,10 @@ class _Answers(pulumi.runtime.Mocks):
     """Answers as the providers would."""
 
     def new_resource(self, args: pulumi.runtime.MockResourceArgs) -> tuple[str | None, dict[Any, Any]]:
-        return f"{args.name}-id", {**args.inputs, **_OUTPUTS.get(args.typ, {})}
+        outputs = {**args.inputs, **_OUTPUTS.get(args.typ, {})}
+        if args.typ == "exoscale:index/sksNodepool:SksNodepool":
+            outputs["instancePoolId"] = f"{args.name}-instance-pool"
+        return f"{args.name}-id", outputs
 
     def call(self, args: pulumi.runtime.MockCallArgs) -> tuple[dict[Any, Any], list[tuple[str, str]] | None]:
         raise AssertionError(f"the program calls {args.token}, which a preview without network cannot answer")

@@ -57,12 +57,13 @@ def furnished(
                 id=tenant,
                 name=f"tenant-{tenant}",
                 object_storage=secrets.OBJECT_STORAGE,
+                vpn=secrets.VPN,
                 secrets="tenants",
                 database="database",
             ),
         )
     for tenant in TENANTS:
-        for name in (secrets.OBJECT_STORAGE, "openai_key"):
+        for name in (secrets.OBJECT_STORAGE, secrets.VPN, "openai_key"):
             root.secrets.kv.v2.create_or_update_secret(
                 f"{tenant}/{name}", {"owner": tenant}, mount_point="tenants"
             )
