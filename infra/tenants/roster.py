@@ -103,7 +103,7 @@ class TenantEntry(Section):
     )
     vpn: Vpn | None = Field(default=None, description="a mapping; known in it: peers")
     own_database: bool = Field(
-        default=False, description="true or false: PostgreSQL servers of the tenant's own"
+        default=False, description="true or false: a PostgreSQL database of the tenant's own"
     )
     claims: Annotated[
         tuple[Annotated[str, Field(pattern=r"^\S([^\x00-\x1f\x7f]{0,198}\S)?$")], ...], _ARRAY

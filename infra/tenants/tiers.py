@@ -46,7 +46,7 @@ class Tier:
     node_pool: bool = False
     """Nodes of its own, on which nobody else's machine runs."""
     own_database: bool = False
-    """It may have PostgreSQL servers of its own instead of a schema among others."""
+    """It may have a PostgreSQL database of its own instead of a schema among others."""
     claims: tuple[str, ...]
     """All that may be claimed of it to a customer (guide, "Honest Marketing" and the tiers' own words)."""
     monthly_usd: int | None
