@@ -90,6 +90,10 @@ def workspace_encrypted(claim: Resource, stack: Stack, values: Mapping[str, Any]
         yield f"there is no key for it: no Secret {claim.object_name} in its namespace"
 
 
+STEPS = ("provisioner", "node-publish", "node-stage", "node-expand")
+"""Of a volume's life, those that take its key."""
+
+
 @rule(
     id="data-key-per-volume",
     on=resources(_STORAGE_CLASS),
@@ -104,7 +108,7 @@ def key_per_volume(storage_class: Resource) -> Iterator[str]:
         if "encrypted" in storage_class.object_name:
             yield "it does not encrypt"
         return
-    for step in ("provisioner", "node-publish", "node-stage", "node-expand"):
+    for step in STEPS:
         for what, own in (("name", "${pvc.name}"), ("namespace", "${pvc.namespace}")):
             key = f"csi.storage.k8s.io/{step}-secret-{what}"
             if parameters.get(key) != own:

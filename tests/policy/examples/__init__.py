@@ -51,4 +51,14 @@ def _added(examples: list[Example], rule: str, settings: dict[str, Any]) -> Call
     return add
 
 
-from tests.policy.examples import access, images, network, pods, tenancy  # noqa: E402, F401 — each adds its own
+# Each adds its own.
+from tests.policy.examples import (  # noqa: E402, F401
+    access,
+    data,
+    honesty,
+    images,
+    network,
+    pods,
+    residency,
+    tenancy,
+)

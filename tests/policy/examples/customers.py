@@ -56,10 +56,11 @@ class Customer:
         own = {"namespace": self.namespace, "labels": self.labels, **(metadata or {})}
         return self._scene.kubernetes(token, inputs, parent=self._component, metadata=own, **options)
 
-    def has_namespace(self, **changed: Any) -> pulumi.CustomResource:
+    def has_namespace(self, *, name: str = "", protect: bool = False) -> pulumi.CustomResource:
         """Declare the namespace."""
-        metadata = {"name": self.namespace, "namespace": None, **changed}
-        return self.has(NAMESPACE.removeprefix("kubernetes:"), {}, metadata=metadata, suffix="namespace")
+        metadata = {"name": name or self.namespace, "namespace": None}
+        token = NAMESPACE.removeprefix("kubernetes:")
+        return self.has(token, {}, metadata=metadata, suffix="namespace", protect=protect)
 
     def has_machine(self, *, spec: Mapping[str, Any] | None = None, **pod: Any) -> pulumi.CustomResource:
         """Declare the machine; `spec` is what differs in its specification, `pod` in its pod's."""
