@@ -6,7 +6,7 @@ STACK ?= local
 PLUGINS ?= any
 
 .DEFAULT_GOAL := help
-.PHONY: help up preview status review env logs down tenant test bench lint lock manifests
+.PHONY: help up preview status review env logs down tenant attack test bench lint lock manifests
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s '	'
@@ -40,6 +40,9 @@ down: $(VENV)/.ready ## stop the servers; the data stays (DATA=delete removes it
 
 tenant: $(VENV)/.ready ## edit the roster: ARGS="add acme --tier enterprise", ARGS=-h for more
 	@$(PYTHON) -m local tenant $(ARGS)
+
+attack: $(VENV)/.ready ## try, as every tenant, to get at what is every other's (SERVER=name for one)
+	@$(PYTHON) -m local attack $(SERVER)
 
 lint: $(VENV)/.ready ## formatting, style, types, architecture contracts, workflows
 	$(VENV)/bin/ruff format --check .

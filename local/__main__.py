@@ -1,4 +1,4 @@
-"""The embedded platform's command: `python -m local up | preview | status | env | logs | down | bench`.
+"""The embedded platform's command: `python -m local up | preview | status | env | logs | down | attack | …`.
 
 Answers for scripts go to stdout; progress and messages go to stderr. Exit status: 0 done, 1 a mistake or a
 failure that is told in one message, 130 interrupted.
@@ -70,6 +70,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--delete-data", action="store_true", help="remove everything the servers have written, too"
     )
+    sub = add(_attack, "attack", "try, as every tenant, to get at what is every other's; none may succeed")
+    sub.add_argument("servers", nargs="*", metavar="SERVER", help="only these, as in `attack postgres vault`")
     add(_bench, "bench", "measure; the last line is JSON")
     add(_actionlint, "actionlint", "check the CI's workflows")
     roster_tool.add_parser(add(roster_tool.run, "tenant", "edit the roster: add, list, move, suspend, …"))
@@ -178,6 +180,36 @@ def _down(options: argparse.Namespace) -> None:
         if options.delete_data:
             shutil.rmtree(DATA)
             CONSOLE.print(f"Removed {DATA}.", markup=False)
+
+
+def _attack(options: argparse.Namespace) -> None:
+    from local.attack import campaign, tenants  # the clients of all the servers, which no other command needs
+
+    unknown = sorted(set(options.servers) - campaign.SERVERS.keys())
+    if unknown:
+        raise LocalError(
+            f"attack: there is no server {', '.join(unknown)}, so nothing was tried; known: "
+            f"{', '.join(campaign.SERVERS)}."
+        )
+    with supervisor.exclusive():
+        _check_ready()
+        attackers = tenants.active(engine.tenants(engine.LOCAL_STACK))
+        report = campaign.run(attackers, options.servers or campaign.SERVERS, CONSOLE)
+    _table_console().print(report.table())
+    for finding in report.findings():
+        _say(finding)
+    sys.stdout.write(report.last_line + "\n")
+    if not report.holds:
+        raise LocalError(
+            "the tenants' isolation is not proven: see the findings above. Take back what was granted too "
+            "much, or mend what is broken, and run `make attack` again."
+        )
+
+
+def _check_ready() -> None:
+    missing = [name for name, status in servers.statuses().items() if not status.ready]
+    if missing:
+        raise LocalError(f"{', '.join(missing)}: not running, so nothing was tried; run `make up` first.")
 
 
 def _bench(_options: argparse.Namespace) -> None:

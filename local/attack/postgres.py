@@ -133,6 +133,8 @@ class _Statement:
         """Make an attack of it."""
 
         def run(session: Session, own: Tenant, victim: Tenant) -> None:
+            # In a database of its own a tenant is at home; the platform is where the others are.
+            database = postgres.DATABASE if self.on_platform else victim.database
             statement = self.sql.format(
                 own=own.schema,
                 login=facts[own].login,
@@ -140,9 +142,9 @@ class _Statement:
                 victim_login=facts[victim].login,
                 victim_process=facts[victim].process,
                 victim_large_object=facts[victim].large_object,
-                database=victim.database,
+                database=database,
             )
-            found = session.rows(victim.database, statement, self.refusals)
+            found = session.rows(database, statement, self.refusals)
             if self.shows and not any(row[0] for row in found):
                 raise Refused("nothing is shown")
 

@@ -1,21 +1,20 @@
 """The tenants as attackers: every credential that the platform gives each of them, obtained as it does."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import hvac  # type: ignore[import-untyped]
 from hvac.exceptions import VaultError  # type: ignore[import-untyped]
 from kubernetes import client as kubernetes_client
 
 from local.errors import LocalError
-from local.servers import kubernetes, postgres, vault
+from local.servers import kubernetes, vault
 
 
-@dataclass(frozen=True)
-class Account:
+class Account(NamedTuple):
     """A service account of the cluster."""
 
     namespace: str
@@ -29,30 +28,37 @@ class Tenant:
         """Take what the program exports of the tenant."""
         self.id = str(summary["id"])
         self.schema = str(summary["schema"])
-        self.database = str(summary.get("database") or postgres.DATABASE)
         self.prefix = str(summary["prefix"])
+        self.namespace = str(summary["namespace"])
+        """Empty if it has none of its own."""
+        self.machine = str(summary["vm"])
+        """Likewise."""
+        self.has_vpn = bool(summary.get("vpn"))
         self.role = f"tenant-{self.id}"
         """Its name in Vault."""
-        self.namespace: str | None = summary.get("namespace") or None
-        self.machine: str | None = summary.get("vm") or None
 
     @cached_property
     def account(self) -> Account:
         """The account that Vault takes for it; without a namespace of its own, the shared runtime's."""
-        bound = operator().read(f"auth/kubernetes/role/{self.role}")["data"]
-        return Account(bound["bound_service_account_namespaces"][0], bound["bound_service_account_names"][0])
+        (namespace,), (name,) = (
+            self._entry["bound_service_account_namespaces"],
+            self._entry["bound_service_account_names"],
+        )
+        return Account(namespace, name)
+
+    @cached_property
+    def database(self) -> str:
+        """The PostgreSQL database that its logins are for: the shared one, or one of its own."""
+        made = operator().read(f"database/roles/{self.role}")["data"]
+        entered = operator().read(f"database/config/{made['db_name']}")["data"]["connection_details"]
+        url = str(entered["connection_url"]).replace("{{", "").replace("}}", "")
+        return urlsplit(url).path.strip("/")
 
     @cached_property
     def account_token(self) -> str:
-        """What is mounted into its machine or pod."""
-        request = kubernetes_client.AuthenticationV1TokenRequest(
-            spec=kubernetes_client.V1TokenRequestSpec(audiences=[])
-        )
-        core = kubernetes_client.CoreV1Api(kubernetes.client())
-        issued: Any = core.create_namespaced_service_account_token(
-            self.account.name, self.account.namespace, request
-        )
-        return str(issued.status.token)
+        """What its agents enter Vault with: the token that is mounted into its machine or pod."""
+        audience = self._entry.get("audience")
+        return issue(self.account, [audience] if audience else [])
 
     @cached_property
     def vault(self) -> hvac.Client:
@@ -76,10 +82,26 @@ class Tenant:
         return dict(kept["data"]["data"])
 
     def leave(self) -> None:
-        """Give token and login back; nothing happens if there are none."""
+        """Give the token back, and with it the login; nothing happens if there is none."""
         if "vault" in self.__dict__:
             with suppress(VaultError):
                 self.vault.auth.token.revoke_self()
+
+    @cached_property
+    def _entry(self) -> Mapping[str, Any]:
+        """Who may log in for it, as Vault has it."""
+        entry: Mapping[str, Any] = operator().read(f"auth/kubernetes/role/{self.role}")["data"]
+        return entry
+
+
+def issue(account: Account, audiences: list[str]) -> str:
+    """A token of a service account; without audiences, for the Kubernetes API."""
+    request = kubernetes_client.AuthenticationV1TokenRequest(
+        spec=kubernetes_client.V1TokenRequestSpec(audiences=audiences)
+    )
+    core = kubernetes_client.CoreV1Api(kubernetes.client())
+    issued: Any = core.create_namespaced_service_account_token(account.name, account.namespace, request)
+    return str(issued.status.token)
 
 
 def operator() -> hvac.Client:
@@ -87,15 +109,16 @@ def operator() -> hvac.Client:
     return hvac.Client(url=vault.url(), token=vault.root_token())
 
 
-def known(summaries: Sequence[Mapping[str, Any]]) -> list[Tenant]:
-    """The tenants that the last update declared.
+def active(summaries: Iterable[Mapping[str, Any]]) -> list[Tenant]:
+    """Of the tenants that the last update declared, those that are active: nobody logs in for another.
 
     Raises:
         LocalError: there are fewer than two, so nobody can be attacked by anybody.
     """
-    if len(summaries) < 2:
+    tenants = [Tenant(summary) for summary in summaries if summary["state"] == "active"]
+    if len(tenants) < 2:
         raise LocalError(
-            f"attack: the platform has {len(summaries)} tenants and an attack takes two, so nothing was "
-            "tried; run `make up` with a roster of two or more."
+            f"attack: the platform has {len(tenants)} active tenants and an attack takes two, so nothing "
+            "was tried; run `make up` with a roster of two or more."
         )
-    return [Tenant(summary) for summary in summaries]
+    return tenants

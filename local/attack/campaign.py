@@ -1,0 +1,115 @@
+"""All attacks, or those on some servers: carried out side by side, counted, and told."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from local.attack import kubernetes, network, object_storage, postgres, redis, vault
+from local.attack.attempt import PLATFORM, Attempt, Target
+from local.attack.tenants import Tenant
+
+_Attacks = Callable[[Sequence[Tenant]], Iterator[Attempt]]
+
+
+def _on(entered: Callable[[Sequence[Tenant]], AbstractContextManager[Target[Any]]]) -> _Attacks:
+    """Enter a server, attack, and leave it as it was."""
+
+    def attempts(tenants: Sequence[Tenant]) -> Iterator[Attempt]:
+        with entered(tenants) as target:
+            yield from target.attempts()
+
+    return attempts
+
+
+SERVERS: Mapping[str, _Attacks] = {
+    "postgres": _on(postgres.entered),
+    "vault": _on(vault.entered),
+    "object-storage": _on(object_storage.entered),
+    "kubernetes": _on(kubernetes.entered),
+    "redis": _on(redis.entered),
+    "network": network.attempts,
+}
+"""The attacks on each server, by the name under which it is asked for."""
+
+_TOLD = 20
+"""As many findings are told at length; the rest is counted."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What came of it."""
+
+    attempts: Sequence[Attempt]
+
+    @property
+    def holds(self) -> bool:
+        """Whether everything was tried, and everything was denied."""
+        return bool(self.attempts) and all(attempt.outcome == "denied" for attempt in self.attempts)
+
+    @property
+    def last_line(self) -> str:
+        """The figures, for scripts."""
+        count = Counter(attempt.outcome for attempt in self.attempts)
+        return f"attempts={len(self.attempts)} denied={count['denied']} leaked={count['leaked']}"
+
+    def table(self) -> Table:
+        """The figures by server."""
+        table = Table("server", "attacks", "attempts", "denied", "leaked", "broken", title="Attacks")
+        for server in dict.fromkeys(attempt.server for attempt in self.attempts):
+            there = [attempt for attempt in self.attempts if attempt.server == server]
+            count = Counter(attempt.outcome for attempt in there)
+            figures = (len({attempt.name for attempt in there}), len(there))
+            table.add_row(server, *map(str, (*figures, count["denied"], count["leaked"], count["broken"])))
+        return table
+
+    def findings(self) -> list[str]:
+        """Every attempt that was not denied, in a line each."""
+        found = [attempt for attempt in self.attempts if attempt.outcome != "denied"]
+        lines = [
+            f"{each.outcome}: {each.server}: {each.name}: {each.attacker} on {each.victim}: "
+            f"{each.tried}: {each.detail}"
+            for each in found
+        ]
+        return lines if len(lines) <= _TOLD else [*lines[:_TOLD], f"… and {len(lines) - _TOLD} more"]
+
+
+def run(tenants: Sequence[Tenant], servers: Iterable[str], console: Console) -> Report:
+    """Attack these servers at once, each with every tenant; `console` is told which are done."""
+    try:
+        for tenant in tenants:
+            console.print(f"{tenant.id}: in Vault as {'/'.join(tenant.account)}, {tenant.vault.url}")
+        with ThreadPoolExecutor() as pool:
+            results = pool.map(lambda server: _attack(server, tenants, console), servers)
+            return Report([attempt for attempts in results for attempt in attempts])
+    finally:
+        for tenant in tenants:
+            tenant.leave()
+
+
+def _attack(server: str, tenants: Sequence[Tenant], console: Console) -> list[Attempt]:
+    attempts: list[Attempt] = []
+    try:
+        attempts.extend(SERVERS[server](tenants))
+    except Exception as error:  # noqa: BLE001 - whatever it is, it keeps attacks from being carried out
+        attempts.append(_not_entered(server, error))
+    console.print(f"{server}: {len(attempts)} attempts")
+    return attempts
+
+
+def _not_entered(server: str, error: Exception) -> Attempt:
+    """Planting or removing did not work, so what was tried is not all there is."""
+    return Attempt(
+        server=server,
+        attacker=PLATFORM,
+        victim=PLATFORM,
+        name="prepare and clean up",
+        tried="with the tenants' own credentials",
+        outcome="broken",
+        detail=" ".join(f"{type(error).__name__}: {error}".split()),
+    )
