@@ -46,19 +46,20 @@ class Recorder:
         """Nothing yet."""
         self.steps: dict[str, Step] = {}
         self.findings: list[Finding] = []
-        self._errors = False
+        self.errors: list[str] = []
 
     @property
-    def only_refused(self) -> bool:
-        """Whether policies alone made the preview fail: then it came to its end, and all its steps count."""
-        return not self._errors and any(finding.level == "mandatory" for finding in self.findings)
+    def refused(self) -> bool:
+        """Whether a policy refuses what the preview shows."""
+        return any(finding.level == "mandatory" for finding in self.findings)
 
     def __call__(self, event: auto.EngineEvent) -> None:
         """Take one event."""
         if event.resource_pre_event:
             self._step(event.resource_pre_event.metadata)
         if event.diagnostic_event and event.diagnostic_event.severity == "error":
-            self._errors |= event.diagnostic_event.message.strip() != _OUTCOME
+            message = event.diagnostic_event.message.strip()
+            self.errors += [message] if message != _OUTCOME else []
         if event.policy_event:
             told = event.policy_event
             self.findings.append(
@@ -157,8 +158,11 @@ def plan(tree: Path, stack: str, *, backend: str | None, official_only: bool) ->
                 servers.start_all(console)
             engine.preview(engine.stack(stack, tree=tree, backend=backend), output=_quiet, on_event=recorder)
     except (LocalError, pulumi.RunError) as error:
-        if not recorder.only_refused:
+        # A preview that policies alone refuse comes to its end, and all its steps count.
+        if not recorder.refused:
             return result.failed(str(error))
+        if recorder.errors:
+            return result.failed("\n".join(["the preview failed.", *recorder.errors]))
     return Plan(
         steps=tuple(recorder.steps.values()), findings=tuple(recorder.findings), tenants=result.tenants
     )
