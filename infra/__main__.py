@@ -22,14 +22,14 @@ require_given_services(settings)
 
 async def main() -> pulumi.Inputs:
     """Declare everything; returns the stack's outputs."""
-    cluster = Cluster("cluster", settings)
-    platform = Platform("platform", settings, cluster)
+    foundations = Cluster("cluster", settings).foundations
+    services = Platform("platform", settings, foundations).services
     tenants = []
     for entry in roster.tenants:
-        tenants.append(Tenant(entry, platform))
+        tenants.append(Tenant(entry, services))
         # Lets the engine begin with this one; held back to the end, a long roster costs the SDK dearly.
         await asyncio.sleep(0)
-    return {"cluster": cluster.api.server, "tenants": [tenant.summary for tenant in tenants]}
+    return {"cluster": services.api.server, "tenants": [tenant.summary for tenant in tenants]}
 
 
 pulumi.run(main)

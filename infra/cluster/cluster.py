@@ -1,47 +1,13 @@
-"""The SKS cluster, its nodes, its network and this program's way into its API."""
-
-import base64
-from dataclasses import dataclass
-from typing import Any
+"""The SKS cluster, its nodes, its network and its buckets."""
 
 import pulumi
-import pulumi_kubernetes as k8s
 import pulumiverse_exoscale as exoscale
-import yaml
 
+from infra.cluster.access import kubeconfig
+from infra.cluster.foundations import Foundations, Nodes
 from infra.cluster.network import node_security_group
 from infra.cluster.object_storage import object_storage
 from infra.settings import ClusterSettings, NodePool, Settings
-
-_DAY = 24 * 60 * 60
-
-
-@dataclass(frozen=True, kw_only=True)
-class KubernetesApi:
-    """The Kubernetes API as it is reached from outside the cluster."""
-
-    server: pulumi.Output[str]
-    """`https://…`"""
-    certificate_authority: pulumi.Output[str]
-    """PEM."""
-    cluster: pulumi.Output[str]
-    """The SKS cluster's id."""
-    zone: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Nodes:
-    """What a tenant's own nodes share with all others, and which of those stand behind load balancers."""
-
-    cluster_id: pulumi.Output[str]
-    cluster_name: str
-    zone: str
-    security_group_id: pulumi.Output[str]
-    private_network_id: pulumi.Output[str]
-    shared_pool: str
-    """The first of the stack's own node pools, by name."""
-    shared_instance_pool_id: pulumi.Output[str]
-    """The same pool, as load balancers know it."""
 
 
 class Cluster(pulumi.ComponentResource):
@@ -50,6 +16,8 @@ class Cluster(pulumi.ComponentResource):
     Not managed here: the account, its quotas, DNS, and the API key that the Exoscale provider signs with
     (`EXOSCALE_API_KEY`, `EXOSCALE_API_SECRET`).
     """
+
+    foundations: Foundations
 
     def __init__(self, name: str, settings: Settings, opts: pulumi.ResourceOptions | None = None) -> None:
         """Declare cluster, node pools, network and buckets; cluster and buckets are protected."""
@@ -96,58 +64,39 @@ class Cluster(pulumi.ComponentResource):
             self._node_pool(f"{name}-{pool.name}", wanted, pool, cluster, security_group, network)
             for pool in wanted.node_pools
         ]
-        kubeconfig = exoscale.SksKubeconfig(
-            f"{name}-kubeconfig",
-            cluster_id=cluster.id,
-            zone=wanted.zone,
-            user="agent-platform",
-            groups=["system:masters"],
-            ttl_seconds=wanted.kubeconfig.ttl_days * _DAY,
-            early_renewal_seconds=wanted.kubeconfig.renew_before_days * _DAY,
-            opts=child,
-        )
-
-        self.kubernetes = k8s.Provider(
-            f"{name}-kubernetes",
-            kubeconfig=kubeconfig.kubeconfig,
-            # The cluster's identity, not its credentials: a renewed kubeconfig must not replace every object.
-            cluster_identifier=cluster.id,
-            enable_server_side_apply=True,
-            # A cut-off update has made objects that it could not write down; the next one takes them over.
-            upsert_existing_objects=True,
-            # Replaced, a Secret would be missing for a while under the name that others look for.
-            enable_secret_mutable=True,
-            enable_config_map_mutable=True,
-            # An API that does not answer is a reason to stop, never to forget what runs there.
-            delete_unreachable=False,
-            # Nothing that is installed on the cluster can run before there are nodes.
-            opts=pulumi.ResourceOptions(parent=self, depends_on=pools),
-        )
-        self.api = KubernetesApi(
-            server=_from_kubeconfig(kubeconfig.kubeconfig, "server"),
-            certificate_authority=_from_kubeconfig(kubeconfig.kubeconfig, "certificate-authority-data").apply(
-                lambda encoded: base64.b64decode(encoded).decode()
-            ),
+        access = kubeconfig(
+            name,
             cluster=cluster.id,
             zone=wanted.zone,
+            days=wanted.kubeconfig.ttl_days,
+            renewal_days=wanted.kubeconfig.renew_before_days,
+            opts=child,
         )
-        self.nodes = Nodes(
-            cluster_id=cluster.id,
-            cluster_name=wanted.name,
-            zone=wanted.zone,
-            security_group_id=security_group.id,
-            private_network_id=network.id,
-            shared_pool=wanted.node_pools[0].name,
-            shared_instance_pool_id=pools[0].instance_pool_id,
+        # Nothing that is installed on the cluster can run before there are nodes.
+        after_nodes = pulumi.ResourceOptions(parent=self, depends_on=pools)
+        storage = object_storage(settings, child, name)
+        self.foundations = Foundations(
+            kubernetes=access.provider(name, after_nodes),
+            api=access.api(),
+            nodes=Nodes(
+                cluster_id=cluster.id,
+                cluster_name=wanted.name,
+                zone=wanted.zone,
+                security_group_id=security_group.id,
+                private_network_id=network.id,
+                count=sum(pool.size for pool in wanted.node_pools),
+                shared_pool=wanted.node_pools[0].name,
+                shared_instance_pool_id=pools[0].instance_pool_id,
+            ),
+            object_storage=storage,
         )
-        self.object_storage = object_storage(settings, child, name)
         self.register_outputs(
             {
                 "sks": cluster.id,
-                "kubernetes": self.api.server,
-                "artifacts": self.object_storage.artifacts,
-                "backups": self.object_storage.backups,
-                "logs": self.object_storage.logs,
+                "kubernetes": self.foundations.api.server,
+                "artifacts": storage.artifacts,
+                "backups": storage.backups,
+                "logs": storage.logs,
             }
         )
 
@@ -191,13 +140,3 @@ def _audit(settings: Settings) -> exoscale.SksClusterAuditArgs | None:
         bearer_token=pulumi.Output.secret(token.get_secret_value()),
         initial_backoff=wanted.initial_backoff,
     )
-
-
-def _from_kubeconfig(kubeconfig: pulumi.Output[str], key: str) -> pulumi.Output[str]:
-    """A field of the kubeconfig's only cluster: address and CA are no secrets, though they come in one."""
-
-    def field(text: str) -> str:
-        document: dict[str, Any] = yaml.safe_load(text)
-        return str(document["clusters"][0]["cluster"][key])
-
-    return pulumi.Output.unsecret(kubeconfig.apply(field))

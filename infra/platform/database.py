@@ -11,6 +11,7 @@ import pulumi_kubernetes as k8s
 import pulumi_postgresql as postgresql
 
 from infra.cluster.object_storage import ObjectStorage
+from infra.outputs import Told
 from infra.platform import charts
 from infra.platform.backups import backup_key
 from infra.platform.certificates import Certificates
@@ -82,6 +83,7 @@ def managed_database(
     settings: Settings,
     wanted: ManagedDatabase,
     *,
+    cluster_name: str,
     operators: pulumi.Input[str],
     certificates: Certificates,
     storage: ObjectStorage,
@@ -93,7 +95,7 @@ def managed_database(
     `instance_pool` has the nodes before which the load balancer for operators stands.
     """
     password = Password(f"{prefix}-admin-password", pulumi.ResourceOptions(parent=opts.parent))
-    cluster = _cluster(prefix, settings, wanted, operators, certificates, storage, password, opts)
+    cluster = _cluster(prefix, cluster_name, wanted, operators, certificates, storage, password, opts)
     host = operator_entrance(
         f"{prefix}-entrance",
         "postgres-operators",
@@ -120,6 +122,44 @@ def managed_database(
     )
 
 
+def database_of(prefix: str, told: Told, opts: pulumi.ResourceOptions) -> Database:
+    """The PostgreSQL that another stack declares or was given."""
+    provider = _provider(
+        prefix,
+        told["host"],
+        told["port"],
+        told["name"],
+        told["admin_user"],
+        told["admin_password"],
+        told["ssl_mode"],
+        opts,
+    )
+    return Database(provider=provider, **told)
+
+
+def _provider(
+    prefix: str,
+    host: pulumi.Input[str],
+    port: int,
+    name: pulumi.Input[str],
+    admin_user: str,
+    admin_password: pulumi.Output[str],
+    ssl_mode: str,
+    opts: pulumi.ResourceOptions,
+) -> postgresql.Provider:
+    return postgresql.Provider(
+        f"{prefix}-provider",
+        host=host,
+        port=port,
+        database=name,
+        username=admin_user,
+        password=admin_password,
+        sslmode=ssl_mode,
+        connect_timeout=15,
+        opts=opts,
+    )
+
+
 def _entered(
     prefix: str,
     *,
@@ -137,17 +177,7 @@ def _entered(
 ) -> Database:
     """Declare the provider, and the role with which Vault makes logins: it may make roles, no more."""
     own = pulumi.ResourceOptions(parent=opts.parent)
-    provider = postgresql.Provider(
-        f"{prefix}-provider",
-        host=host,
-        port=port,
-        database=name,
-        username=admin_user,
-        password=admin_password,
-        sslmode=ssl_mode,
-        connect_timeout=15,
-        opts=own,
-    )
+    provider = _provider(prefix, host, port, name, admin_user, admin_password, ssl_mode, own)
     password = Password(f"{prefix}-issuer-password", own)
     issuer = postgresql.Role(
         f"{prefix}-issuer",
@@ -179,7 +209,7 @@ def _entered(
 
 def _cluster(
     prefix: str,
-    settings: Settings,
+    cluster_name: str,
     wanted: ManagedDatabase,
     operators: pulumi.Input[str],
     certificates: Certificates,
@@ -219,7 +249,7 @@ def _cluster(
         home,
         opts,
     )
-    key = backup_key(prefix, "postgres", storage.backups, settings.cluster.name, opts)
+    key = backup_key(prefix, "postgres", storage.backups, cluster_name, opts)
     backup_credentials = _secret(
         f"{prefix}-backup",
         "postgres-backup",

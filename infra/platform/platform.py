@@ -3,10 +3,9 @@
 from functools import cached_property
 
 import pulumi
-import pulumi_kubernetes as k8s
 from pydantic import SecretStr
 
-from infra.cluster.cluster import Cluster, KubernetesApi
+from infra.cluster.foundations import Foundations
 from infra.platform.certificates import Certificates
 from infra.platform.database import Database, given_database, managed_database
 from infra.platform.gateway import gateway_place
@@ -18,6 +17,7 @@ from infra.platform.namespaces import namespace
 from infra.platform.network_policies import agent_openings
 from infra.platform.redis import Redis, given_redis, managed_redis
 from infra.platform.registrar import registrar_rights
+from infra.platform.services import Services
 from infra.platform.shared_runtime import shared_runtime
 from infra.platform.vault import Vault, given_vault, managed_vault
 from infra.settings import GivenDatabase, GivenKubeVirt, GivenRedis, GivenVault, Settings
@@ -26,68 +26,62 @@ from infra.settings import GivenDatabase, GivenKubeVirt, GivenRedis, GivenVault,
 class Platform(pulumi.ComponentResource):
     """Everything between the bare cluster and the tenants."""
 
-    kubernetes: k8s.Provider
-    database: Database
-    api: KubernetesApi
-    redis: Redis
-    vault: Vault
-    storage_class: str
-    """For workspaces."""
-    encrypted_storage_class: str
-    """For workspaces that are encrypted under a key of their own."""
-    machine_image: str
-    """The system disk of machines whose entry names no other."""
-    runtime_image: str
-    """The image of agents' containers."""
-    ready: list[pulumi.Resource]
-    """What a machine and its volume have to wait for: KubeVirt, Longhorn and its storage classes."""
+    services: Services
 
     def __init__(
-        self, name: str, settings: Settings, cluster: Cluster, opts: pulumi.ResourceOptions | None = None
+        self,
+        name: str,
+        settings: Settings,
+        foundations: Foundations,
+        opts: pulumi.ResourceOptions | None = None,
     ) -> None:
-        """Declare the shared services on `cluster`, given or managed as `settings` says."""
+        """Declare the shared services on `foundations`, given or managed as `settings` says."""
         super().__init__("agent-platform:platform:Platform", name, None, opts)
-        self.kubernetes = cluster.kubernetes
-        self.api = cluster.api
-        self.object_storage = cluster.object_storage
-        self.nodes = cluster.nodes
-        self.machine_image = settings.machine_image
-        self.runtime_image = settings.runtime_image
         self._name = name
         self._settings = settings
-        self._cluster = cluster
-        self._opts = pulumi.ResourceOptions(parent=self, provider=cluster.kubernetes)
+        self._foundations = foundations
+        self._opts = pulumi.ResourceOptions(parent=self, provider=foundations.kubernetes)
         self._system = namespace(
             f"{name}-system", "platform-system", "restricted", self._opts
         ).metadata.apply(lambda metadata: str(metadata.name))
 
         longhorn = self._longhorn()
-        nodes = sum(pool.size for pool in settings.cluster.node_pools)
         classes = workspace_classes(
             f"{name}-storage",
-            nodes,
+            foundations.nodes.count,
             pulumi.ResourceOptions.merge(self._opts, pulumi.ResourceOptions(depends_on=longhorn)),
         )
-        self.storage_class, self.encrypted_storage_class = classes.workspace, classes.encrypted
-        self.ready = [*self._kubevirt(), *classes.declared]
-        self.database = self._database()
-        self.redis = self._redis()
-        self.vault = self._vault()
+        database = self._database()
+        redis, vault = self._redis(), self._vault(database)
+        self.services = Services(
+            kubernetes=foundations.kubernetes,
+            api=foundations.api,
+            nodes=foundations.nodes,
+            object_storage=foundations.object_storage,
+            database=database,
+            redis=redis,
+            vault=vault,
+            storage_class=classes.workspace,
+            encrypted_storage_class=classes.encrypted,
+            machine_image=settings.machine_image,
+            runtime_image=settings.runtime_image,
+            ready=[*self._kubevirt(), *classes.declared],
+        )
         monitoring_place(f"{name}-monitoring", self._opts)
         gateway_place(f"{name}-gateway", self._opts)
         idle_suspension_place(f"{name}-idle-suspender", self._system, self._opts)
         openings = agent_openings(
-            self.vault.destination, self.database.destination, self.object_storage.endpoint
+            vault.destination, database.destination, foundations.object_storage.endpoint
         )
-        shared_runtime(f"{name}-runtime", self.runtime_image, self.vault, openings, self._opts)
+        shared_runtime(f"{name}-runtime", settings.runtime_image, vault, openings, self._opts)
         registrar_rights(f"{name}-registrar", self._opts)
 
         self.register_outputs(
             {
-                "database": pulumi.Output.concat(self.database.host, f":{self.database.port}"),
-                "vault": self.vault.address,
-                "redis": f"{self.redis.host}:{self.redis.port}",
-                "storageClass": self.storage_class,
+                "database": pulumi.Output.concat(database.host, f":{database.port}"),
+                "vault": vault.address,
+                "redis": f"{redis.host}:{redis.port}",
+                "storageClass": classes.workspace,
             }
         )
 
@@ -105,8 +99,8 @@ class Platform(pulumi.ComponentResource):
     def _longhorn(self) -> list[pulumi.Resource]:
         if self._settings.longhorn.given:
             return []
-        storage, stack_name = self._cluster.object_storage, self._settings.cluster.name
-        return [install_longhorn(f"{self._name}-longhorn", stack_name, storage, self._opts)]
+        storage, cluster_name = self._foundations.object_storage, self._foundations.nodes.cluster_name
+        return [install_longhorn(f"{self._name}-longhorn", cluster_name, storage, self._opts)]
 
     def _database(self) -> Database:
         prefix, chosen = f"{self._name}-database", self._settings.database.choice
@@ -117,10 +111,11 @@ class Platform(pulumi.ComponentResource):
             prefix,
             self._settings,
             chosen,
+            cluster_name=self._foundations.nodes.cluster_name,
             operators=self._system,
             certificates=self._certificates,
-            storage=self._cluster.object_storage,
-            instance_pool=self._cluster.nodes.shared_instance_pool_id,
+            storage=self._foundations.object_storage,
+            instance_pool=self._foundations.nodes.shared_instance_pool_id,
             opts=self._opts,
         )
 
@@ -133,20 +128,20 @@ class Platform(pulumi.ComponentResource):
             chosen,
             certificates=self._certificates,
             networks=[str(network) for network in self._settings.operator_networks],
-            instance_pool=self._cluster.nodes.shared_instance_pool_id,
+            instance_pool=self._foundations.nodes.shared_instance_pool_id,
             opts=self._opts,
         )
 
-    def _vault(self) -> Vault:
+    def _vault(self, database: Database) -> Vault:
         prefix, chosen = f"{self._name}-vault", self._settings.vault.choice
         if isinstance(chosen, GivenVault):
             return given_vault(
                 prefix,
                 chosen,
                 _secret(self._settings.vault_token),
-                api=self._cluster.api,
+                api=self._foundations.api,
                 namespace=self._system,
-                database=self.database,
+                database=database,
                 opts=self._opts,
             )
         return managed_vault(
@@ -154,8 +149,8 @@ class Platform(pulumi.ComponentResource):
             self._settings,
             chosen,
             certificates=self._certificates,
-            database=self.database,
-            instance_pool=self._cluster.nodes.shared_instance_pool_id,
+            database=database,
+            instance_pool=self._foundations.nodes.shared_instance_pool_id,
             opts=self._opts,
         )
 

@@ -15,7 +15,8 @@ import pulumi
 import pulumi_kubernetes as k8s
 import pulumi_vault as vault
 
-from infra.cluster.cluster import KubernetesApi
+from infra.cluster.access import KubernetesApi
+from infra.outputs import Told
 from infra.platform import charts
 from infra.platform.certificates import Certificates
 from infra.platform.database import Database
@@ -56,6 +57,8 @@ class Vault:
     provider: vault.Provider
     address: str
     """As reached from the cluster."""
+    operator_address: pulumi.Input[str]
+    """As reached from where this program runs."""
     destination: Destination
     """The same, as a NetworkPolicy puts it."""
     authority: pulumi.Output[str] | None
@@ -92,17 +95,10 @@ def given_vault(
 
     It asks the Kubernetes API about tokens with an account of its own in `namespace`, which may do only that.
     """
-    provider = vault.Provider(
-        f"{prefix}-provider",
-        address=given.address,
-        token=token,
-        skip_child_token=True,
-        opts=pulumi.ResourceOptions(parent=opts.parent),
-    )
     return _furnished(
         prefix,
-        provider,
         address=given.address,
+        operator_address=given.address,
         destination=url_at(given.address),
         authority=None,
         server_name=None,
@@ -171,21 +167,14 @@ def managed_vault(
         instance_pool=instance_pool,
         opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=[release])),
     )
-    provider = vault.Provider(
-        f"{prefix}-provider",
-        address=pulumi.Output.concat("https://", host, f":{_PORT}"),
-        # The load balancer's address is in no certificate; the name is, whether DNS knows it or not.
-        tls_server_name=server_name,
-        skip_child_token=True,
-        opts=pulumi.ResourceOptions(parent=opts.parent),
-    )
     verified = f"sslmode=verify-full&sslrootcert={_TLS}/ca.crt"
     return _furnished(
         prefix,
-        provider,
         address=f"https://{_NAME}-active.{NAMESPACE}.svc:{_PORT}",
+        operator_address=pulumi.Output.concat("https://", host, f":{_PORT}"),
         destination=pods_at(NAMESPACE, {"app.kubernetes.io/name": "openbao", "component": "server"}, _PORT),
         authority=certificates.authority,
+        # The load balancer's address is in no certificate; the name is, whether DNS knows it or not.
         server_name=server_name,
         token=None,
         database=database,
@@ -197,11 +186,34 @@ def managed_vault(
     )
 
 
+def vault_of(prefix: str, told: Told, opts: pulumi.ResourceOptions) -> Vault:
+    """The Vault that another stack declares or was given, and has furnished."""
+    provider = _provider(prefix, told["operator_address"], told["server_name"], told["token"], opts)
+    return Vault(provider=provider, furnished=[], **told)
+
+
+def _provider(
+    prefix: str,
+    address: pulumi.Input[str],
+    server_name: str | None,
+    token: pulumi.Output[str] | None,
+    opts: pulumi.ResourceOptions,
+) -> vault.Provider:
+    return vault.Provider(
+        f"{prefix}-provider",
+        address=address,
+        tls_server_name=server_name,
+        token=token,
+        skip_child_token=True,
+        opts=opts,
+    )
+
+
 def _furnished(
     prefix: str,
-    provider: vault.Provider,
     *,
     address: str,
+    operator_address: pulumi.Input[str],
     destination: Destination,
     authority: pulumi.Output[str] | None,
     server_name: str | None,
@@ -213,6 +225,8 @@ def _furnished(
     opts: pulumi.ResourceOptions,
 ) -> Vault:
     """Declare the mounts all tenants share; each gets its own role and policy on them."""
+    own = pulumi.ResourceOptions(parent=opts.parent)
+    provider = _provider(prefix, operator_address, server_name, token, own)
     inside = pulumi.ResourceOptions(parent=opts.parent, provider=provider)
     # Whoever unmounts it deletes every tenant's secrets.
     kept = pulumi.ResourceOptions.merge(inside, pulumi.ResourceOptions(protect=True))
@@ -260,6 +274,7 @@ def _furnished(
     return Vault(
         provider=provider,
         address=address,
+        operator_address=operator_address,
         destination=destination,
         authority=authority,
         server_name=server_name,

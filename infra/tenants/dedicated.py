@@ -4,7 +4,7 @@ import pulumi
 import pulumi_kubernetes as k8s
 
 from infra.platform.agent_pods import AUTHORITY, AgentPod
-from infra.platform.platform import Platform
+from infra.platform.services import Services
 from infra.tenants.identity import FILE, identity
 from infra.tenants.namespace import agents, labels
 from infra.tenants.roster import TenantEntry
@@ -13,7 +13,7 @@ from infra.tenants.secrets import SERVICE_ACCOUNT
 _NAME = "agent"
 
 
-def declare_agent(tenant: TenantEntry, platform: Platform, opts: pulumi.ResourceOptions) -> pulumi.Resource:
+def declare_agent(tenant: TenantEntry, platform: Services, opts: pulumi.ResourceOptions) -> pulumi.Resource:
     """Declare the agent's pod, of the size that was sold, and what it is told of itself.
 
     Its workspace is the folder `workspace/` of the prefix; what it keeps on disk is gone with the pod.

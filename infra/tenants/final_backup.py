@@ -24,7 +24,7 @@ from infra.tenants.registration import ARCHIVE, RETENTION_DAYS, access
 if TYPE_CHECKING:
     import psycopg
 
-    from infra.platform.platform import Platform
+    from infra.platform.services import Services
     from infra.tenants.roster import TenantEntry
 
 _STOP_SECONDS = 300.0
@@ -92,7 +92,7 @@ class FinalBackup(Resource, module="agent-platform", name="FinalBackup"):
     """A tenant's last backup."""
 
     def __init__(
-        self, resource_name: str, *, tenant: "TenantEntry", platform: "Platform", opts: pulumi.ResourceOptions
+        self, resource_name: str, *, tenant: "TenantEntry", platform: "Services", opts: pulumi.ResourceOptions
     ) -> None:
         """Declare that what `tenant` has is saved; `opts` says what has to be stopped before."""
         ways = access(platform)

@@ -12,7 +12,7 @@ import pulumi_kubernetes as k8s
 
 from infra.platform.agent_pods import AUTHORITY, FOLDER
 from infra.platform.network_policies import AGENT_PORT
-from infra.platform.platform import Platform
+from infra.platform.services import Services
 from infra.tenants import vpn
 from infra.tenants.identity import FILE, identity
 from infra.tenants.namespace import labels
@@ -27,7 +27,7 @@ _VIRTIO = {"disk": {"bus": "virtio"}}
 
 def declare_machine(
     tenant: TenantEntry,
-    platform: Platform,
+    platform: Services,
     placement: Placement,
     opts: pulumi.ResourceOptions,
 ) -> pulumi.Resource:
@@ -113,7 +113,14 @@ def declare_machine(
             },
         },
         opts=pulumi.ResourceOptions.merge(
-            opts, pulumi.ResourceOptions(depends_on=[instructions, instance_type])
+            opts,
+            pulumi.ResourceOptions(
+                depends_on=[instructions, instance_type],
+                # A machine that runs stays where it is, whatever its specification says; so it starts anew on
+                # its other nodes before those go that it was on.
+                replace_on_changes=["spec.template.spec.nodeSelector"],
+                delete_before_replace=True,
+            ),
         ),
     )
 

@@ -4,14 +4,14 @@ import pulumi
 
 from infra.platform.database import Database
 from infra.platform.network_policies import agent_openings, declare_network
-from infra.platform.platform import Platform
+from infra.platform.services import Services
 from infra.tenants import vpn
 from infra.tenants.namespace import agents, labels
 from infra.tenants.roster import TenantEntry
 
 
 def close_network(
-    tenant: TenantEntry, platform: Platform, database: Database, opts: pulumi.ResourceOptions
+    tenant: TenantEntry, platform: Services, database: Database, opts: pulumi.ResourceOptions
 ) -> list[pulumi.Resource]:
     """Declare the policies; a namespace in which nothing runs has no opening.
 

@@ -11,7 +11,7 @@ from typing import Any
 import pulumi
 import pulumiverse_exoscale as exoscale
 
-from infra.cluster.cluster import Nodes
+from infra.cluster.foundations import Nodes
 from infra.platform.tenant_nodes import TENANT_TAINT
 from infra.tenants.roster import TenantEntry
 from infra.tenants.tiers import TIERS, Size

@@ -22,7 +22,7 @@ from pulumi.dynamic import (
 )
 
 if TYPE_CHECKING:
-    from infra.platform.platform import Platform
+    from infra.platform.services import Services
     from infra.tenants.places import Place
     from infra.tenants.roster import TenantEntry
 
@@ -92,7 +92,7 @@ class Registration(Resource, module="agent-platform", name="Registration"):
     """That a tenant exists, in a tier and a state."""
 
     def __init__(
-        self, resource_name: str, *, tenant: "TenantEntry", platform: "Platform", opts: pulumi.ResourceOptions
+        self, resource_name: str, *, tenant: "TenantEntry", platform: "Services", opts: pulumi.ResourceOptions
     ) -> None:
         """Declare that `tenant` exists on `platform`; whatever else it has depends on this."""
         leaving = tenant.offboarding
@@ -118,7 +118,7 @@ class Registration(Resource, module="agent-platform", name="Registration"):
         )
 
 
-def access(platform: "Platform") -> dict[str, Any]:
+def access(platform: "Services") -> dict[str, Any]:
     """The ways into every server, as `clients` takes them."""
     from infra.platform.registrar import GROUP
 
@@ -184,7 +184,7 @@ def _losses(olds: Mapping[str, Any], news: Mapping[str, Any]) -> Iterator[tuple[
     if olds["ownDatabase"] != news["ownDatabase"] and not _may_go("database", olds, news):
         yield (
             "ownDatabase",
-            f"{tenant}: it would get empty tables on another server, and those it has would be lost; put "
+            f"{tenant}: it would get empty tables in another database, and those it has would be lost; put "
             "`ownDatabase` back, or, if they are to go, write `discard: [database]` and run that update "
             "first",
         )

@@ -4,7 +4,7 @@ from typing import Any
 
 import pulumi
 
-from infra.platform.platform import Platform
+from infra.platform.services import Services
 from infra.tenants.database import declare_schema
 from infra.tenants.dedicated import declare_agent
 from infra.tenants.final_backup import FinalBackup
@@ -33,7 +33,7 @@ class Tenant(pulumi.ComponentResource):
     """What is exported of it: its names everywhere."""
 
     def __init__(
-        self, entry: TenantEntry, platform: Platform, opts: pulumi.ResourceOptions | None = None
+        self, entry: TenantEntry, platform: Services, opts: pulumi.ResourceOptions | None = None
     ) -> None:
         """Declare the tenant on `platform`; its resource is named by its id."""
         super().__init__("agent-platform:tenants:Tenant", entry.id, None, opts)

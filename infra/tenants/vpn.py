@@ -17,7 +17,7 @@ from pulumi_vault.kv import SecretV2
 
 from infra.platform.entrance import assigned_address, load_balanced
 from infra.platform.network_policies import NOT_PUBLIC, Opening
-from infra.platform.platform import Platform
+from infra.platform.services import Services
 from infra.tenants.namespace import agents, labels
 from infra.tenants.roster import Peer, TenantEntry
 from infra.tenants.secrets import VPN
@@ -51,7 +51,7 @@ class Entrance:
 
 def declare_vpn(
     tenant: TenantEntry,
-    platform: Platform,
+    platform: Services,
     instance_pool: pulumi.Input[str],
     own: pulumi.ResourceOptions,
     inside: pulumi.ResourceOptions,

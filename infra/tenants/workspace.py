@@ -3,7 +3,7 @@
 import pulumi
 import pulumi_kubernetes as k8s
 
-from infra.platform.platform import Platform
+from infra.platform.services import Services
 from infra.tenants.encryption import declare_key
 from infra.tenants.lifecycle import protected
 from infra.tenants.namespace import labels
@@ -16,7 +16,7 @@ def claim_name(tenant: TenantEntry) -> str:
 
 
 def declare_workspace(
-    tenant: TenantEntry, platform: Platform, opts: pulumi.ResourceOptions
+    tenant: TenantEntry, platform: Services, opts: pulumi.ResourceOptions
 ) -> list[pulumi.Resource]:
     """Declare the volume, encrypted with a key of its own.
 

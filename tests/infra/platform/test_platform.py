@@ -27,7 +27,7 @@ RESTRICTED_OR = {
 def platform(values: dict[str, Any], secrets: dict[str, str] | None = None) -> Recorder:
     configure(values, secrets)
     settings = load_settings()
-    return record(lambda: Platform("platform", settings, Cluster("cluster", settings)))
+    return record(lambda: Platform("platform", settings, Cluster("cluster", settings).foundations))
 
 
 @pytest.fixture(scope="module")

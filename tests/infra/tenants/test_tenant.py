@@ -45,9 +45,9 @@ def registered(roster: Path, values: dict[str, object] | None = None, *, preview
     def program() -> None:
         configure(values or local_stack(), None if values else SECRETS)
         settings = load_settings()
-        platform = Platform("platform", settings, Cluster("cluster", settings))
+        platform = Platform("platform", settings, Cluster("cluster", settings).foundations)
         for entry in load_roster(roster).tenants:
-            Tenant(entry, platform)
+            Tenant(entry, platform.services)
 
     return record(program, preview=preview)
 
