@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from policy.rules import Selection, resources, rule
+from policy.rules import Selection, Severity, resources, rule
 from policy.subjects import Resource
 
 _RBAC = "https://kubernetes.io/docs/concepts/security/rbac-good-practices/"
@@ -70,6 +70,7 @@ rights = Selection(frozenset(_ROLES).__contains__, _rights)
 
 @rule(
     id="access-no-wildcard",
+    severity=Severity.CRITICAL,
     on=rights,
     reason="it gives rights to what nobody thought of, also to what is installed next year",
     remedy="list verbs, resources and API groups",
@@ -84,6 +85,7 @@ def no_wildcard(right: Right) -> Iterator[str]:
 
 @rule(
     id="access-no-escalation",
+    severity=Severity.CRITICAL,
     on=rights,
     reason="whoever has it gives himself any other right",
     remedy="leave the verb out, and have this program declare roles and bindings",
@@ -101,6 +103,7 @@ def no_escalation(right: Right) -> Iterator[str]:
 
 @rule(
     id="access-no-secrets-everywhere",
+    severity=Severity.CRITICAL,
     on=Selection(frozenset((_ROLES[1],)).__contains__, _rights),
     reason="it reads every tenant's secrets in the cluster, disk keys among them",
     remedy="use a Role in the one namespace, or resourceNames",
@@ -115,6 +118,7 @@ def no_secrets_everywhere(right: Right) -> Iterator[str]:
 
 @rule(
     id="access-no-cluster-admin",
+    severity=Severity.CRITICAL,
     on=resources(*_BINDINGS, _KUBECONFIG),
     reason="whoever gets hold of it owns the cluster and every tenant on it",
     remedy="bind a role that lists what the work needs",
@@ -135,6 +139,7 @@ def no_cluster_admin(resource: Resource) -> Iterator[str]:
 
 @rule(
     id="access-bound-to-somebody",
+    severity=Severity.CRITICAL,
     on=resources(*_BINDINGS),
     reason="everybody has the role, whoever he is",
     remedy="bind one service account, or a group that somebody administers",
@@ -187,6 +192,7 @@ grants = Selection(frozenset((_VAULT_POLICY,)).__contains__, _grants)
 
 @rule(
     id="access-vault-own-paths",
+    severity=Severity.CRITICAL,
     on=grants,
     reason="a tenant would get at what is another's, or at Vault itself",
     remedy=f"keep to {_SECRETS}/data|metadata/ID/…, {_LOGINS}/creds/tenant-ID and the token's own affairs",
@@ -212,6 +218,7 @@ def vault_own_paths(grant: Grant) -> Iterator[str]:
 
 @rule(
     id="access-vault-no-root",
+    severity=Severity.CRITICAL,
     on=grants,
     reason="whoever has it reads every secret and changes every policy",
     remedy="list the paths and what may be done there",
@@ -228,6 +235,7 @@ def vault_no_root(grant: Grant) -> Iterator[str]:
 
 @rule(
     id="access-vault-one-account",
+    severity=Severity.CRITICAL,
     on=resources("vault:kubernetes/authBackendRole:AuthBackendRole"),
     reason="another account of the cluster would log in as this tenant",
     remedy="bind one service account in one namespace, by name, to the tenant's own policy",
@@ -251,6 +259,7 @@ def vault_one_account(login: Resource) -> Iterator[str]:
 
 @rule(
     id="access-role-plain",
+    severity=Severity.CRITICAL,
     on=resources("postgresql:index/role:Role"),
     reason="a tenant's statements run with that right, on every tenant's data",
     remedy="leave the attribute out; logins are Vault's to make",
@@ -266,6 +275,7 @@ def role_plain(role: Resource) -> Iterator[str]:
 
 @rule(
     id="access-schema-owned",
+    severity=Severity.CRITICAL,
     on=resources("postgresql:index/schema:Schema"),
     reason="its owner reads, changes and drops everything in it",
     remedy="let the tenant's own role own it",
@@ -280,6 +290,7 @@ def schema_owned(schema: Resource) -> Iterator[str]:
 
 @rule(
     id="access-no-public",
+    severity=Severity.CRITICAL,
     on=resources("postgresql:index/grant:Grant", "postgresql:index/defaultPrivileges:DefaultPrivileges"),
     reason="every role has what PUBLIC has, every tenant's included",
     remedy="grant it to the tenant's role; for PUBLIC write privileges: []",
@@ -293,6 +304,7 @@ def no_public(grant: Resource) -> Iterator[str]:
 
 @rule(
     id="access-logins-as-tenant",
+    severity=Severity.CRITICAL,
     on=resources("vault:database/secretBackendRole:SecretBackendRole"),
     reason="each login that Vault makes for the tenant would have rights beyond the tenant's",
     remedy="make it a member of the tenant's role and of no other, without attributes",
@@ -312,6 +324,7 @@ def logins_as_tenant(logins: Resource) -> Iterator[str]:
 
 @rule(
     id="access-keys-confined",
+    severity=Severity.CRITICAL,
     on=resources("exoscale:index/iamRole:IamRole"),
     reason="its key opens other tenants' objects, or the account itself",
     remedy="deny by default, and allow `… && parameters.bucket == 'BUCKET'`; a tenant's, below its prefix",

@@ -66,7 +66,7 @@ def check_entry(name: str, written: Any, rules: Mapping[str, Rule]) -> Iterator[
     """What is wrong with what was written for one rule."""
     if name != ALL and name not in rules:
         close = difflib.get_close_matches(name, rules, n=1)
-        hint = f"did you mean {close[0]}?" if close else "docs/policy.md lists them"
+        hint = f"did you mean {close[0]}?" if close else "docs/policies.md lists them"
         yield f"{name}: is no rule, so nothing would be guarded by it; {hint}"
         return
     entry = {LEVEL: written} if isinstance(written, str) else written

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from policy.inputs import Path, UnknownInputError, path_text, texts, unknowns
-from policy.rules import Selection, listed, resources, rule, stack_rule
+from policy.rules import Selection, Severity, listed, resources, rule, stack_rule
 from policy.subjects import Resource, Stack
 from policy.tenants import NAMESPACE, registration, tenants_resources, tier_name, tier_of
 
@@ -44,6 +44,7 @@ _OF_A_TENANT: Mapping[str, str] = {
 
 @stack_rule(
     id="data-protected",
+    severity=Severity.HIGH,
     on=resources(*_OF_ALL, *_OF_A_TENANT, NAMESPACE),
     reason="one mistaken line in a pull request would delete what nobody can make again",
     remedy="declare it with `protect=True`; a tenant's is let go by `state: offboarding` or `discard`",
@@ -70,6 +71,7 @@ def _holds_data(resource: Resource, stack: Stack) -> bool:
 
 @stack_rule(
     id="data-workspace-encrypted",
+    severity=Severity.HIGH,
     on=tenants_resources(_CLAIM),
     reason="encryption with a key of its own was sold, and whoever gets the disk could read the workspace",
     remedy="use the class `workspace-encrypted`, and declare the key as the Secret of the claim's name",
@@ -96,6 +98,7 @@ STEPS = ("provisioner", "node-publish", "node-stage", "node-expand")
 
 @rule(
     id="data-key-per-volume",
+    severity=Severity.CRITICAL,
     on=resources(_STORAGE_CLASS),
     reason="one key would open every tenant's volume, or none would be encrypted under a name that says so",
     remedy='set `encrypted: "true"` and, for each step, the Secret `${pvc.name}` in `${pvc.namespace}`',
@@ -117,6 +120,7 @@ def key_per_volume(storage_class: Resource) -> Iterator[str]:
 
 @stack_rule(
     id="data-volume-backed-up",
+    severity=Severity.HIGH,
     on=resources(_CLAIM),
     reason="what is on it is gone with the disk, or with the first mistake that reaches it",
     remedy="use a class whose `recurringJobSelector` names a group with a RecurringJob of task `backup`",
@@ -141,6 +145,7 @@ def volume_backed_up(claim: Resource, stack: Stack) -> Iterator[str]:
 
 @stack_rule(
     id="data-schema-backed-up",
+    severity=Severity.HIGH,
     on=resources(_SCHEMA),
     reason="the customer's memory, logs and agents would be gone with the servers' disks",
     remedy="use a database of servers that this stack declares, or say in `given` who backs up the others",
@@ -173,6 +178,7 @@ def _first_database(servers: Resource) -> str:
 
 @stack_rule(
     id="data-servers-backed-up",
+    severity=Severity.HIGH,
     on=resources(_SERVERS),
     reason="every tenant's data would be gone with the servers' disks",
     remedy="declare a ScheduledBackup of this Cluster, and a plugin with `isWALArchiver: true`",
@@ -192,6 +198,7 @@ def servers_backed_up(servers: Resource, stack: Stack) -> Iterator[str]:
 
 @rule(
     id="data-backups-kept",
+    severity=Severity.HIGH,
     on=resources(_BACKUP_STORE, _RECURRING_JOB),
     reason="a mistake that is noticed late could not be undone",
     remedy="keep backups for at least `minimum` days (a daily job: as many backups)",
@@ -226,6 +233,7 @@ _DAYS = {"d": 1, "w": 7, "m": 30}
 
 @rule(
     id="data-bucket-versioned",
+    severity=Severity.MEDIUM,
     on=resources(_BUCKET),
     reason="an object that is overwritten or deleted by mistake could not be got back",
     remedy="leave `versioned` true",
@@ -257,6 +265,7 @@ _NAMED = re.compile(
 
 @rule(
     id="data-no-plaintext-secret",
+    severity=Severity.CRITICAL,
     on=Selection(lambda _type: True, lambda resource: (resource,)),
     reason="it stands in the clear in the state, in every preview and in the log of whoever ran it",
     remedy="take it from a secret of the configuration, a resource's secret output, or Vault; then rotate it",

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from infra.tenants.tiers import NEVER_CLAIMED, TIERS
 from policy.inputs import Path, texts
-from policy.rules import Selection, resources, rule, stack_rule
+from policy.rules import Selection, Severity, resources, rule, stack_rule
 from policy.subjects import Resource, Stack
 from policy.tenants import NAMESPACE, REGISTRATION, tenant_of, tier_name, tier_named, tier_of
 
@@ -42,6 +42,7 @@ def _claims_in(text: str) -> Iterator[str]:
 
 @rule(
     id="honesty-never-claimed",
+    severity=Severity.HIGH,
     on=resources(REGISTRATION),
     reason="no tier bears it out, and a lie about the architecture ends the deal",
     remedy="say what the tier does give (infra/tenants/tiers.py), in those words",
@@ -57,6 +58,7 @@ def never_claimed(registered: Resource) -> Iterator[str]:
 
 @rule(
     id="honesty-claim-of-tier",
+    severity=Severity.HIGH,
     on=resources(REGISTRATION),
     reason="the customer is told of what it does not get, and finds out in its own due diligence",
     remedy="claim what the tier's row in infra/tenants/tiers.py lists, or move the tenant to a tier that may",
@@ -73,6 +75,7 @@ def claim_of_tier(registered: Resource) -> Iterator[str]:
 
 @stack_rule(
     id="honesty-claim-borne-out",
+    severity=Severity.HIGH,
     on=resources(REGISTRATION),
     reason="the tier's own words would be untrue of this tenant",
     remedy="declare the part that is missing; if the tier has it no more, take the claim out of its row",
@@ -135,6 +138,7 @@ _BORNE_OUT_BY: Mapping[Callable[[Resource, Stack], str], frozenset[str]] = {
 
 @stack_rule(
     id="honesty-words",
+    severity=Severity.MEDIUM,
     on=Selection(lambda _type: True, lambda resource: (resource,)),
     reason="names, labels and descriptions are read by customers, auditors and colleagues, who believe them",
     remedy="use the words of the tenant's own tier (infra/tenants/tiers.py)",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from policy.pods import containers
-from policy.rules import Selection, resources, rule
+from policy.rules import Selection, Severity, resources, rule
 from policy.subjects import Resource
 
 _REFERENCE = re.compile(
@@ -119,6 +119,7 @@ images = Selection(
 
 @rule(
     id="images-by-digest",
+    severity=Severity.HIGH,
     on=images,
     reason="its registry can put another image under the same tag, and what runs is not what was reviewed",
     remedy="write NAME@sha256:DIGEST (`crane digest NAME:TAG` prints it), or name it in this rule's `tagged`",
@@ -140,6 +141,7 @@ def by_digest(image: Image, values: Mapping[str, Any]) -> Iterator[str]:
 
 @rule(
     id="images-no-moving-tag",
+    severity=Severity.HIGH,
     on=images,
     reason="each start may run another version, on each node another one",
     remedy="name a version, and its digest",
@@ -157,6 +159,7 @@ def no_moving_tag(image: Image) -> Iterator[str]:
 
 @rule(
     id="images-from-trusted",
+    severity=Severity.HIGH,
     on=images,
     reason="whoever owns that registry runs code beside the tenants' data",
     remedy="mirror the image to a registry that is trusted, or add that one to this rule's `trusted`",
@@ -178,6 +181,7 @@ def from_trusted(image: Image, values: Mapping[str, Any]) -> Iterator[str]:
 
 @rule(
     id="images-charts-pinned",
+    severity=Severity.MEDIUM,
     on=resources(*_RELEASES),
     reason="the next update installs whatever its repository then offers",
     remedy="write an exact version, and a repository (https) that is in this rule's `repositories`",

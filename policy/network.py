@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from policy.pods import Container, containers
-from policy.rules import Selection, resources, rule, stack_rule
+from policy.rules import Selection, Severity, resources, rule, stack_rule
 from policy.subjects import Resource, Stack
 
 _POLICIES = "https://kubernetes.io/docs/concepts/services-networking/network-policies/"
@@ -64,6 +64,7 @@ def _namespace(resource: Resource) -> str:
 
 @stack_rule(
     id="network-default-deny",
+    severity=Severity.CRITICAL,
     on=resources(_NAMESPACE),
     reason="whatever runs there reaches everybody and is reached by everybody, other tenants included",
     remedy="declare a NetworkPolicy with podSelector: {}, both policyTypes and no rule",
@@ -94,6 +95,7 @@ def default_deny(namespace: Resource, stack: Stack, values: Mapping[str, Any]) -
 
 @rule(
     id="network-no-empty-peer",
+    severity=Severity.CRITICAL,
     on=openings,
     reason="an empty selector selects everything, so it opens far more than its name says",
     remedy="name namespace and pods by their labels, or an address block",
@@ -113,6 +115,7 @@ def no_empty_peer(opening: Opening) -> Iterator[str]:
 
 @rule(
     id="network-ports-named",
+    severity=Severity.MEDIUM,
     on=openings,
     reason="every port is open, and so whatever listens there by mistake or for an attacker",
     remedy="name protocol and port of the service",
@@ -126,6 +129,7 @@ def ports_named(opening: Opening) -> Iterator[str]:
 
 @rule(
     id="network-not-from-world",
+    severity=Severity.CRITICAL,
     on=openings,
     reason="anybody on the internet can try the door",
     remedy="name the networks, or the port in this rule's `open`",
@@ -148,6 +152,7 @@ def not_from_world(opening: Opening, values: Mapping[str, Any]) -> Iterator[str]
 
 @rule(
     id="network-no-metadata",
+    severity=Severity.CRITICAL,
     on=openings,
     reason="the node's metadata service answers whoever reaches it with what the node is told at boot",
     remedy="add 169.254.0.0/16 to the block's `except`",
@@ -165,6 +170,7 @@ def no_metadata(opening: Opening) -> Iterator[str]:
 
 @rule(
     id="network-services-inside",
+    severity=Severity.HIGH,
     on=resources(_SERVICE),
     reason="it can be reached from outside the cluster, past the gateway",
     remedy="write type: ClusterIP and go through the gateway, or name the Service in this rule's `entrances`",
@@ -197,6 +203,7 @@ def services_inside(service: Resource, values: Mapping[str, Any]) -> Iterator[st
 
 @rule(
     id="network-entrances-closed",
+    severity=Severity.HIGH,
     on=resources(_SERVICE),
     reason="anybody on the internet can try the door of what is administered behind it",
     remedy="list the networks in loadBalancerSourceRanges, with externalTrafficPolicy: Local",
@@ -220,6 +227,7 @@ def entrances_closed(service: Resource, values: Mapping[str, Any]) -> Iterator[s
 
 @rule(
     id="network-nodes-closed",
+    severity=Severity.CRITICAL,
     on=resources("exoscale:index/securityGroupRule:SecurityGroupRule"),
     reason="anybody on the internet can try the nodes' doors",
     remedy="name the networks that engineers and CI work from",
@@ -237,6 +245,7 @@ def nodes_closed(firewall: Resource) -> Iterator[str]:
 
 @rule(
     id="network-no-host-port",
+    severity=Severity.HIGH,
     on=containers,
     reason="it is reached on its node's own address, past every Service and NetworkPolicy",
     remedy="leave hostPort out and declare a Service",
@@ -251,6 +260,7 @@ def no_host_port(container: Container) -> Iterator[str]:
 
 @rule(
     id="network-tls",
+    severity=Severity.HIGH,
     on=resources(
         "pulumi:providers:postgresql",
         "pulumi:providers:vault",
@@ -283,6 +293,7 @@ def encrypted(resource: Resource) -> Iterator[str]:
 
 @rule(
     id="network-tls-storage",
+    severity=Severity.HIGH,
     on=Selection(lambda type_: type_.startswith("pulumi-python:dynamic/"), lambda resource: (resource,)),
     reason="the key to the objects and the objects themselves would cross the network in the clear",
     remedy="write an https:// endpoint",

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from policy.rules import Selection, resources, rule
+from policy.rules import Selection, Severity, resources, rule
 from policy.subjects import Resource
 
 _STANDARDS = "https://kubernetes.io/docs/concepts/security/pod-security-standards/"
@@ -85,6 +85,7 @@ containers = Selection(_TEMPLATES.__contains__, _containers)
 
 @rule(
     id="pods-no-privileged",
+    severity=Severity.CRITICAL,
     on=containers,
     reason="a privileged container is root on its node, and so over every tenant there",
     remedy="leave `privileged` out",
@@ -98,6 +99,7 @@ def no_privileged(container: Container) -> Iterator[str]:
 
 @rule(
     id="pods-no-host-namespaces",
+    severity=Severity.CRITICAL,
     on=pods,
     reason="it sees the traffic, processes or memory of everything on its node",
     remedy="leave hostNetwork, hostPID and hostIPC out",
@@ -112,6 +114,7 @@ def no_host_namespaces(pod: Pod) -> Iterator[str]:
 
 @rule(
     id="pods-no-host-path",
+    severity=Severity.CRITICAL,
     on=pods,
     reason="whoever writes there owns the node, and whoever reads there sees other tenants' files",
     remedy="use an emptyDir, a volume claim, a ConfigMap or a Secret",
@@ -126,6 +129,7 @@ def no_host_path(pod: Pod) -> Iterator[str]:
 
 @rule(
     id="pods-no-capabilities",
+    severity=Severity.HIGH,
     on=containers,
     reason="a capability is a part of root, and an agent runs code that nobody has read",
     remedy='write capabilities: {drop: ["ALL"]}, and add NET_BIND_SERVICE at most',
@@ -143,6 +147,7 @@ def no_capabilities(container: Container) -> Iterator[str]:
 
 @rule(
     id="pods-not-as-root",
+    severity=Severity.HIGH,
     on=containers,
     reason="root in a container is root on the node as soon as one bug lets it out",
     remedy="write runAsNonRoot: true, and a runAsUser other than 0 where the image names none",
@@ -158,6 +163,7 @@ def not_as_root(container: Container) -> Iterator[str]:
 
 @rule(
     id="pods-seccomp",
+    severity=Severity.MEDIUM,
     on=containers,
     reason="it may make every system call there is, and that is the way out of a container",
     remedy="write seccompProfile: {type: RuntimeDefault} for the pod",
@@ -172,6 +178,7 @@ def seccomp(container: Container) -> Iterator[str]:
 
 @rule(
     id="pods-no-escalation",
+    severity=Severity.HIGH,
     on=containers,
     reason="a setuid program in the image makes whoever runs it root",
     remedy="write allowPrivilegeEscalation: false",
@@ -185,6 +192,7 @@ def no_escalation(container: Container) -> Iterator[str]:
 
 @rule(
     id="pods-read-only-root",
+    severity=Severity.MEDIUM,
     on=containers,
     reason="whoever gets in can change the programs that run next",
     remedy="write readOnlyRootFilesystem: true, and mount an emptyDir where it has to write",
@@ -198,6 +206,7 @@ def read_only_root(container: Container) -> Iterator[str]:
 
 @rule(
     id="pods-resources",
+    severity=Severity.MEDIUM,
     on=containers,
     reason="without a limit it starves its node's other tenants, and without requests it is the first to die",
     remedy="write resources.requests (cpu, memory) and resources.limits.memory",
@@ -214,6 +223,7 @@ def bounded(container: Container) -> Iterator[str]:
 
 @rule(
     id="pods-no-token",
+    severity=Severity.MEDIUM,
     on=pods,
     reason="every process in it can talk to the Kubernetes API with the account's rights",
     remedy="write automountServiceAccountToken: false; where one is needed, project a token of one audience",
@@ -227,6 +237,7 @@ def no_token(pod: Pod) -> Iterator[str]:
 
 @rule(
     id="pods-account-without-token",
+    severity=Severity.MEDIUM,
     on=resources("kubernetes:core/v1:ServiceAccount"),
     reason="every pod under this account that does not refuse it is given a token for the API",
     remedy="write automountServiceAccountToken: false; a pod that needs the token asks for it",

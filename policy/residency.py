@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from policy.rules import Selection, listed, resources, rule
+from policy.rules import Selection, Severity, listed, resources, rule
 from policy.subjects import Resource
 
 _GUIDE = "guide, Why This Stack Works"
@@ -39,6 +39,7 @@ _POD_KINDS = {
 
 @rule(
     id="residency-zone",
+    severity=Severity.HIGH,
     on=Selection(lambda type_: type_.startswith("exoscale:"), lambda resource: (resource,)),
     reason="customers were told that their data is in Switzerland, under its law",
     remedy="use a Swiss zone, or add the zone to this rule's `zones` once customers have agreed",
@@ -55,6 +56,7 @@ def zone(resource: Resource, values: Mapping[str, Any]) -> Iterator[str]:
 
 @rule(
     id="residency-bucket",
+    severity=Severity.HIGH,
     on=resources(_BUCKET, _PREFIX),
     reason="customers were told that their files are in Switzerland, under its law",
     remedy="use a Swiss zone as region, and the zone's own endpoint https://sos-ZONE.exo.io",
@@ -72,6 +74,7 @@ def bucket(resource: Resource, values: Mapping[str, Any]) -> Iterator[str]:
 
 @rule(
     id="residency-backups",
+    severity=Severity.HIGH,
     on=resources(_BACKUP_STORE, _RELEASE),
     reason="a backup is all the data there is, and it would be abroad",
     remedy="back up to object storage in a Swiss zone",
@@ -96,6 +99,7 @@ def backups(resource: Resource, values: Mapping[str, Any]) -> Iterator[str]:
 
 @rule(
     id="residency-provider",
+    severity=Severity.HIGH,
     on=Selection(lambda type_: not type_.startswith("pulumi:"), lambda resource: (resource,)),
     reason="nobody has looked at where this provider keeps what it is given",
     remedy=f"label it `{MARK}: PLACE` if it only computes; or add the package to this rule's `packages`",
@@ -116,6 +120,7 @@ def provider(resource: Resource, values: Mapping[str, Any]) -> Iterator[str]:
 
 @rule(
     id="residency-offload-marked",
+    severity=Severity.MEDIUM,
     on=resources(*_POD_KINDS),
     reason="work that leaves the country would look like any other, to us and to the customer",
     remedy=f"run it in a Swiss zone, or label its pod `{MARK}: PLACE`",
@@ -131,6 +136,7 @@ def offload_marked(resource: Resource, values: Mapping[str, Any]) -> Iterator[st
 
 @rule(
     id="residency-offload-keeps-nothing",
+    severity=Severity.HIGH,
     on=resources(*_POD_KINDS),
     reason="what a customer keeps would be abroad, and outlive the work that was sent there",
     remedy="send it what it needs through the API, and have it return the result; give it no volume",

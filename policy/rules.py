@@ -2,6 +2,7 @@
 
     @rule(
         id="pods-no-privileged",
+        severity=Severity.CRITICAL,
         on=containers,
         reason="a privileged container is root on its node, and so over every tenant there",
         remedy="leave `privileged` out",
@@ -42,6 +43,17 @@ class Level(Enum):
     """The rule is not asked: a level for the configuration only."""
 
 
+class Severity(Enum):
+    """How bad a violation is: what decides who has to agree to an exception."""
+
+    CRITICAL = "critical"
+    """Somebody reaches what is another tenant's, or the platform itself."""
+    HIGH = "high"
+    """Data is lost, or leaves the country; a boundary is thinner than it was sold."""
+    MEDIUM = "medium"
+    """A second line of defence is missing, or what everybody goes by is wrong."""
+
+
 @dataclass(frozen=True)
 class Selection:
     """What a rule is given: what `parts` finds in a resource whose type is among those that it `includes`."""
@@ -72,6 +84,7 @@ class Rule:
 
     id: str
     """FAMILY-WHAT: configuration, findings and docs go by it."""
+    severity: Severity
     level: Level
     on: Selection
     across: bool
@@ -109,6 +122,7 @@ def resources(*types: str) -> Selection:
 def rule(
     *,
     id: str,
+    severity: Severity,
     on: Selection,
     reason: str,
     remedy: str,
@@ -124,6 +138,7 @@ def rule(
             raise ValueError(f"Two rules have the id {id}.")
         RULES[id] = Rule(
             id=id,
+            severity=severity,
             level=level,
             on=on,
             across=across,

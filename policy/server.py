@@ -21,7 +21,7 @@ from policy.configuration import ALL, Configured, check_entry
 from policy.families import all_rules
 from policy.inputs import decode
 from policy.judge import Finding, Judge
-from policy.rules import ALLOWED, Level, Rule
+from policy.rules import ALLOWED, Level, Rule, Severity
 from policy.subjects import Resource
 
 NAME = "agent-platform"
@@ -36,6 +36,12 @@ _LEVELS = {
     Level.MANDATORY: analyzer_pb2.MANDATORY,
     Level.ADVISORY: analyzer_pb2.ADVISORY,
     Level.DISABLED: analyzer_pb2.DISABLED,
+}
+
+_SEVERITIES = {
+    Severity.CRITICAL: analyzer_pb2.POLICY_SEVERITY_CRITICAL,
+    Severity.HIGH: analyzer_pb2.POLICY_SEVERITY_HIGH,
+    Severity.MEDIUM: analyzer_pb2.POLICY_SEVERITY_MEDIUM,
 }
 
 
@@ -145,6 +151,7 @@ def _described(rule: Rule) -> analyzer_pb2.PolicyInfo:
         name=rule.id,
         description=f"It must not ship: {rule.reason}",
         enforcementLevel=_LEVELS[rule.level],
+        severity=_SEVERITIES[rule.severity],
         policy_type=analyzer_pb2.POLICY_TYPE_STACK if rule.across else analyzer_pb2.POLICY_TYPE_RESOURCE,
         remediation_steps=rule.remedy,
         url=rule.source if rule.source.startswith("https://") else "",
@@ -168,4 +175,5 @@ def _diagnostic(finding: Finding) -> analyzer_pb2.AnalyzeDiagnostic:
         message=finding.message,
         urn=finding.urn,
         enforcementLevel=_LEVELS[finding.level],
+        severity=_SEVERITIES[finding.rule.severity],
     )

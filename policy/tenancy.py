@@ -8,7 +8,7 @@ from typing import Any
 from infra.tenants.tiers import TIERS, Tier
 from policy.inputs import UnknownInputError, path_text, texts
 from policy.quantities import amount, gib
-from policy.rules import Selection, listed, resources, rule, stack_rule
+from policy.rules import Selection, Severity, listed, resources, rule, stack_rule
 from policy.subjects import TENANT, Resource, Stack
 from policy.tenants import (
     NAMESPACE,
@@ -45,6 +45,7 @@ def _namespace(resource: Resource) -> str:
 
 @stack_rule(
     id="tenancy-registered",
+    severity=Severity.MEDIUM,
     on=resources(TENANT, REGISTRATION),
     reason="no rule could say what this tenant may have, and its removal would be proven by nobody",
     remedy="declare one Registration first in each Tenant, with the tenant's own id and its tier",
@@ -65,6 +66,7 @@ def registered(resource: Resource, stack: Stack) -> Iterator[str]:
 
 @stack_rule(
     id="tenancy-own-namespace",
+    severity=Severity.CRITICAL,
     on=Selection(lambda type_: type_.startswith("kubernetes:"), lambda resource: (resource,)),
     reason="quota, network policies and the deletion of a tenant end at its namespace",
     remedy="put a tenant's objects into `tenant-ID`, and nothing else there",
@@ -92,6 +94,7 @@ def _place(resource: Resource, stack: Stack) -> str:
 
 @stack_rule(
     id="tenancy-labels",
+    severity=Severity.MEDIUM,
     on=tenants_objects,
     reason="network policies, quotas, bills and the removal's own search go by these labels",
     remedy="label it `tenant-id: ID` and `tier: TIER`, as infra/tenants/workspace.py does",
@@ -118,6 +121,7 @@ _NAMED = re.compile(
 
 @stack_rule(
     id="tenancy-own-names",
+    severity=Severity.CRITICAL,
     on=Selection(lambda _type: True, lambda resource: (resource,) if resource.tenant else ()),
     reason="it could read, change or depend on what is another customer's",
     remedy="refer to the tenant's own namespace, secret, account, volume, schema, prefix or path",
@@ -145,6 +149,7 @@ _SHARED = listed("shared", default=("runtime",), of="namespaces in which agents 
 
 @stack_rule(
     id="tenancy-quota",
+    severity=Severity.HIGH,
     on=resources(NAMESPACE),
     reason="one tenant could take the nodes, the volumes or the public addresses of all",
     remedy="declare a ResourceQuota in it that names each of these; `0` is an amount, too",
@@ -172,6 +177,7 @@ _BY_PODS = ("requests.cpu", "requests.memory", "limits.cpu", "limits.memory")
 
 @stack_rule(
     id="tenancy-limits",
+    severity=Severity.MEDIUM,
     on=resources(NAMESPACE),
     reason="a container that names no limit would be refused by the quota, or take all of it",
     remedy="declare a LimitRange in it with a default and a maximum for containers",
@@ -192,6 +198,7 @@ def limits(namespace: Resource, stack: Stack, values: Mapping[str, Any]) -> Iter
 
 @stack_rule(
     id="tenancy-parts",
+    severity=Severity.MEDIUM,
     on=tenants_resources(NAMESPACE, _MACHINE, _DEPLOYMENT, _CLAIM, _SERVICE, _DATABASE, _NODE_POOL),
     reason="the customer does not pay for it, and nobody expects it when the tier is reasoned about",
     remedy="move the tenant to a tier that has it, or take it out",
@@ -224,6 +231,7 @@ _PARTS: Mapping[str, tuple[str, Callable[[Tier], bool]]] = {
 
 @stack_rule(
     id="tenancy-size",
+    severity=Severity.HIGH,
     on=tenants_resources(_SIZE, _MACHINE, _DEPLOYMENT),
     reason="it takes from other tenants what it was not sold",
     remedy="stay within the tier's maximum (infra/tenants/tiers.py), or move the tenant to a larger tier",
@@ -283,6 +291,7 @@ _SIZES: Mapping[str, Callable[[Mapping[str, Any]], tuple[Decimal, Decimal]]] = {
 
 @rule(
     id="tenancy-volume-class",
+    severity=Severity.HIGH,
     on=tenants_resources(_CLAIM, _MACHINE),
     reason="volumes of another class may have no backup, no encryption and no replica on a second node",
     remedy="use a class that infra/platform/longhorn.py declares, or add yours to this rule's `classes`",
@@ -313,6 +322,7 @@ def _classes(resource: Resource) -> Iterator[Any]:
 
 @stack_rule(
     id="tenancy-own-nodes",
+    severity=Severity.HIGH,
     on=resources(_MACHINE, _DEPLOYMENT, _NODE_POOL),
     reason="nodes that were sold as one customer's own would be shared, or its machine would run elsewhere",
     remedy="label and taint the pool `tenant-id: ID`, select and tolerate exactly that, and nowhere else",
