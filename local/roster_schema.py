@@ -64,10 +64,6 @@ def _rules() -> Iterator[dict[str, Any]]:
     waived = {"properties": {"backup": {"const": "waived"}}}
     reasoned = {"properties": {"offboarding": {"if": waived, "then": {"required": ["reason"]}}}}
     yield reasoned
-    kept, discarded = _names("keep", "workspace"), _names("discard", "workspace")
-    yield {"not": {"allOf": [kept, discarded]}}
-    own = {"properties": {"ownDatabase": {"const": True}}, "required": ["ownDatabase"]}
-    yield {"not": {"allOf": [own, _names("discard", "database")]}}
     for name, tier in TIERS.items():
         this = {"properties": {"tier": {"const": name}}, "required": ["tier"]}
         yield {"if": this, "then": {"allOf": list(_rules_of(tier))}}

@@ -45,7 +45,6 @@ def beyond_shape(data: Mapping[str, Any]) -> _Found:
     yield from _reserved(data)
     yield from _floating_image(data)
     yield from _twice(data)
-    yield from _keep_and_discard(data)
     yield from _offboarding(data)
     if tier is not None:
         yield from _sizes(data, tier)
@@ -86,20 +85,6 @@ def _twice(data: Mapping[str, Any]) -> _Found:
                 )
             if isinstance(value, str):
                 seen.add(value)
-
-
-def _keep_and_discard(data: Mapping[str, Any]) -> _Found:
-    kept, discarded = _list(data, "keep"), _list(data, "discard")
-    if "workspace" in kept and "workspace" in discarded:
-        yield (
-            ("discard",),
-            "the workspace is to be kept and discarded at once; take it out of `keep` or out of `discard`",
-        )
-    if "database" in discarded and data.get("ownDatabase") is True:
-        yield (
-            ("discard",),
-            "the database is wanted (`ownDatabase: true`) and discarded at once; take one of the two out",
-        )
 
 
 def _offboarding(data: Mapping[str, Any]) -> _Found:
