@@ -112,6 +112,9 @@ def _move(options: argparse.Namespace) -> None:
     notes: list[str] = []
     volume = entry.size.workspace_gib if old.machine or "workspace" in entry.keep else 0
     discarded = set(options.discard)
+    if not discarded <= set(entry.discard):
+        _let_go(roster, entry, discarded)
+        return
     if volume and not new.machine and options.keep is None and "workspace" not in discarded | set(entry.keep):
         raise LocalError(
             f"In tier {options.tier} there is no machine, so the {volume} GiB of {entry.id} would be lost; "
@@ -161,6 +164,17 @@ def _move(options: argparse.Namespace) -> None:
 
     roster.change(options.id, edit)
     _saved(roster, *notes, _REVIEW)
+
+
+def _let_go(roster: RosterText, entry: TenantEntry, discarded: set[str]) -> None:
+    """The first step of a move that destroys something: nothing goes that an update before did not name."""
+    names = sorted(discarded | set(entry.discard))
+    roster.change(entry.id, lambda mapping: put(mapping, "discard", names))
+    _saved(
+        roster,
+        f"The first of two steps. {_REVIEW} Its update lifts the protection of the {' and '.join(names)}"
+        f" of {entry.id}; then give the same command again.",
+    )
 
 
 def _put_sizes(mapping: Entry, sizes: dict[str, int]) -> None:

@@ -190,6 +190,10 @@ def test_a_tenant_that_loses_its_machine_says_what_becomes_of_the_workspace(path
     assert entry(path, "acme") == {"tier": "private-cloud"}  # 60 GiB grow to the tier's 100
     tenant("move", "acme", "--tier", "enterprise")
     assert entry(path, "acme") == {"tier": "enterprise", "sizes": {"workspaceGib": 100}}
+    sizes = {"sizes": {"workspaceGib": 100}}
+    tenant("move", "acme", "--tier", "starter", "--discard", "workspace")
+    assert entry(path, "acme") == {"tier": "enterprise", **sizes, "discard": ("workspace",)}
+    assert "--discard workspace" in refused(path, "move", "acme", "--tier", "starter")
     tenant("move", "acme", "--tier", "starter", "--discard", "workspace")
     assert entry(path, "acme") == {"tier": "starter", "discard": ("workspace",)}
     tenant("move", "acme", "--tier", "enterprise")
@@ -198,6 +202,8 @@ def test_a_tenant_that_loses_its_machine_says_what_becomes_of_the_workspace(path
 
 def test_a_database_of_its_own_is_given_up_by_name(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--discard database" in refused(path, "move", "dufour", "--tier", "enterprise")
+    tenant("move", "dufour", "--tier", "enterprise", "--discard", "database")
+    assert "two steps" in capsys.readouterr().err
     tenant("move", "dufour", "--tier", "enterprise", "--discard", "database")
     assert entry(path, "dufour") == {
         "tier": "enterprise",
