@@ -1,7 +1,7 @@
 """What the change itself does: the head's steps, less what the base would do anyway."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -134,7 +134,7 @@ def _set_against(before: Mapping[str, Step], after: Mapping[str, Step]) -> Itera
             differing = tuple(
                 key
                 for key in sorted(step.inputs.keys() | old.inputs.keys())
-                if key != "__defaults" and step.inputs.get(key) != old.inputs.get(key)
+                if key not in _INTERNAL and step.inputs.get(key) != old.inputs.get(key)
             )
             if differing:
                 yield _as(step, "update", was=old.inputs, changed=differing)
@@ -159,7 +159,7 @@ def _change(step: Step, owners: "Owners") -> Change:
         type=step.type,
         name=step.name,
         urn=step.urn,
-        properties=tuple(_property(step, path) for path in step.changed if path != "__provider"),
+        properties=tuple(_properties(step)),
         lost=LOST_WITH.get(step.type, "") if goes else "",
     )
 
@@ -186,20 +186,36 @@ class Owners:
 
 
 _LONGEST = 60
+_INTERNAL = ("__defaults", "__provider")
+"""Inputs that SDK and engine keep for themselves."""
 UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
 """How the engine writes what is known only after an update."""
 
 
-def _property(step: Step, path: str) -> Property:
-    return Property(
-        path=path,
-        before=_scalar(step.was, path),
-        after=_scalar(step.inputs, path) if step.operation != "delete" else None,
-        replaces=path in step.replacing or path.split(".")[0].split("[")[0] in step.replacing,
-    )
+def _properties(step: Step) -> Iterator[Property]:
+    for path in step.changed:
+        top = re.split(r"[.\[]", path)[0]
+        for leaf, before, after in _leaves(_value(step.was, path), _value(step.inputs, path), path):
+            yield Property(
+                path=leaf,
+                before=_shown(before),
+                after=_shown(after),
+                replaces=path in step.replacing or top in step.replacing,
+            )
 
 
-def _scalar(values: Any, path: str) -> str | None:
+def _leaves(before: Any, after: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
+    """Where two values differ, as deep as both are mappings."""
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        for key in sorted(before.keys() | after.keys()):
+            if key not in _INTERNAL and before.get(key) != after.get(key):
+                step = f".{key}" if re.fullmatch(r"[\w-]+", key) else f'["{key}"]'
+                yield from _leaves(before.get(key), after.get(key), path + step)
+    elif path not in _INTERNAL:
+        yield path, before, after
+
+
+def _value(values: Any, path: str) -> Any:
     for part in re.findall(r'\["([^"]+)"\]|\[(\d+)\]|([^.\[\]]+)', path):
         key: str = part[0] or part[2]
         if isinstance(values, Mapping):
@@ -208,6 +224,10 @@ def _scalar(values: Any, path: str) -> str | None:
             values = values[int(part[1])]
         else:
             return None
-    text = str(values).lower() if isinstance(values, bool) else str(values)
-    shown = isinstance(values, str | int | float) and len(text) <= _LONGEST and text != UNKNOWN
+    return values
+
+
+def _shown(value: Any) -> str | None:
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    shown = isinstance(value, str | int | float) and len(text) <= _LONGEST and text != UNKNOWN
     return text if shown else None
