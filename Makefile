@@ -6,7 +6,7 @@ STACK ?= local
 PLUGINS ?= any
 
 .DEFAULT_GOAL := help
-.PHONY: help up preview status review env logs down tenant attack test bench lint lock manifests
+.PHONY: help up preview status review env logs down tenant attack test bench lint docs lock manifests
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s '	'
@@ -59,6 +59,9 @@ test: lint ## everything that guards the project
 
 bench: $(VENV)/.ready ## figures, each as a ratio within one run; the last line is JSON
 	@$(PYTHON) -m local bench
+
+docs: $(VENV)/.ready ## make docs/policies.md from the rules
+	@$(PYTHON) -m policy.table
 
 lock: ## resolve requirements.txt into requirements.lock
 	@test -x $(PYTHON) || python3 -m venv $(VENV)

@@ -10,7 +10,6 @@ from policy.rules import Selection, Severity, listed, resources, rule, stack_rul
 from policy.subjects import Resource, Stack
 from policy.tenants import NAMESPACE, registration, tenants_resources, tier_name, tier_of
 
-_GUIDE = "guide, Multi-Tenancy Strategy"
 _LONGHORN = "https://longhorn.io/docs/1.12.0"
 _CNPG = "https://cloudnative-pg.io/documentation/current"
 
@@ -237,7 +236,7 @@ _DAYS = {"d": 1, "w": 7, "m": 30}
     on=resources(_BUCKET),
     reason="an object that is overwritten or deleted by mistake could not be got back",
     remedy="leave `versioned` true",
-    source="https://community.exoscale.com/product/storage/object-storage/how-to/versioning/",
+    source="https://community.exoscale.com/product/storage/object-storage/",
 )
 def bucket_versioned(bucket: Resource) -> Iterator[str]:
     """Every bucket keeps old versions."""

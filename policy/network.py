@@ -269,7 +269,7 @@ def no_host_port(container: Container) -> Iterator[str]:
     ),
     reason="passwords and tenants' data would cross the network in the clear",
     remedy="write https:// or sslmode=verify-full; without TLS only towards this very machine",
-    source="guide, Security Architecture",
+    source="guide, Security Boundaries",
 )
 def encrypted(resource: Resource) -> Iterator[str]:
     """PostgreSQL, Vault and Kubernetes are spoken to over TLS, but on loopback."""
@@ -297,7 +297,7 @@ def encrypted(resource: Resource) -> Iterator[str]:
     on=Selection(lambda type_: type_.startswith("pulumi-python:dynamic/"), lambda resource: (resource,)),
     reason="the key to the objects and the objects themselves would cross the network in the clear",
     remedy="write an https:// endpoint",
-    source="guide, Security Architecture",
+    source="guide, Security Boundaries",
 )
 def encrypted_storage(resource: Resource) -> Iterator[str]:
     """Object storage is spoken to over TLS, but on loopback."""

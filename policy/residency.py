@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 from policy.rules import Selection, Severity, listed, resources, rule
 from policy.subjects import Resource
 
-_GUIDE = "guide, Why This Stack Works"
 _ZONES_OF_EXOSCALE = "https://www.exoscale.com/datacenters/"
 
 MARK = "compute-offload"
@@ -103,7 +102,7 @@ def backups(resource: Resource, values: Mapping[str, Any]) -> Iterator[str]:
     on=Selection(lambda type_: not type_.startswith("pulumi:"), lambda resource: (resource,)),
     reason="nobody has looked at where this provider keeps what it is given",
     remedy=f"label it `{MARK}: PLACE` if it only computes; or add the package to this rule's `packages`",
-    source="guide, Core Architecture Decision Tree",
+    source="guide, Why This Stack Works",
     settings=listed(
         "packages",
         default=("agent-platform", "exoscale", "kubernetes", "postgresql", "pulumi-python", "vault"),

@@ -46,12 +46,14 @@ class Level(Enum):
 class Severity(Enum):
     """How bad a violation is: what decides who has to agree to an exception."""
 
-    CRITICAL = "critical"
-    """Somebody reaches what is another tenant's, or the platform itself."""
-    HIGH = "high"
-    """Data is lost, or leaves the country; a boundary is thinner than it was sold."""
-    MEDIUM = "medium"
-    """A second line of defence is missing, or what everybody goes by is wrong."""
+    CRITICAL = ("critical", "somebody reaches what is another tenant's, or the platform itself")
+    HIGH = ("high", "data is lost or leaves the country, or a boundary is thinner than it was sold")
+    MEDIUM = ("medium", "a second line of defence is missing, or what everybody goes by is wrong")
+
+    def __init__(self, word: str, meaning: str) -> None:
+        """`meaning` is a sentence without its full stop."""
+        self.word = word
+        self.meaning = meaning
 
 
 @dataclass(frozen=True)
