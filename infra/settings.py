@@ -43,6 +43,14 @@ ContainerImage = Annotated[
 """An image with its registry and its version; by digest it can never become another one."""
 
 
+Layer = Literal["cluster", "platform", "tenants"]
+LAYERS: tuple[Layer, ...] = ("cluster", "platform", "tenants")
+"""From the bottom to the top."""
+
+_UNOWNED: Any = None
+"""In place of what configures a layer that another stack owns, which nothing in this stack reads."""
+
+
 def _mistake(message: str) -> PydanticCustomError:
     """A rule of ours that does not hold; braces in `message` are text, not a template."""
     return PydanticCustomError("rule", "{message}", {"message": message})
@@ -305,9 +313,21 @@ class ManagedLonghorn(Section):
 
 
 class Settings(Section):
-    """The whole configuration of a stack."""
+    """The whole configuration of a stack; only what configures its own layers is there."""
 
+    layers: tuple[Layer, ...] = Field(
+        default=LAYERS, min_length=1, description=f"a list of this stack's layers, out of {', '.join(LAYERS)}"
+    )
+    base_stack: str = Field(
+        default="",
+        pattern=r"^[^/\s]+/[^/\s]+/[^/\s]+$",
+        description="the stack that owns the layer below, written as organization/project/stack",
+    )
+    shard: str | None = Field(
+        default=None, min_length=1, description="which of the roster's slices is this stack's"
+    )
     domain: str = Field(
+        default=_UNOWNED,
         pattern=r"^([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)+[a-z]{2,}$",
         description="the domain under which tenants are reached, such as agents.example.ch",
     )
@@ -321,19 +341,34 @@ class Settings(Section):
         description="the machines' system disk, a container disk such as REGISTRY/agent@sha256:DIGEST",
     )
     runtime_image: ContainerImage = Field(
-        description="the image of agents' containers, by digest: REGISTRY/agent-runtime@sha256:DIGEST"
+        default=_UNOWNED,
+        description="the image of agents' containers, by digest: REGISTRY/agent-runtime@sha256:DIGEST",
     )
     operator_networks: tuple[IPvAnyNetwork, ...] = Field(
         default=(),
         description="a list of networks (CIDR) from which engineers and CI reach PostgreSQL and Vault",
     )
-    cluster: ClusterSettings = Field(description="a mapping with name, zone, version and nodePools")
-    object_storage: ObjectStorageSettings = Field(description="a mapping with the three buckets' names")
-    database: Service[GivenDatabase, ManagedDatabase] = Field(description="a mapping: given or managed")
-    redis: Service[GivenRedis, ManagedRedis] = Field(description="a mapping: given or managed")
-    vault: Service[GivenVault, ManagedVault] = Field(description="a mapping: given or managed")
-    kubevirt: Service[GivenKubeVirt, ManagedKubeVirt] = Field(description="a mapping: given or managed")
-    longhorn: Service[GivenLonghorn, ManagedLonghorn] = Field(description="a mapping: given or managed")
+    cluster: ClusterSettings = Field(
+        default=_UNOWNED, description="a mapping with name, zone, version and nodePools"
+    )
+    object_storage: ObjectStorageSettings = Field(
+        default=_UNOWNED, description="a mapping with the three buckets' names"
+    )
+    database: Service[GivenDatabase, ManagedDatabase] = Field(
+        default=_UNOWNED, description="a mapping: given or managed"
+    )
+    redis: Service[GivenRedis, ManagedRedis] = Field(
+        default=_UNOWNED, description="a mapping: given or managed"
+    )
+    vault: Service[GivenVault, ManagedVault] = Field(
+        default=_UNOWNED, description="a mapping: given or managed"
+    )
+    kubevirt: Service[GivenKubeVirt, ManagedKubeVirt] = Field(
+        default=_UNOWNED, description="a mapping: given or managed"
+    )
+    longhorn: Service[GivenLonghorn, ManagedLonghorn] = Field(
+        default=_UNOWNED, description="a mapping: given or managed"
+    )
     database_admin_password: SecretStr | None = Field(
         default=None, description="the password of database.given"
     )
@@ -342,6 +377,17 @@ class Settings(Section):
     audit_token: SecretStr | None = Field(
         default=None, description="the bearer token that cluster.audit.endpoint expects"
     )
+
+    @field_validator("layers")
+    @classmethod
+    def _neighbours(cls, layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
+        start = LAYERS.index(layers[0])
+        if layers != LAYERS[start : start + len(layers)]:
+            raise _mistake(
+                "would leave a layer without the one it stands on; write neighbours, in the order "
+                f"{', '.join(LAYERS)}"
+            )
+        return layers
 
     @field_validator("runtime_image")
     @classmethod
@@ -366,6 +412,10 @@ class Settings(Section):
             )
         return networks
 
+    def owns(self, layer: Layer) -> bool:
+        """Whether this stack declares that layer."""
+        return layer in self.layers
+
     @property
     def object_storage_endpoint(self) -> str:
         """The S3 endpoint of the zone's SOS, unless another one is configured."""
@@ -380,7 +430,18 @@ _SECRETS = {
 }
 """The secret keys, and the mapping that each belongs to when it is written."""
 
-_TEXTS = {"domain", "roster", "machineImage", "runtimeImage", *_SECRETS}
+_OWNERS: Mapping[str, tuple[Layer, ...]] = {
+    "cluster": ("cluster",),
+    "objectStorage": ("cluster",),
+    "operatorNetworks": ("cluster", "platform"),
+    **dict.fromkeys(
+        ("domain", "machineImage", "runtimeImage", "database", "redis", "vault", "kubevirt", "longhorn"),
+        ("platform",),
+    ),
+}
+"""The layers that a key configures."""
+
+_TEXTS = {"domain", "roster", "machineImage", "runtimeImage", "baseStack", "shard", *_SECRETS}
 """The keys whose value is text as it stands; all others hold YAML that the engine hands over as JSON."""
 
 
@@ -420,6 +481,9 @@ def _parsed(value: str) -> Any:
 
 def _rules_across_keys(data: Mapping[str, Any]) -> Iterator[str]:
     """Rules between top-level keys, checked on what was written so that no other mistake hides them."""
+    layers = data.get("layers", list(LAYERS))
+    if isinstance(layers, list) and layers and all(layer in LAYERS for layer in layers):
+        yield from _rules_of_layers(data, layers)
     for secret, (section, key) in _SECRETS.items():
         needed = _has(data, section, key)
         remedy = f"run: pulumi config set --secret {NAMESPACE}:{secret}"
@@ -435,6 +499,26 @@ def _rules_across_keys(data: Mapping[str, Any]) -> Iterator[str]:
             f"operatorNetworks: is missing, so nobody could reach the {' and the '.join(managed)} managed "
             "here; list the networks (CIDR) that engineers and CI work from"
         )
+
+
+def _rules_of_layers(data: Mapping[str, Any], layers: list[Layer]) -> Iterator[str]:
+    """What a stack with those layers has to have, and what it has no use for."""
+    unused = "is used by nothing, since this stack"
+    for key, owners in _OWNERS.items():
+        field = next(field for field in Settings.model_fields.values() if field.alias == key)
+        owned = any(layer in layers for layer in owners)
+        if owned and key not in data and field.default is _UNOWNED:
+            yield f"{key}: is missing; write {field.description}"
+        elif key in data and not owned:
+            yield f"{key}: {unused} does not own the {' or the '.join(owners)}; remove it"
+    below = LAYERS[: LAYERS.index(layers[0])]
+    if below and "baseStack" not in data:
+        description = Settings.model_fields["base_stack"].description
+        yield f"baseStack: is missing, so the {below[-1]} would be found nowhere; write {description}"
+    if not below and "baseStack" in data:
+        yield f"baseStack: {unused} owns the {LAYERS[0]} itself; remove it"
+    if "shard" in data and layers != ["tenants"]:
+        yield f"shard: {unused} owns more than tenants, or none; write `layers: [tenants]`, or remove it"
 
 
 def _has(data: Mapping[str, Any], section: str, key: str) -> bool:

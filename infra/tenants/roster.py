@@ -13,13 +13,16 @@ from pydantic_core import ErrorDetails
 
 from infra.errors import ConfigurationError
 from infra.section import Section, look_up
-from infra.settings import ContainerImage
+from infra.settings import ContainerImage, Settings
 from infra.tenants.roster_rules import beyond_shape
 from infra.tenants.roster_text import Document, Mistake, Position, UnreadableError, read_document
+from infra.tenants.slices import BUCKETS, bucket, buckets, not_a_partition
 from infra.tenants.tiers import TIERS, Size, Tier, TierName
 
 Identifier = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{2,30}$")]
 _IDENTIFIER = "3 to 31 lower-case letters (a-z) and digits, a letter first"
+SliceName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")]
+Buckets = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,3})-(0|[1-9][0-9]{0,3})$")]
 _ARRAY = Strict(False)
 """For a tuple, which strict validation would not take from a list; what is in it stays strict."""
 
@@ -155,6 +158,44 @@ class Roster(Section):
     retired: Annotated[tuple[Identifier, ...], _ARRAY] = Field(
         default=(), description="a list of the ids of tenants that are gone, which nobody gets again"
     )
+    slices: dict[SliceName, Annotated[tuple[Buckets, ...], _ARRAY]] = Field(
+        default={},
+        description=f"a mapping that gives each bucket, 0 to {BUCKETS - 1}, to one slice, as ranges such as "
+        "[0-2047]",
+    )
+
+    def owned_by(self, settings: Settings) -> tuple[TenantEntry, ...]:
+        """The tenants of a stack: all, those of its slice, or none.
+
+        Raises:
+            ConfigurationError: it is not clear which.
+        """
+        if not settings.owns("tenants"):
+            return ()
+        if settings.shard is not None:
+            return self.in_slice(settings.shard)
+        if self.slices and settings.layers == ("tenants",):
+            raise ConfigurationError(
+                "agent-platform:shard: is missing, though the roster has slices, so this stack would declare "
+                "every other stack's tenants once more; nothing was changed. Write one of its `slices`: "
+                f"{', '.join(self.slices)}."
+            )
+        return self.tenants
+
+    def in_slice(self, name: str) -> tuple[TenantEntry, ...]:
+        """The tenants of a slice.
+
+        Raises:
+            ConfigurationError: there is no such slice.
+        """
+        if name not in self.slices:
+            known = ", ".join(self.slices) or "none"
+            raise ConfigurationError(
+                f"agent-platform:shard: the roster has no slice {name!r}, so this stack would own nobody; "
+                f"nothing was changed. Write one of its `slices`: {known}."
+            )
+        own = buckets(self.slices[name])
+        return tuple(entry for entry in self.tenants if bucket(entry.id) in own)
 
 
 _CONSEQUENCES = {
@@ -172,6 +213,7 @@ _CONSEQUENCES = {
     "claims": "nobody could judge whether the tier bears it out",
     "offboarding": "nobody could say what becomes of the data",
     "retired": "an id that was used once could be used again",
+    "slices": "nobody could say which stack owns which tenant",
 }
 
 
@@ -183,8 +225,9 @@ def load_roster(path: Path) -> Roster:
     """
     entries: list[TenantEntry] = []
     retired: dict[str, int] = {}
+    slices: dict[str, tuple[str, ...]] = {}
     try:
-        mistakes = list(_read(read_document(path), entries, retired))
+        mistakes = list(_read(read_document(path), entries, retired, slices))
     except UnreadableError as error:
         mistakes = list(error.mistakes)
     if mistakes:
@@ -194,11 +237,16 @@ def load_roster(path: Path) -> Roster:
             for line, tenant, message in sorted(mistakes)
         )
         raise ConfigurationError(f"The roster has {count}; nothing was changed.\n{told}")
-    return Roster.model_construct(tenants=tuple(entries), retired=tuple(retired))
+    return Roster.model_construct(tenants=tuple(entries), retired=tuple(retired), slices=slices)
 
 
-def _read(document: Document, entries: list[TenantEntry], retired: dict[str, int]) -> Iterator[Mistake]:
-    """Fill `entries`, and `retired` with the line of each id, and yield what is wrong."""
+def _read(
+    document: Document,
+    entries: list[TenantEntry],
+    retired: dict[str, int],
+    slices: dict[str, tuple[str, ...]],
+) -> Iterator[Mistake]:
+    """Fill `entries`, `slices`, and `retired` with the line of each id, and yield what is wrong."""
     if document.value is None:
         message = "is empty, so every tenant would be removed; write `tenants: []` if that is meant"
         raise UnreadableError(Mistake(1, "", message))
@@ -219,6 +267,7 @@ def _read(document: Document, entries: list[TenantEntry], retired: dict[str, int
         yield Mistake(line, _name(tenants[int(position[1])]) if inside else "", message)
     yield from _retired(document, root.get("retired", []), retired)
     yield from _tenants(document, tenants, entries, retired)
+    yield from _slices(document, root.get("slices", {}), [entry.id for entry in entries], slices)
 
 
 def _retired(document: Document, ids: Any, retired: dict[str, int]) -> Iterator[Mistake]:
@@ -239,6 +288,20 @@ def _retired(document: Document, ids: Any, retired: dict[str, int]) -> Iterator[
             )
             yield Mistake(line, identifier, message)
         retired.setdefault(identifier, line)
+
+
+def _slices(
+    document: Document, written: Any, tenants: list[str], slices: dict[str, tuple[str, ...]]
+) -> Iterator[Mistake]:
+    """Fill `slices`; yield what is wrong with them, or between them."""
+    try:
+        slices |= Roster(tenants=(), slices=written).slices
+    except ValidationError as error:
+        for detail in error.errors(include_url=False):
+            yield Mistake(document.line(detail["loc"]), "", _explain(Roster, detail))
+        return
+    for position, message in not_a_partition(slices, tenants):
+        yield Mistake(document.line(("slices", *position)), "", message)
 
 
 def _tenants(
@@ -320,7 +383,8 @@ def _unsaid(data: Mapping[str, Any], position: Position = ()) -> Iterator[tuple[
 
 def _key(position: Position) -> str:
     """A position as people write it, such as `vpn.peers[0].name`."""
-    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in position).lstrip(".")
+    steps = [step for step in position if step != "[key]"]
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).lstrip(".")
 
 
 def _explain(root: type[Section], detail: ErrorDetails) -> str:
