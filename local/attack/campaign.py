@@ -37,8 +37,8 @@ SERVERS: Mapping[str, _Attacks] = {
 }
 """The attacks on each server, by the name under which it is asked for."""
 
-_TOLD = 20
-"""As many findings are told at length; the rest is counted."""
+_TOLD = 5
+"""As many pairs are named of each finding; the rest is counted."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +69,19 @@ class Report:
         return table
 
     def findings(self) -> list[str]:
-        """Every attempt that was not denied, in a line each."""
-        found = [attempt for attempt in self.attempts if attempt.outcome != "denied"]
-        lines = [
-            f"{each.outcome}: {each.server}: {each.name}: {each.attacker} on {each.victim}: "
-            f"{each.tried}: {each.detail}"
-            for each in found
-        ]
-        return lines if len(lines) <= _TOLD else [*lines[:_TOLD], f"… and {len(lines) - _TOLD} more"]
+        """Every attack that was not denied to everybody, in a line each; leaks come first."""
+        found: dict[tuple[str, str, str], list[Attempt]] = {}
+        for attempt in self.attempts:
+            if attempt.outcome != "denied":
+                found.setdefault((attempt.outcome, attempt.server, attempt.name), []).append(attempt)
+        ordered = sorted(found.items(), key=lambda item: item[0][0] != "leaked")
+        return [_finding(outcome, attempts) for (outcome, _, _), attempts in ordered]
+
+
+def _finding(outcome: str, attempts: Sequence[Attempt]) -> str:
+    first, pairs = attempts[0], [f"{each.attacker} on {each.victim}" for each in attempts]
+    who = ", ".join(pairs[:_TOLD]) + (f" and {len(pairs) - _TOLD} more" if len(pairs) > _TOLD else "")
+    return f"{outcome}: {first.server}: {first.name} ({who}): {first.tried}: {first.detail}"
 
 
 def run(tenants: Sequence[Tenant], servers: Iterable[str], console: Console) -> Report:
