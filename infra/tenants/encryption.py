@@ -5,6 +5,8 @@ Longhorn takes it from the Secret that has the claim's name, in the claim's name
 may read Secrets. The key is worth the data: kept as the volume is, gone with it (docs/decisions/0034).
 """
 
+from dataclasses import dataclass
+
 import pulumi
 import pulumi_kubernetes as k8s
 
@@ -24,16 +26,22 @@ _LUKS = {
 }
 
 
-def declare_key(tenant: TenantEntry, opts: pulumi.ResourceOptions) -> pulumi.Resource:
-    """Declare the key, which is drawn once and never changes, and the Secret with it.
+@dataclass(frozen=True, kw_only=True)
+class Key:
+    """What opens a volume."""
 
-    Returns:
-        What the volume has to wait for.
-    """
+    value: pulumi.Output[str]
+    """Secret."""
+    declared: pulumi.Resource
+    """What the volume has to wait for."""
+
+
+def declare_key(tenant: TenantEntry, opts: pulumi.ResourceOptions) -> Key:
+    """Declare the key, which is drawn once and never changes, and the Secret with it."""
     name = tenant.id
     drawn = pulumi.ResourceOptions(parent=opts.parent, depends_on=opts.depends_on)
     key = Password(f"{name}-workspace-key", protected(drawn, tenant, "workspace"))
-    return k8s.core.v1.Secret(
+    secret = k8s.core.v1.Secret(
         f"{name}-workspace-encryption",
         metadata={"name": f"workspace-{name}", "namespace": tenant.dashed, "labels": labels(tenant)},
         # The API server refuses another key under this name, whoever asks for it.
@@ -48,3 +56,4 @@ def declare_key(tenant: TenantEntry, opts: pulumi.ResourceOptions) -> pulumi.Res
             "workspace",
         ),
     )
+    return Key(value=key.value, declared=secret)

@@ -2,7 +2,7 @@
 
 `FinalBackupProvider` runs in Pulumi's host for dynamic resources; what is serialised of it is its name. What
 it saves lies in the logs bucket under `offboarded/ID/TIME/`, the manifest last: without one it is incomplete.
-The volume's backup is Longhorn's own and lies where Longhorn's backups lie.
+The volume's backup is Longhorn's own and lies where Longhorn's backups lie; its key lies with the manifest.
 
 Not in it: secrets, which would outlive their deletion (their owner has them, or makes new ones), and older
 versions of objects.
@@ -92,18 +92,30 @@ class FinalBackup(Resource, module="agent-platform", name="FinalBackup"):
     """A tenant's last backup."""
 
     def __init__(
-        self, resource_name: str, *, tenant: "TenantEntry", platform: "Services", opts: pulumi.ResourceOptions
+        self,
+        resource_name: str,
+        *,
+        tenant: "TenantEntry",
+        platform: "Services",
+        workspace_key: pulumi.Output[str] | None,
+        opts: pulumi.ResourceOptions,
     ) -> None:
-        """Declare that what `tenant` has is saved; `opts` says what has to be stopped before."""
+        """Declare that what `tenant` has is saved; `opts` says what has to be stopped before.
+
+        `workspace_key` is what its volume is encrypted with, if it has one.
+        """
         ways = access(platform)
         if tenant.own_database:
             ways["database"]["database"] = tenant.underscored
         super().__init__(
             _PROVIDER,
             resource_name,
-            {"tenant": tenant.id, "tier": tenant.tier, **ways},
+            {"tenant": tenant.id, "tier": tenant.tier, "workspaceKey": workspace_key, **ways},
             pulumi.ResourceOptions.merge(
-                opts, pulumi.ResourceOptions(additional_secret_outputs=["database", "vault", "redis"])
+                opts,
+                pulumi.ResourceOptions(
+                    additional_secret_outputs=["workspaceKey", "database", "vault", "redis"]
+                ),
             ),
         )
 
@@ -133,6 +145,9 @@ def _save(props: Mapping[str, Any], folder: str, taken: datetime) -> None:
     put("catalog.json", catalog)
     objects = _objects(s3, storage, f"tenant_{tenant}/", f"{folder}objects/")
     volumes = list(_volumes(cluster, tenant, f"final-{tenant}-{taken:%Y%m%d%H%M%S}".lower(), expires))
+    if volumes:
+        # Longhorn backs up what is on disk: without the key, that is noise.
+        put("workspace-key.json", {"CRYPTO_KEY_VALUE": props["workspaceKey"]})
     put(
         "manifest.json",
         {

@@ -63,8 +63,10 @@ class Tenant(pulumi.ComponentResource):
                 *declare_quota(entry, labels(entry), inside),
             ]
             before_agents += guards
+        workspace = None
         if entry.has_workspace:
-            before_agents += declare_workspace(entry, platform, _after(inside, guards))
+            workspace = declare_workspace(entry, platform, _after(inside, guards))
+            before_agents.append(workspace.declared)
         running: list[pulumi.Resource] = []
         vpn: dict[str, Any] = {}
         if entry.parts.machine:
@@ -87,6 +89,7 @@ class Tenant(pulumi.ComponentResource):
                 f"{entry.id}-final-backup",
                 tenant=entry,
                 platform=platform,
+                workspace_key=workspace.key if workspace else None,
                 opts=_after(own, before_agents + running),
             )
 

@@ -1,5 +1,7 @@
 """The volume of a tenant's machine, which outlives it."""
 
+from dataclasses import dataclass
+
 import pulumi
 import pulumi_kubernetes as k8s
 
@@ -10,19 +12,23 @@ from infra.tenants.namespace import labels
 from infra.tenants.roster import TenantEntry
 
 
+@dataclass(frozen=True, kw_only=True)
+class Workspace:
+    """The volume."""
+
+    key: pulumi.Output[str]
+    """What it is encrypted with; secret."""
+    declared: pulumi.Resource
+    """What the machine has to wait for."""
+
+
 def claim_name(tenant: TenantEntry) -> str:
     """The name of the volume's claim."""
     return f"workspace-{tenant.id}"
 
 
-def declare_workspace(
-    tenant: TenantEntry, platform: Services, opts: pulumi.ResourceOptions
-) -> list[pulumi.Resource]:
-    """Declare the volume, encrypted with a key of its own.
-
-    Returns:
-        What the machine has to wait for.
-    """
+def declare_workspace(tenant: TenantEntry, platform: Services, opts: pulumi.ResourceOptions) -> Workspace:
+    """Declare the volume, encrypted with a key of its own."""
     key = declare_key(tenant, opts)
     volume = k8s.core.v1.PersistentVolumeClaim(
         f"{tenant.id}-workspace",
@@ -45,7 +51,9 @@ def declare_workspace(
         # (docs/decisions/0028).
         opts=pulumi.ResourceOptions.merge(
             protected(opts, tenant, "workspace"),
-            pulumi.ResourceOptions(depends_on=[key], retain_on_delete="workspace" not in tenant.discard),
+            pulumi.ResourceOptions(
+                depends_on=[key.declared], retain_on_delete="workspace" not in tenant.discard
+            ),
         ),
     )
-    return [volume]
+    return Workspace(key=key.value, declared=volume)

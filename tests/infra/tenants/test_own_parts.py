@@ -103,6 +103,12 @@ def test_a_leaving_tenants_key_may_go_with_its_volume(tmp_path: Path) -> None:
     assert not parts["ember-workspace-key"].protect
 
 
+def test_a_final_backup_has_the_key_without_which_the_volumes_is_noise(tmp_path: Path) -> None:
+    leaving = {**PLAIN, "state": "offboarding", "offboarding": {"backup": "final"}}
+    backup = of(record(tmp_path, leaving), "ember")["ember-final-backup"].inputs
+    assert backup["workspaceKey"] == "drawn"
+
+
 # Nodes
 
 
