@@ -15,7 +15,11 @@ def registrar_rights(prefix: str, opts: pulumi.ResourceOptions) -> None:
     """Declare that the group finds whatever is left of a tenant anywhere, and has volumes backed up."""
     look = ["get", "list"]
     rules = [
-        ([""], ["namespaces", "persistentvolumes", "persistentvolumeclaims", "pods", "services"], look),
+        (
+            [""],
+            ["namespaces", "nodes", "persistentvolumes", "persistentvolumeclaims", "pods", "services"],
+            look,
+        ),
         (["kubevirt.io"], ["virtualmachines", "virtualmachineinstances"], look),
         (["longhorn.io"], ["volumes"], look),
         (["longhorn.io"], ["snapshots", "backups"], [*look, "create"]),
@@ -33,10 +37,8 @@ def registrar_rights(prefix: str, opts: pulumi.ResourceOptions) -> None:
         f"{prefix}-binding",
         metadata=k8s.meta.v1.ObjectMetaArgs(name=_NAME),
         role_ref=k8s.rbac.v1.RoleRefArgs(
-            api_group="rbac.authorization.k8s.io", kind="ClusterRole", name=role.metadata.name
+            api_group="rbac.authorization.k8s.io", kind="ClusterRole", name=_NAME
         ),
-        subjects=[
-            k8s.rbac.v1.SubjectArgs(api_group="rbac.authorization.k8s.io", kind="Group", name=GROUP)
-        ],
-        opts=opts,
+        subjects=[k8s.rbac.v1.SubjectArgs(api_group="rbac.authorization.k8s.io", kind="Group", name=GROUP)],
+        opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=[role])),
     )

@@ -216,6 +216,8 @@ def _objects(s3: Any, storage: Mapping[str, Any], prefix: str, folder: str) -> i
     count = 0
     pages = s3.get_paginator("list_objects_v2").paginate(Bucket=storage["artifacts"], Prefix=prefix)
     for item in (item for page in pages for item in page.get("Contents", [])):
+        if item["Key"].endswith("/") and not item["Size"]:
+            continue  # Only shows a folder.
         source = {"Bucket": storage["artifacts"], "Key": item["Key"]}
         s3.copy(source, storage["logs"], folder + item["Key"].removeprefix(prefix))
         count += 1

@@ -179,7 +179,7 @@ def _in_kubernetes(tenant: str, where: clients.Where) -> Iterator[Place]:
         return f"{kind}: {label}", look
 
     machines, running = "virtualmachines", "virtualmachineinstances"
-    claims = core.list_persistent_volume_claim_for_all_namespaces
+    claims, nodes = core.list_persistent_volume_claim_for_all_namespaces, core.list_node
     for what, (how, look) in {
         "virtual machine": labelled(machines, custom("kubevirt.io", "v1", machines)),
         "running machine": labelled(running, custom("kubevirt.io", "v1", running)),
@@ -188,6 +188,7 @@ def _in_kubernetes(tenant: str, where: clients.Where) -> Iterator[Place]:
             "services", lambda: names(core.list_service_for_all_namespaces(label_selector=label))
         ),
         "volume claims": labelled("persistentvolumeclaims", lambda: names(claims(label_selector=label))),
+        "nodes": labelled("nodes", lambda: [one.metadata.name for one in nodes(label_selector=label).items]),
         "namespace": (f"namespaces: {namespace}", namespaces),
         "volumes": (f"persistentvolumes: claimRef.namespace = {namespace}", volumes),
         "Longhorn volumes": (

@@ -1,5 +1,7 @@
 """One embedded platform for all integration tests: a copy of the checkout, brought up once."""
 
+import copy
+import functools
 import json
 import os
 import shutil
@@ -7,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,7 +81,32 @@ class Platform:
         return report
 
     def exports(self) -> dict[str, str]:
-        """What `eval "$(make env)"` puts into a shell."""
+        """What `eval "$(make env)"` puts into a shell; the same as long as the platform lives."""
+        return dict(_exports(self))
+
+    def remove(self, *entries: dict[str, Any]) -> None:
+        """Have tenants leave as an operator does: without a backup, and then for good."""
+        document = yaml.safe_load(self.roster.read_text(encoding="utf-8"))
+        gone = {entry["id"] for entry in entries}
+        staying = [entry for entry in document["tenants"] if entry["id"] not in gone]
+        if any(entry.get("state") != "offboarding" for entry in entries):
+            waived = {"backup": "waived", "reason": "the test is over"}
+            leaving = [{**entry, "state": "offboarding", "offboarding": waived} for entry in entries]
+            self.write_roster({**document, "tenants": [*staying, *leaving]})
+            self.up()
+        retired = sorted({*document.get("retired", []), *gone})
+        self.write_roster({**document, "tenants": staying, "retired": retired})
+        self.up()
+
+    def has(self, tenant: str) -> bool:
+        """Whether the state has anything of that tenant."""
+        return any(urn.endswith(f"::{tenant}-registration") for urn in self.state())
+
+    def write_roster(self, document: dict[str, Any]) -> None:
+        """Put another roster in the place of the copy's."""
+        self.roster.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+
+    def _exports(self) -> dict[str, str]:
         script = 'eval "$("$0" -m local env)" && env -0'
         printed = subprocess.run(
             ["bash", "-c", script, sys.executable],
@@ -156,6 +184,11 @@ class Platform:
         return connect(self.exports()["KUBECONFIG"])
 
 
+@functools.cache
+def _exports(platform: Platform) -> dict[str, str]:
+    return platform._exports()
+
+
 def _masked(value: Any) -> Any:
     if isinstance(value, dict):
         if "ciphertext" in value:
@@ -194,16 +227,37 @@ def platform() -> Iterator[Platform]:
         shutil.rmtree(root, ignore_errors=True)
 
 
-@pytest.fixture
-def edit_roster(platform: Platform) -> Iterator[Callable[[Callable[[list[dict[str, Any]]], None]], None]]:
-    """Change the roster for one test; afterwards the sample roster is in force again."""
-    original = platform.roster.read_text(encoding="utf-8")
+Edit = Callable[[Callable[[list[dict[str, Any]]], None]], None]
+
+
+@contextmanager
+def edited_roster(platform: Platform) -> Iterator[Edit]:
+    """Changes of the sample roster, each from the sample; afterwards the sample is in force again.
+
+    What was added leaves for good, in two steps, and its id is never given again: use another each time.
+    """
+    sample = yaml.safe_load(platform.roster.read_text(encoding="utf-8"))
+    added: dict[str, dict[str, Any]] = {}
 
     def edit(change: Callable[[list[dict[str, Any]]], None]) -> None:
-        document = yaml.safe_load(original)
+        document = copy.deepcopy(sample)
         change(document["tenants"])
-        platform.roster.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+        platform.write_roster(document)
+        known = {entry["id"] for entry in sample["tenants"]}
+        added.update({entry["id"]: entry for entry in document["tenants"] if entry["id"] not in known})
 
     yield edit
-    platform.roster.write_text(original, encoding="utf-8")
-    platform.up()
+    left = [entry for entry in added.values() if platform.has(entry["id"])]
+    in_force = yaml.safe_load(platform.roster.read_text(encoding="utf-8")) == sample
+    platform.write_roster(sample)
+    if left:
+        platform.remove(*left)
+    elif not in_force:
+        platform.up()
+
+
+@pytest.fixture
+def edit_roster(platform: Platform) -> Iterator[Edit]:
+    """`edited_roster` for one test."""
+    with edited_roster(platform) as edit:
+        yield edit

@@ -1,5 +1,6 @@
 """An update that is cut off anywhere is mended by the next `make up`: nothing twice, nothing left behind."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -11,10 +12,12 @@ from typing import Any
 import pytest
 from exoscale.api.v2 import Client  # type: ignore[import-untyped]
 
-from tests.integration.conftest import Platform
-from tests.integration.test_roster_change import NEWCOMER, Edit, traces
+from tests.integration.belongings import traces
+from tests.integration.conftest import Edit, Platform
 
 pytestmark = pytest.mark.integration
+
+_numbers = itertools.count(1)
 
 
 def cut_off(
@@ -56,14 +59,25 @@ def kill_server(platform: Platform, name: str) -> None:
 
 @pytest.fixture
 def with_newcomer(platform: Platform, edit_roster: Edit) -> Iterator[set[str]]:
-    """A roster with one tenant more; afterwards the newcomer must be gone from every server."""
+    """A roster with one tenant more; afterwards the newcomer must be gone from every server.
+
+    It is leaving from its first day on, so that one step removes it.
+    """
     before = set(platform.state())
-    edit_roster(lambda tenants: tenants.append(NEWCOMER))
+    newcomer = {
+        "id": f"newcomer{next(_numbers)}x",
+        "name": "Newcomer",
+        "tier": "enterprise",
+        "owner": "ops@newcomer.example",
+        "state": "offboarding",
+        "offboarding": {"backup": "waived", "reason": "it never had anything"},
+    }
+    edit_roster(lambda tenants: tenants.append(newcomer))
     yield before
     edit_roster(lambda _tenants: None)
     platform.up()
     assert set(platform.state()) == before
-    assert traces(platform) == []
+    assert traces(platform, str(newcomer["id"])) == []
 
 
 def assert_whole(platform: Platform, before: set[str]) -> None:

@@ -1,0 +1,153 @@
+"""What a tenant has on every server: put there as the tenant would, looked for with each server's client.
+
+Nothing here asks the program where to look: an independent scan is to find what it forgot.
+"""
+
+import contextlib
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import redis
+from exoscale.api.v2 import Client  # type: ignore[import-untyped]
+from hvac.exceptions import InvalidPath  # type: ignore[import-untyped]
+from kubernetes import client
+
+from tests.integration.conftest import Platform
+
+_NAMES = (
+    '{range .items[*]}{.kind}/{.metadata.namespace}/{.metadata.name}={.spec.claimRef.namespace}{"\\n"}{end}'
+)
+
+
+def leave_data_everywhere(platform: Platform, tenant: str, *, account: str, namespace: str) -> str:
+    """Rows, secrets, objects with versions, a live login, an identity, activity; returns the login's name.
+
+    Its machine (account `agent`), or the runtime that serves it, runs under `account` in `namespace`.
+    """
+    with platform.database() as administrator:
+        administrator.execute(f"insert into tenant_{tenant}.agents (name, model) values ('a', 'x')")
+        administrator.execute(f"create table tenant_{tenant}.extra as select 1 as one")
+        administrator.execute(f"alter table tenant_{tenant}.extra owner to tenant_{tenant}")
+    # A machine has the account's ordinary token, a pod one for Vault alone.
+    audiences = [] if account == "agent" else ["vault"]
+    request = client.AuthenticationV1TokenRequest(spec=client.V1TokenRequestSpec(audiences=audiences))
+    issued = platform.core().create_namespaced_service_account_token(account, namespace, request)
+    entered = platform.vault().auth.kubernetes.login(role=f"tenant-{tenant}", jwt=issued.status.token)
+    vault = platform.vault(entered["auth"]["client_token"])
+    for value in ("old", "new"):
+        vault.secrets.kv.v2.create_or_update_secret(f"{tenant}/own", {"key": value}, mount_point="tenants")
+    vault.secrets.kv.v2.create_or_update_secret(f"{tenant}/deep/er", {"key": "x"}, mount_point="tenants")
+    vault.secrets.kv.v2.delete_latest_version_of_secret(f"{tenant}/deep/er", mount_point="tenants")
+    login: str = vault.secrets.database.generate_credentials(f"tenant-{tenant}")["data"]["username"]
+    s3, bucket, prefix = platform.s3(), bucket_of(platform, "artifacts"), f"tenant_{tenant}/uploads"
+    for body in (b"one", b"two"):
+        s3.put_object(Bucket=bucket, Key=f"{prefix}/deleted", Body=body)
+    s3.delete_object(Bucket=bucket, Key=f"{prefix}/deleted")
+    s3.put_object(Bucket=bucket, Key=f"{prefix}/kept ü", Body=b"kept")
+    s3.create_multipart_upload(Bucket=bucket, Key=f"{prefix}/unfinished")
+    activity = redis.Redis.from_url(platform.exports()["REDIS_URL"])
+    activity.set(f"activity:{tenant}", "now")
+    activity.set(f"activity:{tenant}:session", "now")
+    return login
+
+
+def bucket_of(platform: Platform, purpose: str) -> str:
+    """The bucket for artifacts, backups or logs."""
+    names: list[str] = [bucket["Name"] for bucket in platform.s3().list_buckets()["Buckets"]]
+    return next(name for name in names if purpose in name)
+
+
+def traces(platform: Platform, tenant: str, login: str = "none") -> list[str]:
+    """Where anything of the tenant is still found, asked of every server itself."""
+    return [
+        *_in_postgresql(platform, tenant, login),
+        *_in_vault(platform, tenant),
+        *_in_object_storage(platform, tenant),
+        *_at_exoscale(platform, tenant),
+        *_in_kubernetes(platform, tenant),
+        *_in_redis(platform, tenant),
+    ]
+
+
+def _in_postgresql(platform: Platform, tenant: str, login: str) -> Iterator[str]:
+    with platform.database() as administrator:
+        for kind, query in {
+            "schema": "select nspname from pg_namespace where position(%s in nspname) > 0",
+            "role": "select rolname from pg_roles where position(%s in concat(rolname, rolconfig)) > 0",
+            "database": "select datname from pg_database where position(%s in datname) > 0",
+            "session": "select usename from pg_stat_activity where position(%s in usename) > 0",
+        }.items():
+            for wanted in (tenant, login):
+                found = administrator.execute(query.encode(), [wanted]).fetchall()
+                yield from (f"{kind} {row[0]}" for row in found)
+
+
+def _in_vault(platform: Platform, tenant: str) -> Iterator[str]:
+    vault = platform.vault()
+    policies = vault.sys.list_policies()["data"]["policies"]
+    yield from (f"policy {name}" for name in policies if tenant in name)
+    for path in ("tenants/metadata", "database/roles", "database/config", "auth/kubernetes/role"):
+        yield from (f"{path}/{name}" for name in _listed(vault, path) if tenant in name)
+    leases = _listed(vault, f"sys/leases/lookup/database/creds/tenant-{tenant}")
+    yield from (f"lease {name}" for name in leases)
+    for entity in _listed(vault, "identity/entity/id"):
+        known = vault.read(f"identity/entity/id/{entity}")["data"]
+        if f"tenant-{tenant}" in str(known):
+            yield f"identity {entity}"
+
+
+def _listed(vault: Any, path: str) -> list[str]:
+    with contextlib.suppress(InvalidPath):
+        answer = vault.list(path)
+        return list(answer["data"]["keys"]) if answer else []
+    return []
+
+
+def _in_object_storage(platform: Platform, tenant: str) -> Iterator[str]:
+    s3, bucket = platform.s3(), bucket_of(platform, "artifacts")
+    for page in s3.get_paginator("list_object_versions").paginate(Bucket=bucket):
+        held = [*page.get("Versions", []), *page.get("DeleteMarkers", [])]
+        yield from (item["Key"] for item in held if tenant in item["Key"])
+    uploads = s3.list_multipart_uploads(Bucket=bucket).get("Uploads", [])
+    yield from (upload["Key"] for upload in uploads if tenant in upload["Key"])
+
+
+def _at_exoscale(platform: Platform, tenant: str) -> Iterator[str]:
+    exports = platform.exports()
+    api = Client(
+        exports["EXOSCALE_API_KEY"], exports["EXOSCALE_API_SECRET"], url=exports["EXOSCALE_API_ENDPOINT"]
+    )
+    held = {
+        "API key": api.list_api_keys()["api-keys"],
+        "IAM role": api.list_iam_roles()["iam-roles"],
+        "security group": api.list_security_groups()["security-groups"],
+        "anti-affinity group": api.list_anti_affinity_groups()["anti-affinity-groups"],
+        "instance pool": api.list_instance_pools()["instance-pools"],
+        "cluster": api.list_sks_clusters()["sks-clusters"],
+    }
+    for kind, items in held.items():
+        yield from (f"{kind} {item['name']}" for item in items if tenant in str(item))
+
+
+def _in_kubernetes(platform: Platform, tenant: str) -> Iterator[str]:
+    """Every object of every kind, by kubectl; its Longhorn backups remain by intention."""
+    exports = platform.exports()
+
+    def kubectl(*arguments: str) -> list[str]:
+        done = subprocess.run(
+            ["kubectl", *arguments], env=exports, capture_output=True, text=True, check=True
+        )
+        return done.stdout.split()
+
+    for namespaced in ("true", "false"):
+        kinds = kubectl("api-resources", "--verbs=list", f"--namespaced={namespaced}", "-o", "name")
+        skipped = ("backups.longhorn.io", "snapshots.longhorn.io", "events", "events.events.k8s.io")
+        asked = ",".join(kind for kind in kinds if kind not in skipped)
+        found = kubectl("get", asked, "--all-namespaces", "-o", f"jsonpath={_NAMES}")
+        yield from (name for name in found if tenant in name)
+
+
+def _in_redis(platform: Platform, tenant: str) -> Iterator[str]:
+    activity = redis.Redis.from_url(platform.exports()["REDIS_URL"], decode_responses=True)
+    yield from (f"key {name!s}" for name in activity.keys("*") if tenant in str(name))

@@ -1,0 +1,252 @@
+"""A tenant from its first day to its receipt: suspended, back again, leaving, gone; and never by mistake.
+
+One story, told once: each step is an update, and the tests look at what was seen after it.
+"""
+
+import gzip
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import yaml
+from hvac.exceptions import InvalidPath  # type: ignore[import-untyped]
+
+from tests.integration.belongings import bucket_of, leave_data_everywhere, traces
+from tests.integration.conftest import Platform, edited_roster
+from tests.integration.test_interruption import engine
+
+pytestmark = pytest.mark.integration
+
+LEAVER = {"id": "leaver", "name": "Leaver", "tier": "enterprise", "owner": "ops@leaver.example"}
+MINNOW = {"id": "minnow", "name": "Minnow", "tier": "starter", "owner": "ops@minnow.example"}
+BOTH = ("leaver", "minnow")
+REASON = "declined by letter of 2026-11-20"
+ROWS = "its rows in backups of the whole database"
+
+
+@dataclass
+class Seen:
+    """Of both tenants at one moment."""
+
+    machine: str
+    logins: set[str]
+    """Who may log in to Vault from Kubernetes."""
+    rows: int
+    files: int
+
+
+@dataclass
+class Story:
+    """What was seen after each step."""
+
+    seen: dict[str, Seen] = field(default_factory=dict)
+    dropped: subprocess.CompletedProcess[str] | None = None
+    unchanged: bool = False
+    removed_until_killed: int = 0
+    logins: dict[str, str] = field(default_factory=dict)
+    before: set[str] = field(default_factory=set)
+
+
+@pytest.fixture(scope="module")
+def story(platform: Platform) -> Iterator[Story]:
+    """Two tenants with data everywhere come, sleep, come back, and leave, cut off in the middle of it."""
+    story = Story(before=set(platform.state()))
+    with edited_roster(platform) as edit:
+
+        def step(name: str, leaver: dict[str, Any], minnow: dict[str, Any]) -> None:
+            edit(lambda tenants: tenants.extend([{**LEAVER, **leaver}, {**MINNOW, **minnow}]))
+            platform.up()
+            story.seen[name] = look(platform)
+
+        edit(lambda tenants: tenants.extend([LEAVER, MINNOW]))
+        platform.up()
+        story.logins["leaver"] = leave_data_everywhere(
+            platform, "leaver", account="agent", namespace="tenant-leaver"
+        )
+        story.logins["minnow"] = leave_data_everywhere(
+            platform, "minnow", account="agent-runtime", namespace="runtime"
+        )
+        story.seen["active"] = look(platform)
+
+        state = platform.state()
+        edit(lambda _tenants: None)
+        story.dropped = platform.run("up")
+        story.unchanged = platform.state() == state
+
+        step("suspended", {"state": "suspended"}, {"state": "suspended"})
+        step("active again", {}, {})
+        waived = {"backup": "waived", "reason": REASON}
+        step(
+            "offboarding",
+            {"state": "offboarding", "offboarding": {"backup": "final"}},
+            {"state": "offboarding", "offboarding": waived},
+        )
+
+        edit(lambda _tenants: None)
+        story.removed_until_killed = kill_while_it_deletes(platform)
+        platform.up()
+        yield story
+
+
+def look(platform: Platform) -> Seen:
+    """What there is of the two now."""
+    status = {tenant["id"]: tenant for tenant in platform.status()["tenants"]}
+    try:
+        listed = platform.vault().auth.kubernetes.list_roles()
+    except InvalidPath:
+        listed = {"keys": []}
+    with platform.database() as administrator:
+        counted = administrator.execute("select count(*) from tenant_leaver.agents").fetchone()
+    objects = platform.s3().list_objects_v2(
+        Bucket=bucket_of(platform, "artifacts"), Prefix="tenant_leaver/uploads/kept"
+    )
+    keys = listed["data"]["keys"] if "data" in listed else listed["keys"]
+    return Seen(
+        machine=settled(platform) if "leaver" in status else "gone",
+        logins={name.removeprefix("tenant-") for name in keys} & set(BOTH),
+        rows=counted[0] if counted else -1,
+        files=objects["KeyCount"],
+    )
+
+
+def settled(platform: Platform) -> str:
+    """The machine's state, once it is no longer on its way to another."""
+    deadline = time.monotonic() + 90
+    while True:
+        machine = platform.objects().get_namespaced_custom_object(
+            "kubevirt.io", "v1", "tenant-leaver", "virtualmachines", "tenant-leaver"
+        )
+        state: str = machine.get("status", {}).get("printableStatus", "Unknown")
+        if state in ("Running", "Stopped") or time.monotonic() > deadline:
+            return state
+        time.sleep(1)
+
+
+def kill_while_it_deletes(platform: Platform) -> int:
+    """Start `up`, and kill the engine without warning once it has deleted a few things; how many."""
+    running, deleted = platform.start("up"), 0
+    assert running.stdout is not None
+    for line in running.stdout:
+        deleted += " deleted" in line and ("leaver" in line or "minnow" in line)
+        if deleted == 6:
+            os.kill(engine(platform), signal.SIGKILL)
+            break
+    running.stdout.read()
+    running.wait(timeout=300)
+    return deleted
+
+
+def receipt(platform: Platform, tenant: str) -> dict[str, Any]:
+    """What the removal of `tenant` has left in the logs bucket."""
+    answer = platform.s3().get_object(Bucket=bucket_of(platform, "logs"), Key=f"receipts/{tenant}.json")
+    content: dict[str, Any] = json.loads(answer["Body"].read())
+    return content
+
+
+def test_dropping_entries_in_one_step_is_refused_in_one_message(story: Story) -> None:
+    assert story.dropped is not None
+    assert story.dropped.returncode == 1
+    told = story.dropped.stderr
+    assert "leaver, minnow: no longer in the roster" in " ".join(told.split())
+    assert "state: offboarding" in told
+    assert "Traceback" not in told
+    assert "urn:pulumi" not in told
+    assert story.unchanged
+
+
+def test_a_suspended_tenant_is_off_and_served_by_nobody_and_keeps_its_data(story: Story) -> None:
+    active, suspended = story.seen["active"], story.seen["suspended"]
+
+    assert (active.machine, active.logins) == ("Running", set(BOTH))
+    assert (suspended.machine, suspended.logins) == ("Stopped", set())
+    assert (suspended.rows, suspended.files) == (active.rows, active.files) == (1, 1)
+
+
+def test_back_from_suspension_everything_is_as_before(story: Story) -> None:
+    assert story.seen["active again"] == story.seen["active"]
+
+
+def test_a_leaving_tenant_is_off_and_has_its_data_until_it_is_gone(story: Story) -> None:
+    leaving = story.seen["offboarding"]
+
+    assert (leaving.machine, leaving.logins) == ("Stopped", set())
+    assert (leaving.rows, leaving.files) == (1, 1)
+
+
+def test_the_final_backup_holds_rows_files_and_the_volume(platform: Platform, story: Story) -> None:
+    s3, logs = platform.s3(), bucket_of(platform, "logs")
+    listed = s3.list_objects_v2(Bucket=logs, Prefix="offboarded/leaver/")["Contents"]
+    saved = {item["Key"].split("/", 3)[3]: item["Key"] for item in listed}
+
+    def content(name: str) -> bytes:
+        body: bytes = s3.get_object(Bucket=logs, Key=saved[name])["Body"].read()
+        return body
+
+    manifest = json.loads(content("manifest.json"))
+    assert manifest["rows"]["agents"] == 1
+    assert manifest["rows"]["extra"] == 1
+    assert gzip.decompress(content("tables/extra.csv.gz")) == b"one\n1\n"
+    assert content("objects/uploads/kept ü") == b"kept"
+    assert manifest["volumes"][0]["claim"] == "workspace-leaver"
+    relations = {one["name"]: one for one in json.loads(content("catalog.json"))["relations"]}
+    assert {"agents", "agent_memory", "execution_logs", "extra"} <= relations.keys()
+    assert not any("waiver" in key or "minnow" in key for key in saved.values())
+
+
+@pytest.mark.parametrize("tenant", BOTH)
+def test_the_receipt_lists_every_place_with_nothing_in_it(
+    platform: Platform, story: Story, tenant: str
+) -> None:
+    left = receipt(platform, tenant)
+
+    places = {(place["server"], place["what"]) for place in left["places"]}
+    assert len(places) == len(left["places"]) >= 25
+    assert {server for server, _ in places} == {
+        "PostgreSQL",
+        "Vault",
+        "Object storage",
+        "Exoscale",
+        "Kubernetes",
+        "Redis",
+        "DNS",
+    }
+    assert all(place["found"] == "nothing" and place["at"] and place["how"] for place in left["places"])
+
+
+def test_the_receipt_says_what_remains_and_until_when(platform: Platform, story: Story) -> None:
+    final, waived = receipt(platform, "leaver"), receipt(platform, "minnow")
+
+    assert final["backup"]["kind"] == "final"
+    remains = {item["what"]: item for item in final["remains"]}
+    assert remains.keys() == {"final backup", "backup of the workspace", ROWS}
+    assert remains["final backup"]["until"] > final["removed"]
+    assert waived["backup"] == {"kind": "waived", "reason": REASON}
+    assert [item["what"] for item in waived["remains"]] == [ROWS]
+
+
+@pytest.mark.parametrize("tenant", BOTH)
+def test_an_independent_scan_of_every_server_finds_nothing(
+    platform: Platform, story: Story, tenant: str
+) -> None:
+    assert story.removed_until_killed == 6
+    assert traces(platform, tenant, story.logins[tenant]) == []
+    assert set(platform.state()) == story.before
+
+
+def test_an_id_is_never_given_again(platform: Platform, story: Story) -> None:
+    sample = platform.roster.read_text(encoding="utf-8")
+    document = yaml.safe_load(sample)
+    platform.write_roster({**document, "tenants": [*document["tenants"], LEAVER]})
+    try:
+        refused = platform.run("preview")
+    finally:
+        platform.roster.write_text(sample, encoding="utf-8")
+
+    assert refused.returncode == 1
+    assert "a tenant of this id was removed before" in refused.stderr
