@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from redis import Redis
 from redis import exceptions as errors
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from local import credentials, ports
 from local.attack.attempt import Attack, Refused, Target
@@ -143,6 +145,8 @@ def _connect(user: str | None, password: str | None, stack: ExitStack) -> Redis:
         protocol=2,
         lib_name=None,
         lib_version=None,
+        # A wrong password does not become right by being tried again.
+        retry=Retry(NoBackoff(), 0),
     )
     stack.callback(connection.close)
     if password is not None:

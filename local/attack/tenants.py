@@ -8,10 +8,9 @@ from urllib.parse import urlsplit
 
 import hvac  # type: ignore[import-untyped]
 from hvac.exceptions import VaultError  # type: ignore[import-untyped]
-from kubernetes import client as kubernetes_client
 
 from local.errors import LocalError
-from local.servers import kubernetes, vault
+from local.servers import kubernetes_api, vault
 
 
 class Account(NamedTuple):
@@ -96,12 +95,15 @@ class Tenant:
 
 def issue(account: Account, audiences: list[str]) -> str:
     """A token of a service account; without audiences, for the Kubernetes API."""
-    request = kubernetes_client.AuthenticationV1TokenRequest(
-        spec=kubernetes_client.V1TokenRequestSpec(audiences=audiences)
+    issued = kubernetes_api.create(
+        f"/api/v1/namespaces/{account.namespace}/serviceaccounts/{account.name}/token",
+        {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenRequest",
+            "spec": {"audiences": audiences},
+        },
     )
-    core = kubernetes_client.CoreV1Api(kubernetes.client())
-    issued: Any = core.create_namespaced_service_account_token(account.name, account.namespace, request)
-    return str(issued.status.token)
+    return str(issued["status"]["token"])
 
 
 def operator() -> hvac.Client:

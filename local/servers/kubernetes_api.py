@@ -54,6 +54,11 @@ def get(path: str) -> dict[str, Any]:
     return _call("GET", path)
 
 
+def create(path: str, item: Mapping[str, Any]) -> dict[str, Any]:
+    """Create an object below a path; returns it as the API has it."""
+    return _call("POST", path, item)
+
+
 def merge(path: str, change: Mapping[str, Any]) -> dict[str, Any]:
     """Merge a change into an object; returns it as it is now."""
     return _call("PATCH", path, change, _MERGE)
