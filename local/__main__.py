@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from pulumi import RunError
 from rich.console import Console
@@ -222,7 +223,7 @@ def _actionlint(_options: argparse.Namespace) -> None:
     toolchain.ensure(CONSOLE, "actionlint")
     workflows = sorted((ROOT / ".github" / "workflows").glob("*.yaml"))
     # Without the helpers it would look for on PATH, it says the same on every machine.
-    command = [toolchain.tool("actionlint"), "-shellcheck=", "-pyflakes=", *workflows]
+    command: list[str | Path] = [toolchain.tool("actionlint"), "-shellcheck=", "-pyflakes=", *workflows]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise LocalError(

@@ -16,16 +16,16 @@ WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yaml"))
 ACTIONS = sorted((ROOT / ".github" / "actions").rglob("action.yaml"))
 
 
-def load(path: Path) -> dict[str, Any]:
-    document: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+def load(path: Path) -> dict[Any, Any]:
+    document: dict[Any, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     return document
 
 
-def workflow(name: str) -> dict[str, Any]:
+def workflow(name: str) -> dict[Any, Any]:
     return load(ROOT / ".github" / "workflows" / f"{name}.yaml")
 
 
-def steps(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def steps(document: dict[Any, Any]) -> Iterator[dict[str, Any]]:
     for job in document.get("jobs", {"action": document.get("runs")}).values():
         yield from job["steps"]
 
