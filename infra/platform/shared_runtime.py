@@ -20,7 +20,7 @@ _NAME = "agent-runtime"
 _SELECTED = {"app.kubernetes.io/name": _NAME}
 _MARKED = {**_SELECTED, "app.kubernetes.io/part-of": "agent-platform"}
 _REPLICAS = 2
-_CPU = 2
+_CPU = 1
 _MEMORY_GIB = 4
 
 
@@ -66,6 +66,11 @@ def shared_runtime(
         spec={
             "replicas": _REPLICAS,
             "revision_history_limit": 2,
+            # One after the other, each in its predecessor's place: no node is needed that has none of them.
+            "strategy": {
+                "type": "RollingUpdate",
+                "rolling_update": {"max_surge": 0, "max_unavailable": 1},
+            },
             "selector": {"match_labels": _SELECTED},
             "template": {
                 "metadata": {"labels": _MARKED},
@@ -90,7 +95,7 @@ def _on_different_nodes() -> k8s.core.v1.AffinityArgsDict:
 
 
 def _hard() -> dict[str, str]:
-    """All replicas and, during an update, one more."""
+    """All replicas, and room for one that is still of a larger size while an update makes them smaller."""
     pods = _REPLICAS + 1
     amounts = {
         "cpu": str(pods * _CPU),
