@@ -235,7 +235,7 @@ def _remove(props: dict[str, Any]) -> None:
             "tenant": tenant,
             "tier": props["tier"],
             "removed": _now().isoformat(timespec="seconds"),
-            "backup": {"kind": props["backup"], "reason": props["reason"]},
+            "backup": {"kind": props.get("backup"), "reason": props.get("reason")},
             "places": checked,
             "remains": list(_remains(props)),
         },
@@ -287,7 +287,7 @@ def _remains(props: Mapping[str, Any]) -> Iterator[dict[str, str]]:
                 "until": manifest["expires"],
                 "deletedBy": runbook,
             }
-    kept = RETENTION_DAYS if props["backup"] == "final" else 0
+    kept = RETENTION_DAYS if props.get("backup") == "final" else 0
     for name in places.longhorn_backups(props):
         yield {
             "what": "backup of the workspace",
@@ -295,7 +295,7 @@ def _remains(props: Mapping[str, Any]) -> Iterator[dict[str, str]]:
             "until": (now + timedelta(days=kept)).date().isoformat(),
             "deletedBy": runbook,
         }
-    days = props["backupDays"]
+    days = props.get("backupDays")
     yield {
         "what": "its rows in backups of the whole database",
         "where": "PostgreSQL's backups",
