@@ -70,6 +70,8 @@ class Reference:
                 )
             if isinstance(value, list):
                 value = tuple(value)
+            if isinstance(value, float) and int in _parts(hint):
+                value = int(value)  # on the way between stacks, every number is a float
             if secret:
                 value = pulumi.Output.secret(value)
             elif value is not None and _takes_output(hint):
@@ -80,12 +82,7 @@ class Reference:
 
 def _handed_over(kind: "type[DataclassInstance]") -> dict[str, Any]:
     """The fields that are no resources, each with its type."""
-    hints = typing.get_type_hints(kind)
-    return {
-        field.name: hints[field.name]
-        for field in dataclasses.fields(kind)
-        if not _is_resource(hints[field.name])
-    }
+    return {field.name: field.type for field in dataclasses.fields(kind) if not _is_resource(field.type)}
 
 
 def _has_resources(kind: "type[DataclassInstance]") -> bool:
@@ -97,7 +94,12 @@ def _is_resource(hint: Any) -> bool:
 
 
 def _takes_output(hint: Any) -> bool:
-    return any(part is pulumi.Output or typing.get_origin(part) is pulumi.Output for part in _parts(hint))
+    # `pulumi.Input` refers to it by name.
+    return any(
+        typing.get_origin(part) is pulumi.Output
+        or (isinstance(part, typing.ForwardRef) and part.__forward_arg__.startswith("Output["))
+        for part in _parts(hint)
+    )
 
 
 def _parts(hint: Any) -> list[Any]:

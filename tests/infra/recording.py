@@ -6,7 +6,7 @@ import unittest.mock
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pulumi
 import yaml
@@ -50,10 +50,29 @@ class Registered:
     """Names."""
 
 
+class Output(NamedTuple):
+    """A stack's output."""
+
+    value: Any
+    secret: bool
+
+
+Outputs = Mapping[str, Output]
+
+
+@dataclass(frozen=True)
 class _Answers(pulumi.runtime.Mocks):
-    """Answers as the providers would."""
+    """Answers as the providers would, and as the engine tells the outputs of any other stack."""
+
+    base: Outputs
 
     def new_resource(self, args: pulumi.runtime.MockResourceArgs) -> tuple[str | None, dict[Any, Any]]:
+        if args.typ == "pulumi:pulumi:StackReference":
+            return args.resource_id, {
+                **args.inputs,
+                "outputs": {name: output.value for name, output in self.base.items()},
+                "secretOutputNames": [name for name, output in self.base.items() if output.secret],
+            }
         outputs = {**args.inputs, **_OUTPUTS.get(args.typ, {})}
         if args.typ == "exoscale:index/sksNodepool:SksNodepool":
             outputs["instancePoolId"] = f"{args.name}-instance-pool"
@@ -67,10 +86,13 @@ class _Answers(pulumi.runtime.Mocks):
 class Recorder(mocks.MockMonitor):
     """Keeps every registration, as the engine would see it."""
 
+    answers: pulumi.runtime.Mocks
     registered: dict[str, Registered] = field(default_factory=dict)
+    outputs: dict[str, Output] = field(default_factory=dict)
+    """What the program, run as a whole, exports."""
 
     def __post_init__(self) -> None:
-        super().__init__(_Answers())
+        super().__init__(self.answers)
 
     def RegisterResource(self, request: Any) -> resource_pb2.RegisterResourceResponse:  # noqa: N802
         if request.type != "pulumi:pulumi:Stack":
@@ -97,20 +119,26 @@ class Recorder(mocks.MockMonitor):
         return self.registered[name]
 
 
-def record(program: Callable[[], object], *, preview: bool = False) -> Recorder:
-    """Run `program` and return what it registered; whatever it raises is raised here."""
+def record(program: Callable[[], object], *, preview: bool = False, base: Outputs | None = None) -> Recorder:
+    """Run `program` and return what it registered; whatever it raises is raised here.
+
+    `base` is what a stack exports that the program refers to.
+    """
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
-    recorder = Recorder()
-    mocks.set_mocks(_Answers(), project="agent-platform", stack="test", preview=preview, monitor=recorder)
+    answers = _Answers(base or {})
+    recorder = Recorder(answers)
+    mocks.set_mocks(answers, project="agent-platform", stack="test", preview=preview, monitor=recorder)
 
     async def run() -> None:
-        mains: list[Callable[[], Awaitable[object]]] = []
+        mains: list[Callable[[], Awaitable[Mapping[str, Any]]]] = []
         # The mocks' own stack takes no `main`, as the language host's does: it is awaited here.
         with unittest.mock.patch("pulumi.run", mains.append):
             program()
         for main in mains:
-            await main()
+            for name, value in (await main()).items():
+                output = pulumi.Output.from_input(value)
+                recorder.outputs[name] = Output(await output.future(), await output.is_secret())
 
     loop.run_until_complete(run_pulumi_func(run))
     return recorder
