@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from policy.inputs import Path, UnknownInputError, path_text, texts, unknowns
+from policy.inputs import Path, UnknownInputError, UnsearchedError, path_text, texts, unknowns
 from policy.rules import Selection, Severity, listed, resources, rule, stack_rule
 from policy.subjects import Resource, Stack
 from policy.tenants import NAMESPACE, registration, tenants_resources, tier_name, tier_of
@@ -65,7 +65,7 @@ def _holds_data(resource: Resource, stack: Stack) -> bool:
     if resource.type == _ROLE:
         # Of the platform's roles none owns data.
         return resource.tenant is not None
-    return resource.type != NAMESPACE or bool(stack.by(_namespace, _CLAIM)[resource.object_name])
+    return resource.type != NAMESPACE or any(stack.by(_namespace, _CLAIM)[resource.object_name])
 
 
 @stack_rule(
@@ -161,9 +161,11 @@ def schema_backed_up(schema: Resource, stack: Stack, values: Mapping[str, Any]) 
     """Every schema is on servers that are backed up: by this stack, or by whoever gives them."""
     if values["given"]:
         return
-    own = any(stack.of(_SERVERS)) and stack.by(_database_name, _DATABASE)[schema.inputs["database"]]
-    if not own and not stack.by(_first_database, _SERVERS)[schema.inputs["database"]]:
-        yield f"nobody is known to back up the database {schema.inputs['database']}"
+    database = schema.inputs["database"]
+    if any(stack.by(_first_database, _SERVERS)[database]):
+        return
+    if not any(stack.of(_SERVERS)) or not any(stack.by(_database_name, _DATABASE)[database]):
+        yield f"nobody is known to back up the database {database}"
 
 
 def _database_name(database: Resource) -> str:
@@ -188,7 +190,7 @@ def servers_backed_up(servers: Resource, stack: Stack) -> Iterator[str]:
     plugins = servers.inputs["spec"].get("plugins") or ()
     if not any(plugin.get("isWALArchiver") and plugin.get("enabled", True) for plugin in plugins):
         yield "they archive no log, so what came after the last backup is lost"
-    backups = [backup.inputs["spec"] for backup in stack.by(_namespace, _SCHEDULED_BACKUP)[servers.namespace]]
+    backups = (backup.inputs["spec"] for backup in stack.by(_namespace, _SCHEDULED_BACKUP)[servers.namespace])
     if not any(
         backup["cluster"]["name"] == servers.object_name and not backup.get("suspend") for backup in backups
     ):
@@ -276,25 +278,28 @@ def no_plaintext_secret(resource: Resource) -> Iterator[str]:
         # Providers are configured in texts: `true` opens nothing.
         if resource.is_secret(*path) or text in ("", "true", "false"):
             continue
-        if resource.type == _SECRET and path[0] in ("data", "stringData"):
+        if _holds_credential(resource, path):
             yield f"{path_text(path)} is not marked as a secret"
         elif _CREDENTIAL.search(text):
             yield f"{path_text(path)} looks like a credential"
-        elif _NAMED.search(_name(resource.inputs, path)):
-            yield f"{path_text(path)} is not marked as a secret"
-    for path in unknowns(resource.inputs):
-        if path[0] not in resource.secret_outputs and _NAMED.search(str(path[-1])):
+    open_to_all = [path for path in unknowns(resource.inputs) if path[0] not in resource.secret_outputs]
+    for path in open_to_all:
+        if _holds_credential(resource, path):
             raise UnknownInputError(path)
+    for path in open_to_all:
+        raise UnsearchedError(path)
 
 
-def _name(inputs: Mapping[str, Any], path: Path) -> str:
-    """What the text at `path` is called: by its field, or by the `name` that stands beside its `value`."""
+def _holds_credential(resource: Resource, path: Path) -> bool:
+    """Whether a field is one, by its place, its name, or the `name` that stands beside a `value`."""
+    if resource.type == _SECRET and path[0] in ("data", "stringData"):
+        return True
     if path[-1] != "value":
-        return str(path[-1])
-    around: Any = inputs
+        return _NAMED.search(str(path[-1])) is not None
+    around: Any = resource.inputs
     for step in path[:-1]:
         around = around[step]
-    return str(around.get("name") or "")
+    return _NAMED.search(str(around.get("name") or "")) is not None
 
 
 def _namespace(resource: Resource) -> str:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 
 from infra.tenants.tiers import NEVER_CLAIMED, TIERS
-from policy.inputs import Path, texts
+from policy.inputs import Path, UnsearchedError, texts, unknowns
 from policy.rules import Selection, Severity, resources, rule, stack_rule
 from policy.subjects import Resource, Stack
 from policy.tenants import NAMESPACE, REGISTRATION, tenant_of, tier_name, tier_named, tier_of
@@ -92,9 +92,9 @@ def claim_borne_out(registered: Resource, stack: Stack) -> Iterator[str]:
 
 
 def _closed_namespace(registered: Resource, stack: Stack) -> str:
-    if not stack.by(tenant_of, NAMESPACE)[tenant_of(registered)]:
+    if not any(stack.by(tenant_of, NAMESPACE)[tenant_of(registered)]):
         return "it has no namespace"
-    policies = [each.inputs["spec"] for each in stack.by(tenant_of, _NETWORK_POLICY)[tenant_of(registered)]]
+    policies = (each.inputs["spec"] for each in stack.by(tenant_of, _NETWORK_POLICY)[tenant_of(registered)])
     closed = any(
         not spec.get("podSelector")
         and {"Ingress", "Egress"} <= set(spec.get("policyTypes") or ())
@@ -107,11 +107,11 @@ def _closed_namespace(registered: Resource, stack: Stack) -> str:
 
 
 def _machine(registered: Resource, stack: Stack) -> str:
-    return "" if stack.by(tenant_of, _MACHINE)[tenant_of(registered)] else "it has no machine"
+    return "" if any(stack.by(tenant_of, _MACHINE)[tenant_of(registered)]) else "it has no machine"
 
 
 def _nodes(registered: Resource, stack: Stack) -> str:
-    return "" if stack.by(tenant_of, _NODE_POOL)[tenant_of(registered)] else "it has no nodes of its own"
+    return "" if any(stack.by(tenant_of, _NODE_POOL)[tenant_of(registered)]) else "it has no nodes of its own"
 
 
 def _in_switzerland(_registered: Resource, stack: Stack) -> str:
@@ -153,10 +153,12 @@ def words(resource: Resource, stack: Stack) -> Iterator[str]:
                 yield f'"{told}": {NEVER_CLAIMED[claim]}'
             elif tier and not tier.may_claim(claim):
                 yield f'"{told}": tier {tier_name(resource, stack)} may not claim "{claim}"'
+    for path in filter(_is_told, unknowns(resource.inputs)):
+        raise UnsearchedError(path)
 
 
 def _is_told(path: Path) -> bool:
-    """Whether people read the field; what another resource has yet to make claims nothing."""
-    return path[0] in ("name", "description", "labels", "tags") or (
-        path[0] == "metadata" and path[1] in ("name", "labels", "annotations")
-    )
+    """Whether people read the field."""
+    if path[0] != "metadata" or len(path) == 1:
+        return path[0] in ("name", "description", "labels", "tags", "metadata")
+    return path[1] in ("name", "labels", "annotations")

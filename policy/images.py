@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from policy.inputs import searched
 from policy.pods import containers
 from policy.rules import Selection, Severity, resources, rule
 from policy.subjects import Resource
@@ -75,6 +76,7 @@ def _images(resource: Resource) -> Iterator[Image]:
             yield Image("PostgreSQL", resource.inputs["spec"]["imageName"])
     else:
         yield from _in_values(resource.inputs.get("values") or {}, "values")
+        searched(resource.inputs.get("values"))
 
 
 def _disks(spec: Mapping[str, Any]) -> Iterator[Image]:

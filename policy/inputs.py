@@ -36,6 +36,10 @@ class UnknownInputError(Exception):
         super().__init__(path_text(path))
 
 
+class UnsearchedError(UnknownInputError):
+    """A rule that searches everything could not look into what is not known yet; the rest it has judged."""
+
+
 class _Unknown:
     """Stands where an unknown value will be; it lets nobody take it for one."""
 
@@ -90,6 +94,16 @@ def texts(value: Any, path: Path = ()) -> Iterator[tuple[Path, str]]:
     elif isinstance(value, list):
         for index, item in enumerate(list.__iter__(value)):
             yield from texts(item, (*path, index))
+
+
+def searched(value: Any) -> None:
+    """Say that `value` has been searched for something that could be anywhere in it.
+
+    Raises:
+        UnsearchedError: something in it is unknown.
+    """
+    for path in unknowns(value):
+        raise UnsearchedError(path)
 
 
 def unknowns(value: Any) -> Iterator[Path]:

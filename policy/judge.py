@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from policy.configuration import Configured
-from policy.inputs import UnknownInputError
+from policy.inputs import UnknownInputError, UnsearchedError
 from policy.rules import Level, Rule
 from policy.subjects import TENANT, Resource, Stack, words
 
@@ -32,6 +32,8 @@ class Judge:
         self._preview = preview
         self._seen: dict[str, Resource] = {}
         self._by_type: dict[str, list[Configured]] = {}
+        self._unsearched: dict[str, list[str]] = {}
+        """By rule, where it could not look: nearly everywhere in a plan from nothing, so it is told once."""
 
     def resource(self, resource: Resource) -> Iterator[Finding]:
         """Judge one resource, and remember it."""
@@ -51,6 +53,9 @@ class Judge:
             for configured in self._about(resource.type):
                 if configured.rule.across:
                     yield from self._judged(configured, resource, stack)
+        for configured in self._active:
+            if where := self._unsearched.get(configured.rule.id):
+                yield _not_searched(configured.rule, where)
 
     def tenant_below(self, parent: str) -> str | None:
         """The id of the tenant that a child of `parent` belongs to."""
@@ -74,7 +79,7 @@ class Judge:
             for part in rule.on.parts(resource):
                 yield from self._part(configured, resource, part, context)
         except UnknownInputError as unknown:
-            yield self._unjudged(configured, resource, unknown)
+            yield from self._unjudged(configured, resource, unknown)
         except Exception as error:  # noqa: BLE001 — an unexpected input must not pass unjudged
             yield self._failed(configured, resource, error)
 
@@ -87,19 +92,23 @@ class Judge:
                 message = configured.rule.says(words(resource), what)
                 yield Finding(configured.rule, resource.urn, configured.level, message)
         except UnknownInputError as unknown:
-            yield self._unjudged(configured, resource, unknown)
+            yield from self._unjudged(configured, resource, unknown)
 
-    def _unjudged(self, configured: Configured, resource: Resource, unknown: UnknownInputError) -> Finding:
+    def _unjudged(
+        self, configured: Configured, resource: Resource, unknown: UnknownInputError
+    ) -> Iterator[Finding]:
         rule, where = configured.rule, words(resource)
-        if self._preview:
-            when = "at the end of the update" if rule.across else "before the resource is changed"
+        if not self._preview:
+            message = f"{rule.id} {where}: cannot be judged: {unknown} unknown; {rule.reason}; {rule.remedy}"
+            yield Finding(rule, resource.urn, configured.level, message)
+        elif isinstance(unknown, UnsearchedError):
+            self._unsearched.setdefault(rule.id, []).append(f"{resource.name} ({unknown})")
+        else:
             message = (
-                f"{rule.id} {where}: cannot be judged at preview: {unknown} unknown; it is judged {when}; "
-                "give the field a value that the program knows to see it here"
+                f"{rule.id} {where}: cannot be judged at preview: {unknown} unknown; it is judged "
+                f"{_when(rule)}; give the field a value that the program knows to see it here"
             )
-            return Finding(rule, resource.urn, Level.ADVISORY, message)
-        message = f"{rule.id} {where}: cannot be judged: {unknown} unknown; {rule.reason}; {rule.remedy}"
-        return Finding(rule, resource.urn, configured.level, message)
+            yield Finding(rule, resource.urn, Level.ADVISORY, message)
 
     def _failed(self, configured: Configured, resource: Resource, error: Exception) -> Finding:
         rule = configured.rule
@@ -108,3 +117,19 @@ class Judge:
             f"resource is not judged; mend the rule in policy/{rule.family}.py, or the input it tripped over"
         )
         return Finding(rule, resource.urn, configured.level, message)
+
+
+def _when(rule: Rule) -> str:
+    return "at the end of the update" if rule.across else "before the resource is changed"
+
+
+def _not_searched(rule: Rule, where: Sequence[str]) -> Finding:
+    more = f" and {len(where) - _SHOWN} more" if len(where) > _SHOWN else ""
+    message = (
+        f"{rule.id}: cannot be judged at preview in what is unknown: {', '.join(where[:_SHOWN])}{more}; "
+        f"it is judged {_when(rule)}"
+    )
+    return Finding(rule, "", Level.ADVISORY, message)
+
+
+_SHOWN = 3

@@ -88,6 +88,8 @@ def default_deny(namespace: Resource, stack: Stack, values: Mapping[str, Any]) -
         if not spec.get("podSelector"):
             types = spec.get("policyTypes") or ()
             closed |= {each for each in ("Ingress", "Egress") if each in types and not spec.get(each.lower())}
+        if len(closed) == 2:
+            return
     for direction in ("Ingress", "Egress"):
         if direction not in closed:
             yield f"nothing closes it by default ({direction.lower()})"

@@ -102,15 +102,15 @@ class Groups:
             except UnknownInputError as unknown:
                 self._unknown = unknown
 
-    def __getitem__(self, key: str) -> list[Resource]:
-        """The group, which may be empty.
+    def __getitem__(self, key: str) -> Iterator[Resource]:
+        """The group, which may be empty: to be looked through until what is looked for is found.
 
         Raises:
-            UnknownInputError: it is empty, but for what is of an unknown group.
+            UnknownInputError: at the end of the group, if something of an unknown group could be of this one.
         """
-        if key not in self._groups and self._unknown:
+        yield from self._groups.get(key, ())
+        if self._unknown:
             raise self._unknown
-        return self._groups.get(key, [])
 
 
 def words(resource: Resource) -> str:

@@ -54,7 +54,7 @@ def _namespace(resource: Resource) -> str:
 def registered(resource: Resource, stack: Stack) -> Iterator[str]:
     """Every tenant has one registration, under its own id, in a tier that exists."""
     if resource.type == TENANT:
-        count = len(registrations(stack)[resource.name])
+        count = len(list(registrations(stack)[resource.name]))
         if count != 1:
             yield f"it has {count} registrations"
         return
@@ -132,8 +132,9 @@ def own_names(resource: Resource, stack: Stack) -> Iterator[str]:
     for path, text in texts(resource.inputs):
         for prefix, named in _NAMED.findall(text):
             # `workspace-encrypted` and the like are the platform's.
-            if named != resource.tenant and (prefix != "workspace-" or stack.by(_name, TENANT)[named]):
+            if named != resource.tenant and (prefix != "workspace-" or any(stack.by(_name, TENANT)[named])):
                 yield f"{path_text(path)} names {prefix}{named}, which is tenant {named}'s"
+    # What is unknown is made from what it depends on.
     for urn in stack.dependencies.get(resource.urn, ()):
         other = stack.by_urn.get(urn)
         if other and other.tenant not in (None, resource.tenant):
@@ -160,7 +161,7 @@ def quota(namespace: Resource, stack: Stack, values: Mapping[str, Any]) -> Itera
     """Every namespace in which agents run has a quota for all that can be used up."""
     if namespace.tenant is None and namespace.object_name not in values["shared"]:
         return
-    found = stack.by(_namespace, _QUOTA)[namespace.object_name]
+    found = list(stack.by(_namespace, _QUOTA)[namespace.object_name])
     hard = {key: value for each in found for key, value in (each.inputs["spec"].get("hard") or {}).items()}
     used_up = _USED_UP if hard.get("pods") == "0" else (*_USED_UP, *_BY_PODS)
     missing = [name for name in used_up if name not in hard]

@@ -23,8 +23,8 @@ def registrations(stack: Stack) -> Groups:
 
 def registration(resource: Resource, stack: Stack) -> Mapping[str, Any]:
     """What was registered of a resource's tenant; empty if nothing was, which `tenancy-registered` tells."""
-    found = registrations(stack)[tenant_of(resource)]
-    return found[0].inputs if found else {}
+    found = next(registrations(stack)[tenant_of(resource)], None)
+    return found.inputs if found else {}
 
 
 def tier_name(resource: Resource, stack: Stack) -> str:
