@@ -175,18 +175,7 @@ def stack(
             stack_name=name,
             project_name=PROJECT,
             program=_Program(program or _infra),
-            opts=auto.LocalWorkspaceOptions(
-                work_dir=str(home),
-                pulumi_home=str(_HOME),
-                pulumi_command=auto.PulumiCommand(root=str(DATA), skip_version_check=True),
-                project_settings=auto.ProjectSettings(name=PROJECT, runtime="python"),
-                env_vars={
-                    "PATH": f"{_BIN}{os.pathsep}{os.environ['PATH']}",
-                    "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
-                    "PULUMI_SKIP_UPDATE_CHECK": "true",
-                    **({"PULUMI_BACKEND_URL": backend} if backend else ours),
-                },
-            ),
+            opts=_workspace(home, {"PULUMI_BACKEND_URL": backend} if backend else ours),
         )
     except auto.CommandError as error:
         raise LocalError(
@@ -200,6 +189,37 @@ def stack(
     if secrets:
         selected.set_all_config({key: auto.ConfigValue(value, secret=True) for key, value in secrets.items()})
     return selected
+
+
+def beside(
+    selected: auto.Stack, name: str, config: Mapping[str, Any], *, program: Callable[[], None] | None = None
+) -> auto.Stack:
+    """A stack in the backend of `selected`, with that configuration: one of some layers, or of one slice."""
+    home = _home(selected.name) / "beside" / name
+    home.mkdir(parents=True, exist_ok=True)
+    document = yaml.safe_dump({"config": dict(config)}, sort_keys=False)
+    (home / f"Pulumi.{name}.yaml").write_text(document, encoding="utf-8")
+    return auto.create_or_select_stack(
+        stack_name=name,
+        project_name=PROJECT,
+        program=_Program(program or _infra),
+        opts=_workspace(home, selected.workspace.env_vars),
+    )
+
+
+def _workspace(home: Path, environment: Mapping[str, str]) -> auto.LocalWorkspaceOptions:
+    return auto.LocalWorkspaceOptions(
+        work_dir=str(home),
+        pulumi_home=str(_HOME),
+        pulumi_command=auto.PulumiCommand(root=str(DATA), skip_version_check=True),
+        project_settings=auto.ProjectSettings(name=PROJECT, runtime="python"),
+        env_vars={
+            "PATH": f"{_BIN}{os.pathsep}{os.environ['PATH']}",
+            "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
+            "PULUMI_SKIP_UPDATE_CHECK": "true",
+            **environment,
+        },
+    )
 
 
 def _home(name: str) -> Path:
