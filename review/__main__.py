@@ -68,13 +68,15 @@ def _review(options: argparse.Namespace, folder: Path) -> report.Review:
         from_state=stack == engine.LOCAL_STACK or bool(backend),
         paths=both.paths,
     )
+    after = _plan("head", both.head, folder / "head.json", command)
+    if after.error:
+        return report.failed(scope, after.error)
     before = _plan(f"base ({base})", both.base, folder / "base.json", command)
     if before.error:
         raise ReviewError(
             f"The base, {base}, could not be planned, so nothing can be compared. {before.error}"
         )
-    after = _plan("head", both.head, folder / "head.json", command)
-    return report.failed(scope, after.error) if after.error else report.review(scope, before, after)
+    return report.review(scope, before, after)
 
 
 def _plan(what: str, tree: Path, out: Path, options: Sequence[str]) -> Plan:

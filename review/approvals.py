@@ -1,6 +1,6 @@
 """Who must approve: the rules in approvals.yaml, applied to what changes."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -13,6 +13,14 @@ RULES = Path(__file__).with_name("approvals.yaml")
 
 
 @dataclass(frozen=True, kw_only=True)
+class Reason:
+    """Why, and what of it."""
+
+    because: str
+    causes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Approval:
     """Somebody who must approve."""
 
@@ -20,7 +28,7 @@ class Approval:
     """As people call it."""
     person: str
     """The e-mail address, where it is one person's task."""
-    reasons: tuple[str, ...]
+    reasons: tuple[Reason, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,44 +50,34 @@ def approvals(
 ) -> tuple[Approval, ...]:
     """Apply the rules; `weaker` names the tenants that share more than before."""
     document = yaml.safe_load(rules_file.read_text(encoding="utf-8"))
-    known, affected, weakened, files = document["approvers"], tuple(tenants), tuple(weaker), tuple(paths)
-    reasons: dict[tuple[str, str], list[str]] = {}
+    affected, weakened, files = tuple(tenants), tuple(weaker), tuple(paths)
+    asked: dict[tuple[str, str], dict[str, list[str]]] = {}
     for rule in document["rules"]:
         when = rule["when"]
         concerned = [tenant for tenant in affected if tenant.fate in when.get("tenants", ())]
-        causes = [f"{tenant.id} ({tenant.fate})" for tenant in concerned]
-        causes += [f"{change.owner}: {change.name}" for change in changes.losses if when.get("losses")]
-        causes += [name for name in weakened if when.get("weaker")]
-        causes += _touched(changes, when)
-        causes += [name for name in files if _any(name, when.get("paths", ()))]
-        if rule["approver"] == "owner":
-            for tenant in concerned:
-                reasons.setdefault(("owner", tenant.owner), []).append(f"{rule['because']}: {tenant.id}")
-        elif causes:
-            told = f"{rule['because']}: {_some(causes)}"
-            reasons.setdefault((rule["approver"], ""), []).append(told)
+        causes = [
+            *((tenant.owner, f"{tenant.id} ({tenant.fate})") for tenant in concerned),
+            *(("", f"{change.owner}: {change.name}") for change in changes.losses if when.get("losses")),
+            *(("", name) for name in weakened if when.get("weaker")),
+            *(("", name) for name in _touched(changes, when.get("types", ()))),
+            *(("", name) for name in files if _any(name, when.get("paths", ()))),
+        ]
+        for owner, cause in causes:
+            who = (rule["approver"], owner if rule["approver"] == "owner" else "")
+            asked.setdefault(who, {}).setdefault(rule["because"], []).append(cause)
     return tuple(
-        Approval(approver=known[approver], person=person, reasons=tuple(why))
-        for (approver, person), why in reasons.items()
+        Approval(
+            approver=document["approvers"][approver],
+            person=person,
+            reasons=tuple(Reason(because=why, causes=tuple(what)) for why, what in reasons.items()),
+        )
+        for (approver, person), reasons in asked.items()
     )
 
 
-def _touched(changes: Changes, when: Mapping[str, list[str]]) -> list[str]:
-    return [
-        change.name
-        for change in changes.made
-        if change.kind == "shared" and _any(change.type, when.get("types", ()))
-    ]
+def _touched(changes: Changes, types: Iterable[str]) -> list[str]:
+    return [change.name for change in changes.made if change.kind == "shared" and _any(change.type, types)]
 
 
 def _any(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
-
-
-_SHOWN = 4
-
-
-def _some(causes: list[str]) -> str:
-    distinct = list(dict.fromkeys(causes))
-    more = len(distinct) - _SHOWN
-    return ", ".join(distinct[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

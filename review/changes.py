@@ -16,6 +16,7 @@ _TENANT = "agent-platform:tenants:Tenant"
 _NOT_SHOWN = ("pulumi:pulumi:Stack", "agent-platform:")
 """Components: what they are made of is shown."""
 
+_POOL = "exoscale:index/sksNodepool:SksNodepool"
 LOST_WITH: Mapping[str, str] = {
     "kubernetes:core/v1:PersistentVolumeClaim": "the volume and every file on it",
     "kubernetes:core/v1:Namespace": "everything in the namespace",
@@ -30,7 +31,7 @@ LOST_WITH: Mapping[str, str] = {
     "pulumi-python:dynamic/agent-platform:VaultHoldings": "the tenant's own secrets and its live logins",
     "vault:index/mount:Mount": "every secret below the mount",
     "exoscale:index/sksCluster:SksCluster": "the cluster and all that runs on it",
-    "exoscale:index/sksNodepool:SksNodepool": "the nodes, with the volumes' replicas on their disks",
+    _POOL: "the nodes, with the volumes' replicas on their disks",
 }
 """What is gone when a resource of the type is deleted, or replaced by an empty one."""
 
@@ -130,14 +131,8 @@ def _set_against(before: Mapping[str, Step], after: Mapping[str, Step]) -> Itera
             yield _as(old, "delete")
         elif step is not None and old is None:
             yield _as(step, "create")
-        elif step is not None and old is not None:
-            differing = tuple(
-                key
-                for key in sorted(step.inputs.keys() | old.inputs.keys())
-                if key not in _INTERNAL and step.inputs.get(key) != old.inputs.get(key)
-            )
-            if differing:
-                yield _as(step, "update", was=old.inputs, changed=differing)
+        elif step is not None and old is not None and _differing(old.inputs, step.inputs, "update"):
+            yield _as(step, "update", was=old.inputs)
 
 
 def _as(step: Step, operation: Operation, **changes: Any) -> Step:
@@ -160,7 +155,8 @@ def _change(step: Step, owners: "Owners") -> Change:
         name=step.name,
         urn=step.urn,
         properties=tuple(_properties(step)),
-        lost=LOST_WITH.get(step.type, "") if goes else "",
+        # On a tenant's own nodes lies no volume: Longhorn keeps them on those of the cluster.
+        lost=LOST_WITH.get(step.type, "") if goes and (kind, step.type) != ("tenant", _POOL) else "",
     )
 
 
@@ -193,7 +189,7 @@ UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
 
 
 def _properties(step: Step) -> Iterator[Property]:
-    for path in step.changed:
+    for path in step.changed or _differing(step.was, step.inputs, step.operation):
         top = re.split(r"[.\[]", path)[0]
         for leaf, before, after in _leaves(_value(step.was, path), _value(step.inputs, path), path):
             yield Property(
@@ -202,6 +198,12 @@ def _properties(step: Step) -> Iterator[Property]:
                 after=_shown(after),
                 replaces=path in step.replacing or top in step.replacing,
             )
+
+
+def _differing(before: Mapping[str, Any], after: Mapping[str, Any], operation: Operation) -> tuple[str, ...]:
+    """The inputs that differ, for where the plan names none: a dynamic resource's, or those from nothing."""
+    keys = sorted(before.keys() | after.keys()) if operation in ("update", "replace") else ()
+    return tuple(key for key in keys if key not in _INTERNAL and before.get(key) != after.get(key))
 
 
 def _leaves(before: Any, after: Any, path: str) -> Iterator[tuple[str, Any, Any]]:

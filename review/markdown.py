@@ -90,8 +90,8 @@ def _scope(review: Review) -> str:
     scope = review.scope
     start = "what runs now" if scope.from_state else "nothing (no backend was given)"
     return (
-        f"Stack {code(scope.stack)}, {code(scope.head_commit[:12])} merged with {code(scope.base)} "
-        f"({code(scope.base_commit[:12])}); planned from {start}."
+        f"Stack {code(scope.stack)}: this checkout ({code(scope.head_commit[:12])}) merged with "
+        f"{code(scope.base)} ({code(scope.base_commit[:12])}). Planned from {start}."
     )
 
 
@@ -141,7 +141,7 @@ def _approvals(review: Review) -> Iterable[str]:
     rows = [
         [
             approval.approver + (f" {code(approval.person)}" if approval.person else ""),
-            code("; ".join(approval.reasons)),
+            "; ".join(f"{reason.because}: {_names(reason.causes)}" for reason in approval.reasons),
         ]
         for approval in review.approvals
     ]

@@ -1,7 +1,7 @@
 """What belongs to the change, to whom, and what goes with it."""
 
 from review.changes import UNKNOWN, compare
-from tests.review.examples import CLAIM, CLUSTER_URN, POLICY, names, plan, step, tenant_urn
+from tests.review.examples import CLAIM, CLUSTER_URN, POLICY, POOL, names, plan, step, tenant_urn
 
 ACME = tenant_urn("acme")
 
@@ -72,6 +72,23 @@ def test_deletions_and_replacements_of_what_holds_data_are_losses_deletions_firs
     assert names(losses) == ["delete b-deleted", "replace a-replaced"]
     assert losses[0].lost == "the volume and every file on it"
     assert losses[1].properties[0].replaces
+
+
+def test_a_tenants_own_nodes_hold_no_volume_and_those_of_the_cluster_do() -> None:
+    own = step(POOL, "acme-nodes", "delete", parent=ACME)
+    shared = step(POOL, "more-workers", "delete", parent=CLUSTER_URN)
+    assert names(compare(plan(), plan(own, shared), from_state=True).losses) == ["delete more-workers"]
+
+
+def test_where_the_plan_names_no_property_the_inputs_are_compared() -> None:
+    was, now = {"state": "active", "__provider": "a"}, {"state": "offboarding", "__provider": "b"}
+    registration = step(
+        "pulumi-python:dynamic/agent-platform:Registration", "r", "update", was=was, inputs=now
+    )
+    [change] = compare(plan(), plan(registration), from_state=True).made
+    assert [(item.path, item.before, item.after) for item in change.properties] == [
+        ("state", "active", "offboarding")
+    ]
 
 
 def test_values_are_shown_where_they_are_short_and_known() -> None:
