@@ -134,6 +134,13 @@ def _at_exoscale(name: str, where: clients.Where) -> Iterator[Place]:
 
     yield Place(server="Exoscale", what="node pool", how="get-sks-cluster", look=pools)
 
+    def rules() -> list[str]:
+        groups = api.list_security_groups()["security-groups"]
+        found = [rule.get("description") or "" for group in groups for rule in group.get("rules", [])]
+        return [description for description in found if description.endswith(f" {name}")]
+
+    yield Place(server="Exoscale", what="rule of its VPN", how="list-security-groups", look=rules)
+
 
 def _is_of(name: str, found: str | None) -> bool:
     """Whether a name is the tenant's: that of the tenant, or one that goes on after it with a hyphen."""

@@ -92,7 +92,8 @@ def declare_vpn(
         f"{name}-vpn-port",
         security_group_id=platform.nodes.security_group_id,
         type="INGRESS",
-        description=f"VPN of tenant {name}",
+        # By which it is looked for when the tenant is gone (`places.py`).
+        description=f"VPN of {tenant.dashed}",
         protocol="UDP",
         # Whoever holds no peer's key gets no answer from WireGuard.
         cidr="0.0.0.0/0",
