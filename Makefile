@@ -52,10 +52,11 @@ lint: $(VENV)/.ready ## formatting, style, types, architecture contracts, workfl
 	$(PYTHON) -m local actionlint
 
 # A process each: the servers that a group starts share a data folder with nobody else's.
+TEST_GROUPS := tests/infra tests/policy tests/review $(patsubst %/__init__.py,%,$(wildcard tests/local/*/__init__.py)) \
+  "$(wildcard tests/local/test_*.py)" tests/integration
+
 test: lint ## everything that guards the project
-	@for group in tests/infra tests/local/exoscale tests/local/node_agent tests/local/providers tests/local/servers \
-	  "$(wildcard tests/local/test_*.py)" tests/integration; do \
-	  echo "pytest $$group"; $(VENV)/bin/pytest $$group || exit 1; done
+	@for group in $(TEST_GROUPS); do echo "pytest $$group"; $(VENV)/bin/pytest $$group || exit 1; done
 
 bench: $(VENV)/.ready ## figures, each as a ratio within one run; the last line is JSON
 	@$(PYTHON) -m local bench
