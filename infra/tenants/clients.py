@@ -129,7 +129,11 @@ def activity(where: Where) -> "redis.Redis":
     """The activity store; its authority's name is checked, its own is not: none names a load balancer."""
     import redis
 
-    verified = {"ssl": True, "ssl_ca_data": where.get("authority"), "ssl_check_hostname": False}
+    verified: dict[str, Any] = {
+        "ssl": True,
+        "ssl_ca_data": where.get("authority"),
+        "ssl_check_hostname": False,
+    }
     return redis.Redis(
         host=where["host"],
         port=int(where["port"]),
