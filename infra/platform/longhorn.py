@@ -70,7 +70,7 @@ def install_longhorn(
             "defaultBackupStore": {
                 # No lifecycle rules on this bucket: Longhorn's blocks are shared between backups.
                 "backupTarget": pulumi.Output.concat("s3://", storage.backups, f"@{storage.region}/longhorn"),
-                "backupTargetCredentialSecret": credentials.metadata.name,
+                "backupTargetCredentialSecret": _BACKUP_SECRET,
             },
             "defaultSettings": {
                 # A sleeping tenant's volume is detached; without this it would never be backed up.
@@ -83,7 +83,7 @@ def install_longhorn(
                 "allowCollectingLonghornUsageMetrics": False,
             },
         },
-        opts=opts,
+        opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=[credentials])),
     )
 
 

@@ -22,6 +22,9 @@ from infra.platform.shared_runtime import shared_runtime
 from infra.platform.vault import Vault, given_vault, managed_vault
 from infra.settings import GivenDatabase, GivenKubeVirt, GivenRedis, GivenVault, Settings
 
+_SYSTEM = "platform-system"
+"""The namespace of what serves the platform itself."""
+
 
 class Platform(pulumi.ComponentResource):
     """Everything between the bare cluster and the tenants."""
@@ -41,9 +44,8 @@ class Platform(pulumi.ComponentResource):
         self._settings = settings
         self._foundations = foundations
         self._opts = pulumi.ResourceOptions(parent=self, provider=foundations.kubernetes)
-        self._system = namespace(
-            f"{name}-system", "platform-system", "restricted", self._opts
-        ).metadata.apply(lambda metadata: str(metadata.name))
+        home = namespace(f"{name}-system", _SYSTEM, "restricted", self._opts)
+        self._in_system = pulumi.ResourceOptions.merge(self._opts, pulumi.ResourceOptions(depends_on=[home]))
 
         longhorn = self._longhorn()
         classes = workspace_classes(
@@ -69,7 +71,7 @@ class Platform(pulumi.ComponentResource):
         )
         monitoring_place(f"{name}-monitoring", self._opts)
         gateway_place(f"{name}-gateway", self._opts)
-        idle_suspension_place(f"{name}-idle-suspender", self._system, self._opts)
+        idle_suspension_place(f"{name}-idle-suspender", _SYSTEM, self._in_system)
         openings = agent_openings(
             vault.destination, database.destination, foundations.object_storage.endpoint
         )
@@ -88,7 +90,7 @@ class Platform(pulumi.ComponentResource):
     @cached_property
     def _certificates(self) -> Certificates:
         """Installed for the first managed service that needs a certificate."""
-        return Certificates(f"{self._name}-certificates", self._system, self._opts)
+        return Certificates(f"{self._name}-certificates", _SYSTEM, self._in_system)
 
     def _kubevirt(self) -> list[pulumi.Resource]:
         chosen = self._settings.kubevirt.choice
@@ -112,11 +114,11 @@ class Platform(pulumi.ComponentResource):
             self._settings,
             chosen,
             cluster_name=self._foundations.nodes.cluster_name,
-            operators=self._system,
+            operators=_SYSTEM,
             certificates=self._certificates,
             storage=self._foundations.object_storage,
             instance_pool=self._foundations.nodes.shared_instance_pool_id,
-            opts=self._opts,
+            opts=self._in_system,
         )
 
     def _redis(self) -> Redis:
@@ -140,9 +142,9 @@ class Platform(pulumi.ComponentResource):
                 chosen,
                 _secret(self._settings.vault_token),
                 api=self._foundations.api,
-                namespace=self._system,
+                namespace=_SYSTEM,
                 database=database,
-                opts=self._opts,
+                opts=self._in_system,
             )
         return managed_vault(
             prefix,

@@ -19,6 +19,7 @@ from infra.settings import GivenRedis, ManagedRedis
 _NAMESPACE = "activity"
 _NAME = "valkey"
 _PORT = 6379
+_USERS = "valkey-users"
 _RIGHTS = "~activity:* resetchannels -@all +@read +@write +@connection -@dangerous"
 """The platform reads and writes activity; it administers nothing."""
 
@@ -65,7 +66,7 @@ def managed_redis(
     password = Password(f"{prefix}-password", pulumi.ResourceOptions(parent=opts.parent))
     users = k8s.core.v1.Secret(
         f"{prefix}-users",
-        metadata=k8s.meta.v1.ObjectMetaArgs(name="valkey-users", namespace=home.metadata.name),
+        metadata=k8s.meta.v1.ObjectMetaArgs(name=_USERS, namespace=home.metadata.name),
         string_data={"default": password.value},
         opts=opts,
     )
@@ -83,7 +84,7 @@ def managed_redis(
         values={
             "auth": {
                 "enabled": True,
-                "usersExistingSecret": users.metadata.name,
+                "usersExistingSecret": _USERS,
                 "aclUsers": {"default": {"permissions": _RIGHTS}},
             },
             "tls": {
@@ -102,7 +103,7 @@ def managed_redis(
             "deploymentStrategy": "Recreate",
             "valkeyConfig": "appendonly yes\nappendfsync everysec\n",
         },
-        opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=[certificate])),
+        opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=[certificate, users])),
     )
     return Redis(
         host=f"{_NAME}.{_NAMESPACE}.svc",
