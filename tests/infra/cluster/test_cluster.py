@@ -90,7 +90,9 @@ def test_nodes_reach_each_other_for_kubelet_and_cilium_only() -> None:
         "cilium-vxlan": ("UDP", 8472, 8472),
         "cilium-health": ("TCP", 4240, 4240),
         "cilium-ping": ("ICMP", None, None),
+        "node-ports-health": ("TCP", 30000, 32767),
     }
+    assert opened.pop("node-ports-health")["publicSecurityGroup"] == "public-nlb-healthcheck-sources"
     assert all(rule["userSecurityGroupId"] == "cluster-nodes-id" for rule in opened.values())
     assert not any("cidr" in rule for rule in opened.values())
 
@@ -101,6 +103,7 @@ def test_calico_needs_its_own_tunnel() -> None:
     assert {name: ports(rule) for name, rule in rules(cluster(values, SECRETS)).items()} == {
         "kubelet": ("TCP", 10250, 10250),
         "calico-vxlan": ("UDP", 4789, 4789),
+        "node-ports-health": ("TCP", 30000, 32767),
     }
 
 

@@ -18,6 +18,7 @@ RESTRICTED_OR = {
     "activity": "restricted",
     "vault": "restricted",
     "gateway": "restricted",
+    "runtime": "restricted",
     "kubevirt": "privileged",
     "longhorn-system": "privileged",
     "monitoring": "privileged",
@@ -64,14 +65,16 @@ def test_each_namespace_says_what_its_pods_may_do(managed: Recorder, given: Reco
         }
 
     assert levels(managed) == RESTRICTED_OR
-    ours = ("platform-system", "gateway", "monitoring")
+    ours = ("platform-system", "gateway", "monitoring", "runtime")
     assert levels(given) == {name: RESTRICTED_OR[name] for name in ours}
 
 
 def test_a_given_service_is_not_installed(given: Recorder) -> None:
     assert not releases(given)
     assert not given.of_type("kubernetes:kubevirt.io/v1:KubeVirt")
-    assert not given.of_type("kubernetes:apps/v1:Deployment")
+    assert [one.name for one in given.of_type("kubernetes:apps/v1:Deployment")] == [
+        "platform-runtime-deployment"
+    ]
 
 
 def test_every_chart_is_pinned_and_from_its_own_project(managed: Recorder) -> None:
@@ -103,6 +106,18 @@ def test_kubevirt_is_installed_whole_before_it_is_asked_for(managed: Recorder) -
     assert spec["infra"]["nodePlacement"] == {"nodeSelector": {"kubernetes.io/os": "linux"}}
     configuration = spec["configuration"]["developerConfiguration"]
     assert configuration == {"useEmulation": False, "featureGates": ["ExpandDisks"]}
+
+
+def test_what_every_machine_needs_runs_on_a_tenants_own_nodes_too(managed: Recorder) -> None:
+    toleration = {"key": "tenant-id", "operator": "Exists", "effect": "NoSchedule"}
+    workloads = managed["platform-kubevirt"].inputs["spec"]["workloads"]["nodePlacement"]
+    assert workloads["tolerations"] == [toleration]
+    values = releases(managed)["longhorn"].inputs["values"]
+    for part in ("longhornManager", "longhornDriver"):
+        assert values[part]["tolerations"] == [toleration]
+    assert values["defaultSettings"]["taintToleration"] == "tenant-id:NoSchedule"
+    # Its nodes hold nobody's data: disks are made where the stack's own pools say so.
+    assert values["defaultSettings"]["createDefaultDiskLabeledNodes"] is True
 
 
 def test_emulation_is_only_for_those_who_ask() -> None:
@@ -214,8 +229,14 @@ def test_only_operators_reach_a_managed_service(managed: Recorder) -> None:
     assert {service.inputs["metadata"]["name"] for service in services} == {
         "postgres-operators",
         "vault-operators",
+        "activity-operators",
     }
+    exoscale = "service.beta.kubernetes.io/exoscale-loadbalancer-service"
     for service in services:
+        annotations = service.inputs["metadata"]["annotations"]
+        # A tenant's own nodes make a second pool, and none is chosen for a Service that names none.
+        assert annotations[f"{exoscale}-instancepool-id"] == "cluster-workers-instance-pool"
+        assert annotations[f"{exoscale}-healthcheck-mode"] == "http"
         assert service.inputs["spec"]["loadBalancerSourceRanges"] == ["203.0.113.0/24"]
         assert service.inputs["spec"]["externalTrafficPolicy"] == "Local"
 
