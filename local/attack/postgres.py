@@ -4,7 +4,7 @@ Every statement runs in a transaction that is rolled back, so whatever is grante
 What PostgreSQL shows to everybody (names, definitions, sizes) is no leak; docs/threat-model.md lists it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -128,6 +128,7 @@ class _Statement:
     refusals: Sequence[str] = (_REFUSED,)
     by_owner: bool = True
     on_platform: bool = False
+    spares: Callable[[Tenant, Tenant], bool] = lambda _attacker, _victim: False
 
     def attack(self, facts: Mapping[Tenant, _Facts]) -> Attack[Session]:
         """Make an attack of it."""
@@ -154,6 +155,7 @@ class _Statement:
             run=run,
             by_owner=self.by_owner,
             on_platform=self.on_platform,
+            spares=self.spares,
         )
 
 
@@ -184,18 +186,20 @@ _STATEMENTS = (
         refusals=(_REFUSED, _NOT_FOUND),
     ),
     _on_tenant("read through a view", "CREATE VIEW attack_view AS TABLE {victim}.attack_canary"),
-    _on_tenant("read through a child", "CREATE TABLE attack_child () INHERITS ({victim}.attack_canary)"),
-    _on_tenant("copy a definition", "CREATE TABLE attack_copy (LIKE {victim}.attack_canary)"),
+    _on_tenant("read through a child", "CREATE TEMP TABLE attack_child () INHERITS ({victim}.attack_canary)"),
+    _on_tenant("copy a definition", "CREATE TEMP TABLE attack_copy (LIKE {victim}.attack_canary)"),
     _on_tenant(
         "probe values by a foreign key",
         "CREATE TABLE attack_probe (id bigint REFERENCES {victim}.attack_canary)",
+        # It takes a permanent table, for which there is no room in somebody else's database.
+        spares=lambda attacker, victim: attacker.database != victim.database,
     ),
     _on_tenant("draw from a sequence", "SELECT nextval('{victim}.attack_canary_id_seq')"),
     _beyond_tenants("read as the bare login", "RESET ROLE; TABLE {victim}.attack_canary"),
     _on_tenant(
         "read through a SECURITY DEFINER function of one's own",
-        "CREATE FUNCTION attack_thief() RETURNS bigint SECURITY DEFINER LANGUAGE plpgsql AS "
-        "'BEGIN RETURN (SELECT count(*) FROM {victim}.attack_canary); END'; SELECT attack_thief()",
+        "CREATE FUNCTION pg_temp.thief() RETURNS bigint SECURITY DEFINER LANGUAGE plpgsql AS "
+        "'BEGIN RETURN (SELECT count(*) FROM {victim}.attack_canary); END'; SELECT pg_temp.thief()",
     ),
     _on_tenant("call a SECURITY DEFINER function of the victim's", "SELECT {victim}.attack_secret()"),
     _on_tenant("read a large object", "SELECT lo_get({victim_large_object})"),
@@ -244,13 +248,13 @@ _STATEMENTS = (
     _on_tenant("drop all it owns", "DROP OWNED BY {victim}"),
     _on_tenant(
         "plant a function that runs as the victim",
-        "CREATE FUNCTION attack_gift() RETURNS int SECURITY DEFINER LANGUAGE sql RETURN 1; "
-        "ALTER FUNCTION attack_gift() OWNER TO {victim}",
+        "CREATE FUNCTION pg_temp.gift() RETURNS int SECURITY DEFINER LANGUAGE sql RETURN 1; "
+        "ALTER FUNCTION pg_temp.gift() OWNER TO {victim}",
     ),
     _beyond_tenants("let the victim log in", "ALTER ROLE {victim} LOGIN PASSWORD 'attack'"),
     _beyond_tenants("set the victim's password", "ALTER ROLE \"{victim_login}\" PASSWORD 'attack'"),
     _beyond_tenants("set the victim's search_path", 'ALTER ROLE "{victim_login}" SET search_path = {own}'),
-    _beyond_tenants("drop the victim's login", 'DROP ROLE "{victim_login}"'),
+    _beyond_tenants("lock the victim's login out", 'ALTER ROLE "{victim_login}" NOLOGIN'),
     # Catalogs
     _beyond_tenants(
         "see a running query",
@@ -279,6 +283,8 @@ _STATEMENTS = (
         "read large objects in their table", "SELECT FROM pg_largeobject WHERE loid = {victim_large_object}"
     ),
     # Sessions
+    # The role whose making is the lock of the migrations.
+    _beyond_tenants("hold up the update of the victim's tables", "CREATE ROLE {victim}_migrating"),
     _beyond_tenants("cancel a query", "SELECT pg_cancel_backend({victim_process})"),
     _beyond_tenants("end a session", "SELECT pg_terminate_backend({victim_process})"),
     # The server itself
@@ -287,8 +293,8 @@ _STATEMENTS = (
     _on_platform(
         "create a function in public", "CREATE FUNCTION public.attack() RETURNS int LANGUAGE sql RETURN 1"
     ),
-    _on_platform("create an extension to other servers", "CREATE EXTENSION dblink"),
-    _on_platform("create an extension to files", "CREATE EXTENSION file_fdw"),
+    _on_platform("create an extension to other servers", "CREATE EXTENSION dblink SCHEMA public"),
+    _on_platform("create an extension to files", "CREATE EXTENSION file_fdw SCHEMA public"),
     _on_platform(
         "create an event trigger",
         "CREATE FUNCTION pg_temp.attack() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'; "

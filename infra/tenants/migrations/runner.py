@@ -29,6 +29,7 @@ def upgrade(props: dict[str, Any]) -> None:
     schema = props["schema"]
     try:
         with (
+            _alone(props, schema),
             _administrator(props) as administrator,
             _login(administrator, schema) as (user, password),
             _connected(props, user, password) as connection,
@@ -53,15 +54,26 @@ def revision(props: dict[str, Any], schema: str) -> str | None:
 
 
 @contextmanager
-def _login(administrator: psycopg.Connection[Any], schema: str) -> Iterator[tuple[str, str]]:
-    """A login that is a member of the schema's owner, for as long as this lasts.
+def _alone(props: dict[str, Any], schema: str) -> Iterator[None]:
+    """Only one at a time for a schema: whoever comes second waits, also for the end of one that was killed.
 
-    Only one at a time for a schema: whoever comes second waits, also for the server to notice that the first
-    one was killed.
+    The lock is a role that is made and never committed: nobody but an administrator can stand in its way. An
+    advisory lock can be held by anybody who has a login, by another tenant, too.
     """
+    with (
+        _connected(props, props["user"], props["password"]) as keeper,
+        keeper.transaction(force_rollback=True),
+    ):
+        keeper.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(_PATIENCE)))
+        keeper.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(f"{schema}_migrating")))
+        yield
+
+
+@contextmanager
+def _login(administrator: psycopg.Connection[Any], schema: str) -> Iterator[tuple[str, str]]:
+    """A login that is a member of the schema's owner, for as long as this lasts."""
     user, password = f"{schema}_migration", secrets.token_urlsafe(32)
     administrator.execute(sql.SQL("SET lock_timeout = {}").format(sql.Literal(_PATIENCE)))
-    administrator.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", [user])
     administrator.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(user)))
     administrator.execute(
         sql.SQL("CREATE ROLE {} LOGIN PASSWORD {} VALID UNTIL {} IN ROLE {}").format(

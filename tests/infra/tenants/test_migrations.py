@@ -176,11 +176,11 @@ def test_a_lock_held_by_the_tenant_is_not_waited_for_without_end(
 ) -> None:
     name = schema("acme")
     monkeypatch.setattr(runner, "_PATIENCE", "200ms")
-    blocker = connect()
-    blocker.execute("SELECT pg_advisory_lock(hashtextextended('tenant_acme_migration', 0))")
+    with connect() as tenant, tenant.transaction(force_rollback=True):
+        tenant.execute(f"SET LOCAL ROLE {name}; CREATE TABLE {name}.agents ()")
 
-    with pytest.raises(MigrationError, match="lock timeout"):
-        MigrationProvider().create(properties(database, name))
+        with pytest.raises(MigrationError, match="lock timeout"):
+            MigrationProvider().create(properties(database, name))
 
 
 def test_read_tells_the_revision_in_the_database(database: dict[str, Any], schema: Schema) -> None:
