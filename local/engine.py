@@ -51,6 +51,9 @@ _PLANNING = {"EXOSCALE_API_KEY": "none-to-plan", "EXOSCALE_API_SECRET": "none-to
 _RESOURCE = re.compile(r"^ *\S{0,2} +(?!pulumi:pulumi:Stack)[\w-]+:[\w./-]+:\w+ ")
 """A line of the engine's display that shows a step of a resource other than the stack itself."""
 
+_OF_A_CHECK = re.compile(r"^error: \S+ resource '[^']*': property .*? has a problem: ")
+"""What the engine puts before the reason for which a resource's inputs are refused."""
+
 _COLOR = re.compile("\x1b\\[[0-9;]*m")
 
 _STEPS = ("create", "update", "replace", "delete", "same")
@@ -387,7 +390,9 @@ def _told(
 
 def _reasons(error: auto.CommandError) -> list[str]:
     """What the engine's output calls errors, each once; all of it where nothing is called one."""
-    lines = (line.strip().removeprefix("stderr: ") for line in str(error).splitlines())
+    lines = (
+        _OF_A_CHECK.sub("error: ", line.strip().removeprefix("stderr: ")) for line in str(error).splitlines()
+    )
     return list(dict.fromkeys(line for line in lines if line.startswith("error:"))) or [str(error)]
 
 
