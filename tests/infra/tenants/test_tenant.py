@@ -14,8 +14,9 @@ from infra.tenants.roster import load_roster
 from infra.tenants.tenant import Tenant
 from tests.infra.recording import ROOT, SECRETS, Recorder, Registered, configure, local_stack, record, stack
 
-PARTS = {
+EVERYBODY = {
     "agent-platform:tenants:Tenant": 1,
+    "pulumi-python:dynamic/agent-platform:Registration": 1,
     "postgresql:index/role:Role": 1,
     "postgresql:index/schema:Schema": 1,
     "postgresql:index/grant:Grant": 1,
@@ -30,13 +31,34 @@ PARTS = {
     "pulumi-python:dynamic/agent-platform:Prefix": 1,
     "exoscale:index/iamRole:IamRole": 1,
     "exoscale:index/iamApiKey:IamApiKey": 1,
+}
+NAMESPACE = {
     "kubernetes:core/v1:Namespace": 1,
+    "kubernetes:networking.k8s.io/v1:NetworkPolicy": 7,
+    "kubernetes:core/v1:ResourceQuota": 1,
+    "kubernetes:core/v1:LimitRange": 1,
     "kubernetes:core/v1:ServiceAccount": 1,
+}
+DEPLOYMENT = {"kubernetes:core/v1:ConfigMap": 1, "kubernetes:apps/v1:Deployment": 1}
+MACHINE = {
     "kubernetes:core/v1:PersistentVolumeClaim": 1,
-    "kubernetes:core/v1:Secret": 1,
+    "pulumi-python:dynamic/agent-platform:Password": 1,
+    # The volume's key, and what the guest is told.
+    "kubernetes:core/v1:Secret": 2,
     "kubernetes:instancetype.kubevirt.io/v1beta1:VirtualMachineInstancetype": 1,
     "kubernetes:kubevirt.io/v1:VirtualMachine": 1,
 }
+NODES = {
+    "exoscale:index/antiAffinityGroup:AntiAffinityGroup": 1,
+    "exoscale:index/sksNodepool:SksNodepool": 1,
+}
+PARTS = {
+    "bluebird": EVERYBODY,
+    "corvus": {**EVERYBODY, **NAMESPACE, **DEPLOYMENT},
+    "acme": {**EVERYBODY, **NAMESPACE, **MACHINE},
+    "dufour": {**EVERYBODY, **NAMESPACE, **MACHINE, **NODES},
+}
+"""By tenant of the sample roster: one of each tier."""
 
 
 def registered(roster: Path, values: dict[str, object] | None = None, *, preview: bool = False) -> Recorder:
@@ -64,22 +86,26 @@ def recorder() -> Recorder:
 
 
 @pytest.fixture(scope="module")
+def production() -> Recorder:
+    return registered(ROOT / "tenants.yaml", stack("prod"))
+
+
+@pytest.fixture(scope="module")
 def acme(recorder: Recorder) -> dict[str, Registered]:
     return of(recorder, "acme")
 
 
-@pytest.mark.parametrize("tenant", ["acme", "bluebird", "corvus", "dufour"])
-def test_every_tier_gets_the_same_parts_each_named_after_the_tenant(recorder: Recorder, tenant: str) -> None:
+@pytest.mark.parametrize("tenant", PARTS)
+def test_every_tier_gets_its_parts_each_named_after_the_tenant(recorder: Recorder, tenant: str) -> None:
     own = of(recorder, tenant)
 
-    assert Counter(found.type for found in own.values()) == PARTS
+    assert Counter(found.type for found in own.values()) == PARTS[tenant]
     assert all(name == tenant or name.startswith(f"{tenant}-") for name in own)
 
 
-def test_the_production_stack_gives_a_tenant_the_same_parts() -> None:
-    own = of(registered(ROOT / "tenants.yaml", stack("prod")), "acme")
-
-    assert Counter(found.type for found in own.values()) == PARTS
+@pytest.mark.parametrize("tenant", PARTS)
+def test_the_production_stack_gives_a_tenant_the_same_parts(production: Recorder, tenant: str) -> None:
+    assert Counter(found.type for found in of(production, tenant).values()) == PARTS[tenant]
 
 
 def test_nothing_of_a_tenant_hangs_on_another(tmp_path: Path, recorder: Recorder) -> None:
@@ -111,18 +137,21 @@ def test_a_preview_of_what_is_there_knows_the_way_into_vault(
     assert foreseen == known
 
 
-def test_a_removed_entry_is_removed_without_unprotecting(acme: dict[str, Registered]) -> None:
-    assert not any(found.protect for found in acme.values())
+def test_nothing_of_a_tenant_outlives_it(acme: dict[str, Registered]) -> None:
     assert acme["acme-schema"].inputs["dropCascade"] is True
     assert acme["acme-object-storage"].inputs["deleteAllVersions"] is True
+    # What the engine forgets without deleting it goes with the namespace.
+    kept = [found for found in acme.values() if found.retain_on_delete]
+    assert {found.name for found in kept} == {"acme-workspace", "acme-workspace-encryption"}
+    assert all(found.inputs["metadata"]["namespace"] == "tenant-acme" for found in kept)
 
 
 def test_a_workspace_is_never_deleted_but_with_its_namespace(acme: dict[str, Registered]) -> None:
     """A replacement would delete the data; so would that of a class that it took its name from."""
     volume = acme["acme-workspace"]
 
-    assert [name for name, found in acme.items() if found.retain_on_delete] == ["acme-workspace"]
-    assert volume.inputs["spec"]["storageClassName"] == "workspace"
+    assert volume.retain_on_delete
+    assert volume.inputs["spec"]["storageClassName"] == "workspace-encrypted"
     assert "acme-namespace" in volume.depends_on
     # Whoever provides volumes is still there when the namespace, and so the volume, goes.
     assert {"platform-storage-workspace", "platform-storage-workspace-encrypted"} <= set(
@@ -142,10 +171,16 @@ def test_removal_goes_in_an_order_that_leaves_nothing(acme: dict[str, Registered
     assert {"acme-closed", "acme-schema"} <= set(acme["acme-tables"].depends_on)
 
 
-def test_a_machine_starts_when_it_can_get_in_everywhere(acme: dict[str, Registered]) -> None:
-    assert {"acme-login", "acme-workspace", "acme-agent", "acme-size", "acme-cloud-init"} <= set(
-        acme["acme-machine"].depends_on
-    )
+def test_agents_start_when_they_can_get_in_everywhere_and_nowhere_else(recorder: Recorder) -> None:
+    """The network is closed and the quota there before the first pod is."""
+    guards = ("agent", "login", "quota", "limits", "default-deny", "to-vault", "from-gateway")
+    for agent, more in (
+        ("acme-machine", ("workspace", "size", "cloud-init")),
+        ("corvus-deployment", ("configuration",)),
+    ):
+        tenant = agent.partition("-")[0]
+        wanted = {f"{tenant}-{part}" for part in (*guards, *more)}
+        assert wanted <= set(recorder[agent].depends_on)
 
 
 def test_nobody_can_log_in_as_the_owner_of_a_schema(acme: dict[str, Registered]) -> None:
@@ -173,7 +208,7 @@ def test_no_credential_is_in_the_clear(recorder: Recorder) -> None:
 def test_every_kubernetes_object_carries_tenant_and_tier(acme: dict[str, Registered]) -> None:
     objects = [found for found in acme.values() if found.type.startswith("kubernetes:")]
 
-    assert len(objects) == 6
+    assert len(objects) == 16
     for found in objects:
         marked = found.inputs["metadata"]["labels"]
         assert (marked["tenant-id"], marked["tier"]) == ("acme", "enterprise")
@@ -196,7 +231,10 @@ def test_a_machine_has_what_the_guide_gives_it(acme: dict[str, Registered]) -> N
     ]
     kinds = [next(key for key in volume if key != "name") for volume in guest["volumes"]]
     assert kinds == ["containerDisk", "persistentVolumeClaim", "cloudInitNoCloud", "serviceAccount"]
-    assert guest["domain"]["devices"]["interfaces"] == [{"name": "default", "masquerade": {}}]
+    (interface,) = guest["domain"]["devices"]["interfaces"]
+    # Behind the pod's address, and reached on the agent's port alone.
+    assert interface["masquerade"] == {}
+    assert [port["port"] for port in interface["ports"]] == [8080]
     assert ":latest" not in guest["volumes"][0]["containerDisk"]["image"]
     # What the instance type says must not be said here, too: KubeVirt refuses a conflict.
     assert not {"cpu", "memory", "resources"} & guest["domain"].keys()
