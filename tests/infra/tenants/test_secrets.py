@@ -6,7 +6,7 @@ from typing import Any
 import hvac  # type: ignore[import-untyped]
 import psycopg
 import pytest
-from hvac.exceptions import Forbidden, InvalidPath  # type: ignore[import-untyped]
+from hvac.exceptions import Forbidden, InternalServerError, InvalidPath  # type: ignore[import-untyped]
 
 from infra.tenants import secrets
 from infra.tenants.holdings import HoldingsProvider
@@ -163,10 +163,85 @@ def test_revoking_ends_the_session_and_drops_the_login_whatever_it_owns(
     assert connect().execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [user]).fetchone() is None
 
 
+@pytest.fixture
+def own_database(
+    furnished: hvac.Client, database: dict[str, Any], connect: Connect
+) -> Iterator[dict[str, Any]]:
+    """A database of acme's own, with rights, connection and statements as declared; how to enter it."""
+    administrator = connect()
+    administrator.execute("CREATE DATABASE tenant_acme OWNER tenant_acme")
+    administrator.execute("REVOKE ALL ON DATABASE tenant_acme FROM PUBLIC")
+    administrator.execute("GRANT CONNECT ON DATABASE tenant_acme TO vault WITH GRANT OPTION")
+    own = {**database, "database": "tenant_acme"}
+    with psycopg.connect(**_address(own), user=own["user"], password=own["password"]) as inside:
+        inside.execute("CREATE SCHEMA tenant_acme AUTHORIZATION tenant_acme")
+    MigrationProvider().create(properties(own, "tenant_acme"))
+    furnished.secrets.database.configure(
+        "tenant-acme",
+        plugin_name="postgresql-database-plugin",
+        allowed_roles=["tenant-acme"],
+        connection_url="postgresql://{{username}}:{{password}}@"
+        f"{own['host']}:{int(own['port'])}/tenant_acme?sslmode=disable",
+        username="vault",
+        password="issuer",
+    )
+    furnished.secrets.database.create_role(
+        "tenant-acme",
+        db_name="tenant-acme",
+        creation_statements=[
+            statement.format(role="tenant_acme") for statement in (*secrets._CREATE, *secrets._LET_IN)
+        ],
+        revocation_statements=secrets._REVOKE,
+    )
+    yield own
+    furnished.sys.revoke_prefix("database/creds")
+    furnished.secrets.database.delete_connection("tenant-acme")
+    administrator.execute("DROP DATABASE tenant_acme WITH (FORCE)")
+
+
+def _address(where: dict[str, Any]) -> dict[str, Any]:
+    return {"host": where["host"], "port": int(where["port"]), "dbname": where["database"]}
+
+
+def test_a_database_of_its_own_is_entered_by_its_own_logins_only(
+    own_database: dict[str, Any], furnished: hvac.Client, acme: hvac.Client, connect: Connect
+) -> None:
+    issued = acme.secrets.database.generate_credentials("tenant-acme")
+    login = {"user": issued["data"]["username"], "password": issued["data"]["password"]}
+    connection = psycopg.connect(**_address(own_database), **login, autocommit=True)
+    connection.execute("INSERT INTO agents (name, model) VALUES ('a', 'm')")
+
+    other = furnished.secrets.database.generate_credentials("tenant-other")["data"]
+    with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
+        psycopg.connect(**_address(own_database), user=other["username"], password=other["password"])
+
+    furnished.sys.revoke_lease(issued["lease_id"])
+    with pytest.raises(psycopg.OperationalError):
+        connection.execute("SELECT 1")
+    found = connect().execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [login["user"]])
+    assert found.fetchone() is None
+
+
+def test_a_connection_makes_logins_for_its_own_tenant_alone(
+    own_database: dict[str, Any], furnished: hvac.Client
+) -> None:
+    furnished.secrets.database.create_role(
+        "tenant-other",
+        db_name="tenant-acme",
+        creation_statements=secrets._CREATE,
+    )
+    with pytest.raises(InternalServerError, match="not an allowed role"):
+        furnished.secrets.database.generate_credentials("tenant-other")
+
+
 def test_a_token_reads_and_writes_its_own_secrets(acme: hvac.Client) -> None:
     kv = acme.secrets.kv.v2
 
-    assert kv.list_secrets("acme", mount_point="tenants")["data"]["keys"] == ["object-storage", "openai_key"]
+    assert kv.list_secrets("acme", mount_point="tenants")["data"]["keys"] == [
+        "object-storage",
+        "openai_key",
+        "vpn",
+    ]
     kv.create_or_update_secret("acme/slack_oauth", {"token": "x"}, mount_point="tenants")
     kv.patch("acme/slack_oauth", {"more": "y"}, mount_point="tenants")
     kv.delete_latest_version_of_secret("acme/slack_oauth", mount_point="tenants")
@@ -187,6 +262,8 @@ def test_a_token_is_refused_everything_else(acme: hvac.Client) -> None:
         lambda: kv.create_or_update_secret("acmeother/x", {"a": "b"}, mount_point="tenants"),
         # What the platform wrote is the platform's.
         lambda: kv.create_or_update_secret("acme/object-storage", {"a": "b"}, mount_point="tenants"),
+        lambda: kv.create_or_update_secret("acme/vpn", {"a": "b"}, mount_point="tenants"),
+        lambda: kv.delete_latest_version_of_secret("acme/vpn", mount_point="tenants"),
         lambda: kv.delete_metadata_and_all_versions("acme/openai_key", mount_point="tenants"),
         lambda: acme.secrets.database.generate_credentials("tenant-other"),
         lambda: acme.sys.list_policies(),
@@ -234,7 +311,7 @@ def test_removal_takes_back_logins_and_deletes_secrets_and_nothing_of_the_others
 
 
 def test_removal_without_the_right_token_says_so(openbao: dict[str, str], furnished: hvac.Client) -> None:
-    with pytest.raises(RuntimeError, match="Vault refused PUT sys/leases/revoke-prefix") as told:
+    with pytest.raises(RuntimeError, match="Vault refused LIST identity") as told:
         HoldingsProvider().delete("tenants/acme", {**holdings(openbao), "token": "s.wrong"})
 
     assert "s.wrong" not in str(told.value)
@@ -252,6 +329,7 @@ def holdings(openbao: dict[str, str]) -> dict[str, Any]:
     return {
         "mount": "tenants",
         "secrets": "acme",
+        "namespace": "tenant-acme",
         "logins": "database/creds/tenant-acme",
         "serverName": None,
         **openbao,
