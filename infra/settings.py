@@ -293,7 +293,7 @@ class ManagedVault(Section):
 
 
 class GivenKubeVirt(Section):
-    """KubeVirt is installed already, with the feature gates in `infra/platform/kubevirt.py`."""
+    """KubeVirt is installed already, with feature gates and placement as in `infra/platform/kubevirt.py`."""
 
 
 class ManagedKubeVirt(Section):
@@ -305,7 +305,8 @@ class ManagedKubeVirt(Section):
 
 
 class GivenLonghorn(Section):
-    """Longhorn 1.12 or newer is installed already in `longhorn-system`, with a backup target set."""
+    """Longhorn 1.12 or newer is installed already in `longhorn-system`, with a backup target set, and with
+    disks and tolerations as in `infra/platform/longhorn.py`."""
 
 
 class ManagedLonghorn(Section):

@@ -31,6 +31,7 @@ class StorageClasses:
     """
 
     workspace: str
+    """Of volumes made before all were encrypted."""
     encrypted: str
     """Each volume under its own key: the Secret in the volume's namespace that has the claim's name."""
     declared: list[pulumi.Resource]
