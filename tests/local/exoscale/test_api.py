@@ -135,10 +135,14 @@ def test_security_group(api: Client) -> None:
     rule = {"flow_direction": "ingress", "protocol": "tcp", "start_port": 30000, "end_port": 32767}
     done(api, api.add_rule_to_security_group(id=group, network="0.0.0.0/0", **rule))
     done(api, api.add_rule_to_security_group(id=group, security_group={"id": group}, **rule))
+    checks = {"name": "public-nlb-healthcheck-sources", "visibility": "public"}
+    assert api.list_security_groups(visibility="public")["security-groups"] == [checks]
+    done(api, api.add_rule_to_security_group(id=group, security_group=checks, **rule))
     rules = api.get_security_group(id=group)["rules"]
     assert [(r.get("network"), r.get("security-group", {}).get("name")) for r in rules] == [
         ("0.0.0.0/0", None),
         (None, "nodes"),
+        (None, "public-nlb-healthcheck-sources"),
     ]
     for bad in (
         {"network": "0.0.0.0/0"},  # there already
@@ -146,6 +150,7 @@ def test_security_group(api: Client) -> None:
         {"network": "10.0.0.1/8"},
         {"network": "::/0", "security_group": {"id": group}},
         {"security_group": {"id": "00000000-0000-0000-0000-000000000000"}},
+        {"security_group": {"name": "public-nowhere", "visibility": "public"}},
     ):
         with pytest.raises(ExoscaleAPIClientException):
             api.add_rule_to_security_group(id=group, **rule, **bad)
