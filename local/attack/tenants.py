@@ -39,11 +39,10 @@ class Tenant:
     @cached_property
     def account(self) -> Account:
         """The account that Vault takes for it; without a namespace of its own, the shared runtime's."""
-        (namespace,), (name,) = (
-            self._entry["bound_service_account_namespaces"],
-            self._entry["bound_service_account_names"],
-        )
-        return Account(namespace, name)
+        bound = self._entry["bound_service_account_namespaces"]
+        # Were there more than one, this is the one that it is meant for.
+        namespace = self.namespace if self.namespace in bound else bound[0]
+        return Account(namespace, self._entry["bound_service_account_names"][0])
 
     @cached_property
     def database(self) -> str:
