@@ -29,6 +29,7 @@ LOST_WITH: Mapping[str, str] = {
     "pulumi-python:dynamic/agent-platform:Prefix": "every object below the prefix, with all its versions",
     "pulumi-python:dynamic/agent-platform:Bucket": "every object in the bucket, with all its versions",
     "pulumi-python:dynamic/agent-platform:VaultHoldings": "the tenant's own secrets and its live logins",
+    "pulumi-python:dynamic/agent-platform:Password": "what only this password or key opens",
     "vault:index/mount:Mount": "every secret below the mount",
     "exoscale:index/sksCluster:SksCluster": "the cluster and all that runs on it",
     _POOL: "the nodes, with the volumes' replicas on their disks",

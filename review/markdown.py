@@ -157,13 +157,23 @@ def _tenants(tenants: Sequence[TenantReview], *, details: bool) -> Iterable[str]
             code(tenant.id),
             code(tenant.name),
             _FATES[tenant.fate],
-            code(tenant.detail),
+            tenant.detail,
             *(str(tenant.counts.get(step, 0) or "") for step in ("create", "update", "replace", "delete")),
-            f"{_chf(tenant.cost_before)} → {_chf(tenant.cost_after)}",
+            f"{_chf(tenant.cost_before)}\u00a0→\u00a0{_chf(tenant.cost_after)}",
         ]
         for tenant in tenants
     ]
-    heads = ["tenant", "name", "", "what", "create", "change", "replace", "delete", "CHF / month"]
+    heads = [
+        "tenant",
+        "name",
+        "change",
+        "what",
+        "create",
+        "update",
+        "replace",
+        "delete",
+        "CHF\u00a0a\u00a0month",
+    ]
     yield _table(heads, rows)
     if details:
         for tenant in tenants[:_ROWS]:
@@ -295,7 +305,7 @@ def _findings(findings: Sequence[Finding]) -> Iterable[str]:
 
 def _pending(review: Review) -> Iterable[str]:
     for title, made in (
-        ("Not from this change, yet part of the next `up`", review.pending),
+        ("Not from this change, yet part of the next update", review.pending),
         ("Pending before this change, and not after it", review.settled),
     ):
         if made:

@@ -119,7 +119,7 @@ def test_everything_a_reviewer_needs_is_there() -> None:
     assert "⚠️ kernel" in page
     assert "`policy` `a` → `b`" in page
     assert "1 other tenant" in page
-    assert "Not from this change, yet part of the next `up`: 1" in page
+    assert "Not from this change, yet part of the next update: 1" in page
     assert "| advisory | `data-kept` | `x` | `think` |" in page
     order = [page.index(title) for title in ("🚨 Data goes", "Who must approve", "### Tenants", "### Cost")]
     assert order == sorted(order)
