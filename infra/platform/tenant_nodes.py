@@ -1,4 +1,4 @@
-"""How nodes that are one tenant's own keep others away, and what the platform has to run there all the same."""
+"""How nodes that are one tenant's own keep others away, and what the platform runs there all the same."""
 
 from collections.abc import Mapping
 
