@@ -77,10 +77,7 @@ class Changes:
     @property
     def losses(self) -> tuple[Change, ...]:
         """Those that data goes with, the deletions first."""
-        lost = (change for change in self.made if change.lost)
-        return tuple(
-            sorted(lost, key=lambda change: (change.operation != "delete", change.owner, change.name))
-        )
+        return tuple(change for change in self.made if change.lost)
 
 
 def compare(base: Plan, head: Plan, *, from_state: bool) -> Changes:
@@ -142,7 +139,13 @@ def _as(step: Step, operation: Operation, **changes: Any) -> Step:
 
 def _changes(steps: Iterable[Step], base: Plan, head: Plan) -> tuple[Change, ...]:
     owners = Owners([*base.steps, *head.steps])
-    return tuple(_change(step, owners) for step in steps)
+    made = (_change(step, owners) for step in steps)
+    return tuple(
+        sorted(made, key=lambda change: (_GRAVEST.index(change.operation), change.type, change.name))
+    )
+
+
+_GRAVEST: tuple[Operation, ...] = ("delete", "replace", "update", "create", "same")
 
 
 def _change(step: Step, owners: "Owners") -> Change:

@@ -33,11 +33,11 @@ def test_a_resource_belongs_to_the_component_above_it_however_deep() -> None:
     pool = step("exoscale:index/antiAffinityGroup:AntiAffinityGroup", "apart", "create", parent=CLUSTER_URN)
     stray = step(POLICY, "stray", "create", parent="")
     compared = compare(plan(), plan(inner, deep, pool, stray), from_state=True)
-    assert [(change.owner, change.kind) for change in compared.made] == [
-        ("acme", "tenant"),
-        ("cluster", "shared"),
-        ("platform", "shared"),
-    ]
+    assert {change.name: (change.owner, change.kind) for change in compared.made} == {
+        "acme-workspace": ("acme", "tenant"),
+        "apart": ("cluster", "shared"),
+        "stray": ("platform", "shared"),
+    }
 
 
 def test_a_tenant_named_like_a_layer_is_still_a_tenant() -> None:
@@ -119,6 +119,6 @@ def test_two_plans_from_nothing_are_compared_as_sets_of_resources() -> None:
     gone = step(CLAIM, "gone", "create", parent=ACME)
     added = step(POLICY, "added", "create", parent=ACME)
     compared = compare(plan(kept, old, gone), plan(again, new, added), from_state=False)
-    assert names(compared.made) == ["update edited", "create added", "delete gone"]
-    assert compared.made[0].properties[0].before == "a"
+    assert names(compared.made) == ["delete gone", "update edited", "create added"]
+    assert compared.made[1].properties[0].before == "a"
     assert names(compared.losses) == ["delete gone"]
