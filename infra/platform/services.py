@@ -45,7 +45,7 @@ async def services_of(base: Reference) -> Services:
     return Services(
         **{
             **told,
-            "kubernetes": enter("platform", told["api"], inside),
+            "kubernetes": enter("cluster", told["api"], inside),
             "database": database_of("platform-database", told["database"], inside),
             "vault": vault_of("platform-vault", told["vault"], inside),
             "ready": [],

@@ -87,6 +87,7 @@ def test_all_mistakes_are_told_at_once() -> None:
         ),
         ("vault", {"managed": {"replicas": 2}}, "vault.managed.replicas: an even number of servers"),
         ("machineImage", "ghcr.io/me/agent:latest", "machineImage: changes by itself, under a sleeping"),
+        ("runtimeImage", "registry.example.ch/agent:1.4.0", "runtimeImage: may be another one tomorrow"),
         ("machineImage", "agent", 'machineImage: "agent" does not fit; write the machines\' system disk'),
         ("operatorNetworks", ["0.0.0.0/0"], "operatorNetworks: would open PostgreSQL and Vault to the whole"),
         ("operatorNetworks", ["home"], 'operatorNetworks[0]: "home" does not fit'),
@@ -249,3 +250,51 @@ def test_an_audit_log_needs_its_token() -> None:
     assert load(values, {"auditToken": "x"}).audit_token
     (found,) = mistakes(stack("prod"), {"auditToken": "x"})
     assert found == "auditToken: is used by nothing, since there is no cluster.audit; remove it"
+
+
+SLICE = {"layers": ["tenants"], "baseStack": "organization/agent-platform/prod", "shard": "a"}
+
+
+def test_a_stack_of_one_slice_needs_little() -> None:
+    settings = load(SLICE)
+    assert (settings.layers, settings.shard) == (("tenants",), "a")
+    assert settings.base_stack == "organization/agent-platform/prod"
+    assert not settings.owns("cluster")
+    assert load(stack("prod")).layers == ("cluster", "platform", "tenants")
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"layers": ["platform", "cluster"]}, "layers: would leave a layer without the one it stands on"),
+        ({"layers": ["cluster", "tenants"]}, "layers: would leave a layer without the one it stands on"),
+        ({"layers": ["tenants", "tenants"]}, "layers: would leave a layer without the one it stands on"),
+        ({"layers": []}, "layers: does not fit"),
+        ({"layers": ["tenant"]}, 'layers[0]: "tenant" does not fit'),
+        ({"layers": "tenants"}, 'layers: "tenants" does not fit'),
+        ({"baseStack": "prod"}, 'baseStack: "prod" does not fit'),
+        ({"baseStack": None}, "baseStack: is missing, so the platform would be found nowhere"),
+        ({"domain": "agents.example.ch"}, "domain: is used by nothing, since this stack does not own"),
+        ({"cluster": {}}, "cluster: is used by nothing, since this stack does not own the cluster"),
+        ({"shard": ""}, 'shard: "" does not fit'),
+    ],
+)
+def test_what_does_not_go_with_a_stacks_layers_is_told(values: dict[str, Any], told: str) -> None:
+    merged = {key: value for key, value in {**SLICE, **values}.items() if value is not None}
+    assert any(told in line for line in mistakes(merged))
+
+
+def test_a_stack_of_everything_has_nothing_below_and_no_slice() -> None:
+    found = mistakes({**stack("prod"), "baseStack": "organization/agent-platform/x", "shard": "a"})
+    assert [line.partition(",")[0] for line in found] == [
+        "baseStack: is used by nothing",
+        "shard: is used by nothing",
+    ]
+
+
+def test_a_stack_of_the_cluster_needs_what_configures_the_cluster() -> None:
+    values = {key: stack("prod")[key] for key in ("cluster", "objectStorage", "operatorNetworks")}
+    assert load({**values, "layers": ["cluster"]}).owns("cluster")
+    assert mistakes({"layers": ["cluster"], "cluster": values["cluster"]}) == [
+        "objectStorage: is missing; write a mapping with the three buckets' names"
+    ]
