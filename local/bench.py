@@ -2,6 +2,7 @@
 
 A preview of N tenants through the program is set against the same resources (same types, same inputs, same
 providers) registered in a flat loop with the same engine and plugins: what is left is the program's own cost.
+The same preview with the policy pack is set against it without: what is left is the price of the guard rails.
 The production stack is planned from nothing each time, so neither side waits for a server.
 """
 
@@ -20,10 +21,11 @@ from pulumi.runtime.rpc import UNKNOWN
 from rich.console import Console
 
 from local import engine, toolchain
-from local.paths import DATA
+from local.paths import DATA, ROOT
 from local.providers.schema import Schema
 
 _ROUNDS = 3
+_PACK = ROOT / "policy"
 _TIERS = ("starter", "professional", "enterprise", "private-cloud")
 _PROVIDER = "pulumi:providers:"
 _SCHEMAS = {
@@ -61,18 +63,20 @@ def run(console: Console) -> list[Figure]:
     engine.install_plugins("prod", official_only=False)
     recorded: list[Registration] = []
     _preview(100, record=recorded)  # also the warm-up
-    whole, quarter, flat = [], [], []
+    whole, quarter, flat, guarded = [], [], [], []
     for turn in range(_ROUNDS):
         whole.append(_preview(100))
         flat.append(_preview(100, program=lambda: _register_flat(recorded)))
         quarter.append(_preview(25))
+        guarded.append(_preview(100, policies=True))
         console.print(
-            f"round {turn + 1}: program 100 tenants {whole[-1]:.1f} s, "
+            f"round {turn + 1}: program 100 tenants {whole[-1]:.1f} s, with policies {guarded[-1]:.1f} s, "
             f"flat loop of {len(recorded)} resources {flat[-1]:.1f} s, program 25 tenants {quarter[-1]:.1f} s"
         )
     return [
         _figure("preview of 100 tenants / the same resources in a flat loop", whole, flat, 1.25, console),
         _figure("preview of 100 tenants / of 25 tenants", whole, quarter, 4.4, console),
+        _figure("preview of 100 tenants with the policy pack / without", guarded, whole, 1.3, console),
     ]
 
 
@@ -86,7 +90,11 @@ def _figure(
 
 
 def _preview(
-    tenants: int, *, program: Callable[[], None] | None = None, record: list[Registration] | None = None
+    tenants: int,
+    *,
+    program: Callable[[], None] | None = None,
+    record: list[Registration] | None = None,
+    policies: bool = False,
 ) -> float:
     """Seconds that a preview of that many tenants takes; `record` is filled with what was registered."""
     stack = engine.stack("prod", program=program, settings={"agent-platform:roster": str(_roster(tenants))})
@@ -100,7 +108,11 @@ def _preview(
         record.append(Registration(state.type, name, state.urn, state.provider, state.inputs or {}))
 
     start = time.perf_counter()
-    stack.preview(on_event=on_event)
+    stack.preview(
+        on_event=on_event,
+        policy_packs=[str(_PACK)] if policies else None,
+        policy_pack_configs=[str(_PACK / "config.prod.json")] if policies else None,
+    )
     return time.perf_counter() - start
 
 
