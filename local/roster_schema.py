@@ -80,6 +80,7 @@ def _rules_of(tier: Tier) -> Iterator[dict[str, Any]]:
         parked = _at_most({**limits, "workspaceGib": largest})
         parked["properties"]["sizes"]["required"] = ["workspaceGib"]
         yield {"if": kept, "then": {**parked, "required": ["sizes"]}, "else": _at_most(limits)}
+        yield {"properties": {"overrides": {"not": {"required": ["image"]}}}}
     if not tier.vpn:
         yield {"not": {"required": ["vpn"]}}
     if not tier.own_database:

@@ -146,6 +146,8 @@ def _move(options: argparse.Namespace) -> None:
         sizes["workspaceGib"] = volume  # a volume only grows
     if entry.vpn and not new.vpn:
         notes.append(f"The VPN is gone: tier {options.tier} has none.")
+    if entry.overrides.image and not new.machine:
+        notes.append(f"overrides.image is gone: it is a machine's, and tier {options.tier} has none.")
     unfounded = [claim for claim in entry.claims if not new.may_claim(claim)]
     if unfounded:
         notes.append(
@@ -157,6 +159,8 @@ def _move(options: argparse.Namespace) -> None:
         _put_sizes(mapping, sizes)
         put(mapping, "keep", keep or None)
         put(mapping, "discard", sorted(discarded) or None)
+        if not new.machine:
+            put(mapping, "overrides", None)
         if not new.vpn:
             put(mapping, "vpn", None)
         if not new.own_database:

@@ -26,6 +26,7 @@ tenants:
     tier: enterprise
     owner: ops@acme.example
     sizes: {cpu: 6, workspaceGib: 60}
+    overrides: {image: registry.example.ch/agent:1}
 
   # Travel
   - {id: corvus, name: Corvus, tier: starter, owner: it@corvus.example} # small
@@ -198,6 +199,14 @@ def test_a_tenant_that_loses_its_machine_says_what_becomes_of_the_workspace(path
     assert entry(path, "acme") == {"tier": "starter", "discard": ("workspace",)}
     tenant("move", "acme", "--tier", "enterprise")
     assert entry(path, "acme") == {"tier": "enterprise"}
+
+
+def test_what_a_tier_has_no_use_for_goes_and_is_told(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tenant("move", "acme", "--tier", "professional", "--keep", "workspace")
+    told = capsys.readouterr().err
+    assert "sizes.cpu 6 is gone: tier professional has at most 4" in told
+    assert "overrides.image is gone" in told
+    assert "image" not in path.read_text()
 
 
 def test_a_database_of_its_own_is_given_up_by_name(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
