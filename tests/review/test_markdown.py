@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from local.paths import ROOT
 from review.markdown import LIMIT, MARKER, block, code, render
 from review.model import Finding
 from review.report import failed, review
@@ -165,3 +166,29 @@ def test_the_json_says_the_same_rounded_to_the_centime() -> None:
     assert data["passes"] is True
     assert [one["id"] for one in data["tenants"]] == ["new"]
     assert data["cost"]["before"] == float(round(found.cost.before if found.cost else Decimal(), 2))
+
+
+def test_the_example_in_the_documentation_is_what_is_written_today() -> None:
+    """Its numbers are of its day; its parts are today's."""
+    example = (ROOT / "docs/review-example.md").read_text(encoding="utf-8")
+    data = json.loads((ROOT / "docs/review-example.json").read_text(encoding="utf-8"))
+    today = review(
+        scope(),
+        plan(tenants=(tenant("dufour", "private-cloud"),)),
+        plan(
+            step(CLAIM, "dufour-workspace", "delete", parent=tenant_urn("dufour")),
+            step(POLICY, "operators", "update"),
+            tenants=(tenant("dufour", "professional"), tenant("umbrella")),
+        ),
+    )
+
+    def parts(page: str) -> list[str]:
+        return re.findall(r"^### (?:🚨 )?(\w+)", page, re.MULTILINE)
+
+    assert parts(example) == parts(render(today))
+    assert data.keys() == today.as_data().keys()
+    assert data["tenants"][0].keys() == today.as_data()["tenants"][0].keys()
+    assert {one["fate"] for one in data["tenants"]} == {"added", "moved", "offboarding"}
+    assert data["platform"]
+    assert data["losses"]
+    assert data["pending"]
