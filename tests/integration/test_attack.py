@@ -18,7 +18,7 @@ from tests.integration.conftest import Platform
 
 pytestmark = pytest.mark.integration
 
-ATTACKER, VICTIM = "acme", "dufour"
+ATTACKER, VICTIM, MACHINE = "acme", "corvus", "dufour"
 SERVERS = ("postgres", "vault", "object-storage", "kubernetes", "redis", "network")
 
 
@@ -240,11 +240,11 @@ def network_policy(tenant: str, spec: dict[str, Any]) -> dict[str, Any]:
 @contextmanager
 def redis(platform: Platform, widen: list[str], take_back: list[str]) -> Iterator[None]:
     with Redis.from_url(platform.exports()["REDIS_URL"]) as administrator:
-        administrator.execute_command(*widen)  # type: ignore[no-untyped-call]
+        administrator.execute_command(*widen)
         try:
             yield
         finally:
-            administrator.execute_command(*take_back)  # type: ignore[no-untyped-call]
+            administrator.execute_command(*take_back)
 
 
 @dataclass(frozen=True)
@@ -308,11 +308,13 @@ MUTATIONS = [
         ),
     ),
     Mutation(
-        "a tenant that is a superuser",
+        "a tenant that runs programs on the server",
         "postgres",
         "run programs, reading",
         lambda platform: sql(
-            platform, f"ALTER ROLE tenant_{ATTACKER} SUPERUSER", f"ALTER ROLE tenant_{ATTACKER} NOSUPERUSER"
+            platform,
+            f"GRANT pg_execute_server_program TO tenant_{ATTACKER}",
+            f"REVOKE pg_execute_server_program FROM tenant_{ATTACKER}",
         ),
     ),
     Mutation(
@@ -334,13 +336,11 @@ MUTATIONS = [
         ),
     ),
     Mutation(
-        "a login that is made for another tenant",
+        "a tenant that makes roles",
         "postgres",
-        "become a member",
+        "create a role",
         lambda platform: sql(
-            platform,
-            f"GRANT tenant_{VICTIM} TO tenant_{ATTACKER} WITH ADMIN TRUE",
-            f"REVOKE tenant_{VICTIM} FROM tenant_{ATTACKER}",
+            platform, f"ALTER ROLE tenant_{ATTACKER} CREATEROLE", f"ALTER ROLE tenant_{ATTACKER} NOCREATEROLE"
         ),
     ),
     Mutation(
@@ -379,8 +379,8 @@ MUTATIONS = [
         "log in as the victim with one's own account",
         lambda platform: vault_settings(
             platform,
-            f"auth/kubernetes/role/tenant-{VICTIM}",
-            bound_service_account_namespaces=[f"tenant-{VICTIM}", f"tenant-{ATTACKER}"],
+            f"auth/kubernetes/role/tenant-{MACHINE}",
+            bound_service_account_namespaces=[f"tenant-{MACHINE}", f"tenant-{ATTACKER}"],
         ),
     ),
     Mutation(
@@ -400,7 +400,7 @@ MUTATIONS = [
         "an account that starts another tenant's machine",
         "kubernetes",
         "start a machine",
-        lambda platform: objects(platform, *rights("widened", f"tenant-{VICTIM}", STARTING)),
+        lambda platform: objects(platform, *rights("widened", f"tenant-{MACHINE}", STARTING)),
     ),
     Mutation(
         "an account that lifts its own quota",
@@ -437,10 +437,12 @@ MUTATIONS = [
         ),
     ),
     Mutation(
-        "a Redis without a password",
+        "a common password for everything in Redis",
         "redis",
         "read when a tenant was active",
-        lambda platform: redis(platform, ["ACL", "SETUSER", "default", "nopass"], ["ACL", "LOAD"]),
+        lambda platform: redis(
+            platform, ["ACL", "SETUSER", "default", ">password"], ["ACL", "SETUSER", "default", "<password"]
+        ),
     ),
     Mutation(
         "a user of Redis with a common password",
