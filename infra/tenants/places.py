@@ -44,10 +44,12 @@ def places(props: Mapping[str, Any]) -> Iterator[Place]:
 
 
 def _in_postgresql(name: str, where: clients.Where) -> Iterator[Place]:
-    connection = clients.postgres(where)
-
     def found(query: str, value: str) -> Callable[[], list[str]]:
-        return lambda: [str(row[0]) for row in connection.execute(query, [value])]
+        def look() -> list[str]:
+            with clients.postgres(where) as connection:
+                return [str(row[0]) for row in connection.execute(query.encode(), [value])]
+
+        return look
 
     for what, query, value in (
         ("database of its own", "SELECT datname FROM pg_database WHERE datname = %s", name),
