@@ -29,6 +29,9 @@ _BUCKET = "pulumi-python:dynamic/agent-platform:Bucket"
 _PREFIX = "pulumi-python:dynamic/agent-platform:Prefix"
 _HOLDINGS = "pulumi-python:dynamic/agent-platform:VaultHoldings"
 
+_PLATFORM_ELSEWHERE = "agent-platform:platform:PlatformReference"
+"""Stands in a stack for the platform of another one, where classes, servers and backups are judged."""
+
 _OF_ALL = frozenset((_CLUSTER, _BUCKET, _SERVERS, _MOUNT))
 _OF_A_TENANT: Mapping[str, str] = {
     _SCHEMA: "database",
@@ -120,26 +123,32 @@ def key_per_volume(storage_class: Resource) -> Iterator[str]:
 @stack_rule(
     id="data-volume-backed-up",
     severity=Severity.HIGH,
-    on=resources(_CLAIM),
+    on=resources(_CLAIM, _STORAGE_CLASS),
     reason="what is on it is gone with the disk, or with the first mistake that reaches it",
     remedy="use a class whose `recurringJobSelector` names a group with a RecurringJob of task `backup`",
     source=f"{_LONGHORN}/snapshots-and-backups/scheduling-backups-and-snapshots/",
 )
-def volume_backed_up(claim: Resource, stack: Stack) -> Iterator[str]:
+def volume_backed_up(resource: Resource, stack: Stack) -> Iterator[str]:
     """Every volume is of a class whose volumes are backed up by the clock."""
-    name = claim.inputs["spec"].get("storageClassName")
-    classes = [each for each in stack.of(_STORAGE_CLASS) if each.object_name == name]
-    if not classes:
-        yield f"its class {name} is none that this stack declares, so nobody knows of a backup"
-        return
-    selected = json.loads((classes[0].inputs.get("parameters") or {}).get("recurringJobSelector") or "[]")
+    if resource.type == _STORAGE_CLASS:
+        if not _has_backups(resource, stack):
+            yield "no backup of its volumes is scheduled"
+    elif not any(stack.of(_PLATFORM_ELSEWHERE)):
+        name = resource.inputs["spec"].get("storageClassName")
+        if not any(each.object_name == name for each in stack.of(_STORAGE_CLASS)):
+            yield f"its class {name} is none that this stack declares, so nobody knows of a backup"
+
+
+def _has_backups(storage_class: Resource, stack: Stack) -> bool:
+    parameters = storage_class.inputs.get("parameters") or {}
+    selected = json.loads(parameters.get("recurringJobSelector") or "[]")
     groups = {each["name"] for each in selected if each.get("isGroup")}
     jobs = {each["name"] for each in selected if not each.get("isGroup")}
-    backups = [
-        job.inputs["spec"] for job in stack.of(_RECURRING_JOB) if job.inputs["spec"]["task"] == "backup"
-    ]
-    if not any(groups & set(job.get("groups") or ()) or job.get("name") in jobs for job in backups):
-        yield f"no backup is scheduled for volumes of class {name}"
+    specs = (job.inputs["spec"] for job in stack.of(_RECURRING_JOB))
+    return any(
+        spec["task"] == "backup" and (groups & set(spec.get("groups") or ()) or spec.get("name") in jobs)
+        for spec in specs
+    )
 
 
 @stack_rule(
@@ -159,7 +168,7 @@ def volume_backed_up(claim: Resource, stack: Stack) -> Iterator[str]:
 )
 def schema_backed_up(schema: Resource, stack: Stack, values: Mapping[str, Any]) -> Iterator[str]:
     """Every schema is on servers that are backed up: by this stack, or by whoever gives them."""
-    if values["given"]:
+    if values["given"] or any(stack.of(_PLATFORM_ELSEWHERE)):
         return
     database = schema.inputs["database"]
     if any(stack.by(_first_database, _SERVERS)[database]):

@@ -195,6 +195,11 @@ def snapshots_alone(scene: Scene) -> None:
 
 
 @failing("data-volume-backed-up")
+def class_without_a_schedule(scene: Scene) -> None:
+    _class(scene, scene.name, {"numberOfReplicas": "3"})
+
+
+@failing("data-volume-backed-up")
 def of_a_class_from_elsewhere(scene: Scene) -> None:
     Customer(scene, "enterprise", workspaceGib=20).has_volume("from-elsewhere")
 
