@@ -20,11 +20,12 @@ from pulumi import automation as auto
 from pulumi.runtime.rpc import UNKNOWN
 from rich.console import Console
 
-from local import engine, toolchain
+from local import bench_slices, engine, toolchain
 from local.paths import DATA, ROOT
 from local.providers.schema import Schema
 
 _ROUNDS = 3
+_LONG = 1000
 _PACK = ROOT / "policy"
 _TIERS = ("starter", "professional", "enterprise", "private-cloud")
 _PROVIDER = "pulumi:providers:"
@@ -77,7 +78,21 @@ def run(console: Console) -> list[Figure]:
         _figure("preview of 100 tenants / the same resources in a flat loop", whole, flat, 1.25, console),
         _figure("preview of 100 tenants / of 25 tenants", whole, quarter, 4.4, console),
         _figure("preview of 100 tenants with the policy pack / without", guarded, whole, 1.3, console),
+        _one_slice(console),
     ]
+
+
+def _one_slice(console: Console) -> Figure:
+    """One slice of a long roster against all of it in one stack, once: the whole takes minutes."""
+    roster = bench_slices.sliced(_roster(_LONG))
+    tenants, part = bench_slices.preview_slice(roster)
+    whole = _preview(_LONG)
+    console.print(
+        f"one slice of {bench_slices.SLICES}, {tenants} tenants, {part:.1f} s; "
+        f"all {_LONG} tenants in one stack {whole:.1f} s"
+    )
+    name = f"preview of one slice of {bench_slices.SLICES} / of {_LONG} tenants in one stack"
+    return _figure(name, [part], [whole], 0.15, console)
 
 
 def _figure(
