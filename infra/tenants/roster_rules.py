@@ -125,7 +125,13 @@ def _sizes(data: Mapping[str, Any], tier: Tier) -> _Found:
     for key, limit in limits.items():
         if type(sizes.get(key)) is not int or sizes[key] <= limit:
             continue
-        if limit == 0:
+        if key != "workspaceGib" and limit == 0:
+            yield (
+                ("sizes", key),
+                f"{key} means nothing in tier {name}, whose agents run with those of others; remove it or "
+                "change the tier",
+            )
+        elif limit == 0:
             yield ("sizes", key), f"{key} means nothing in tier {name}: {_UNSIZED[key]}"
         else:
             yield (
@@ -142,6 +148,12 @@ def _not_in_tier(data: Mapping[str, Any], tier: Tier) -> _Found:
             ("keep",),
             f"tier {name} has a machine, which keeps its workspace anyway, so `keep` would do nothing; "
             "remove it",
+        )
+    if _section(data, "overrides").get("image") is not None and not tier.machine:
+        yield (
+            ("overrides", "image"),
+            f"tier {name} has no machine, and the image is the system disk of one, so it would do nothing; "
+            f"remove it or change the tier ({_tiers_with('machine')})",
         )
     if data.get("vpn") is not None and not tier.vpn:
         yield (
