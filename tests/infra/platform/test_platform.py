@@ -353,3 +353,14 @@ def test_everything_belongs_to_the_component(mode: str, request: pytest.FixtureR
     children = [one for one in registered.registered.values() if one.name.startswith("platform-")]
     assert children
     assert all(child.parent == "platform" for child in children)
+
+
+def test_a_removal_looks_at_the_cluster_and_has_volumes_backed_up_and_no_more(given: Recorder) -> None:
+    rules = given["platform-registrar-role"].inputs["rules"]
+    may = {(resource, verb) for rule in rules for resource in rule["resources"] for verb in rule["verbs"]}
+
+    assert {resource for resource, verb in may if verb not in ("get", "list")} == {"backups", "snapshots"}
+    assert {verb for _, verb in may} == {"get", "list", "create"}
+    assert "secrets" not in {resource for resource, _ in may}
+    (subject,) = given["platform-registrar-binding"].inputs["subjects"]
+    assert (subject["kind"], subject["name"]) == ("Group", "agent-platform:registrar")
