@@ -68,19 +68,20 @@ def pods_at(namespace: str, labels: Mapping[str, str], port: int) -> Destination
     return Destination(peers=(pods(namespace, labels),), port=port)
 
 
-def host_at(host: str, port: int) -> Destination:
-    """A service outside the cluster: that address, or, for a name, any address on its port."""
+def host_at(host: str, port: int, *, never: Sequence[str] = (_LINK_LOCAL,)) -> Destination:
+    """A service outside the cluster: that address, or, for a name, any address on its port but `never`."""
     try:
         address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host.strip("[]"))
     except ValueError:
-        return Destination(peers=({"ip_block": {"cidr": "0.0.0.0/0", "except_": [_LINK_LOCAL]}},), port=port)
+        return Destination(peers=({"ip_block": {"cidr": "0.0.0.0/0", "except_": list(never)}},), port=port)
     return Destination(peers=({"ip_block": {"cidr": str(ipaddress.ip_network(address))}},), port=port)
 
 
-def url_at(url: str) -> Destination:
+def url_at(url: str, *, never: Sequence[str] = (_LINK_LOCAL,)) -> Destination:
     """A service outside the cluster, by its address; validation has seen to it that it is one."""
     parts = urlsplit(url)
-    return host_at(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return host_at(parts.hostname or "", port, never=never)
 
 
 def agent_openings(vault: Destination, database: Destination, object_storage: str) -> list[Opening]:
@@ -92,7 +93,9 @@ def agent_openings(vault: Destination, database: Destination, object_storage: st
     https: Peer = {"ip_block": {"cidr": "0.0.0.0/0", "except_": NOT_PUBLIC}}
     dns = pods("kube-system", {"k8s-app": "kube-dns"})
     gateway = pods("gateway", {"app.kubernetes.io/name": "gateway"})
-    services = {"to-vault": vault, "to-database": database, "to-object-storage": url_at(object_storage)}
+    # The provider's, on the internet: it is no way to the cluster's nodes, nor to the API server's address.
+    storage = url_at(object_storage, never=NOT_PUBLIC)
+    services = {"to-vault": vault, "to-database": database, "to-object-storage": storage}
     return [
         Opening(name="from-gateway", direction="ingress", peers=[gateway], ports=[("TCP", AGENT_PORT)]),
         Opening(name="to-dns", direction="egress", peers=[dns], ports=[("UDP", 53), ("TCP", 53)]),

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from infra.platform.network_policies import NOT_PUBLIC, host_at, url_at
+from infra.platform.network_policies import NOT_PUBLIC, agent_openings, host_at, pods_at, url_at
 from tests.infra.recording import ROOT, Recorder, Registered, stack
 from tests.infra.tenants.test_tenant import registered
 
@@ -117,3 +117,11 @@ def test_a_host_given_by_name_is_limited_by_its_port() -> None:
     assert url_at("https://vault.example.ch:8200").port == 8200
     assert url_at("http://[::1]:8333").peers == ({"ip_block": {"cidr": "::1/128"}},)
     assert host_at("localhost", 1).peers == ({"ip_block": {"cidr": "127.0.0.1/32"}},)
+
+
+def test_object_storage_by_name_is_on_the_internet_and_no_way_into_the_cluster() -> None:
+    nowhere = pods_at("nowhere", {"app": "nothing"}, 1)
+    openings = agent_openings(nowhere, nowhere, "https://sos-ch-gva-2.exo.io")
+
+    (storage,) = (opening for opening in openings if opening.name == "to-object-storage")
+    assert list(storage.peers) == [{"ip_block": {"cidr": "0.0.0.0/0", "except_": list(NOT_PUBLIC)}}]
