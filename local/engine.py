@@ -56,6 +56,9 @@ _OF_A_CHECK = re.compile(r"^error: \S+ resource '[^']*': property .*? has a prob
 
 _COLOR = re.compile("\x1b\\[[0-9;]*m")
 
+_UNHANDLED = "an unhandled error occurred: "
+"""With this the engine tells an error of the program again."""
+
 _STEPS = ("create", "update", "replace", "delete", "same")
 
 
@@ -391,7 +394,8 @@ def _told(
 def _reasons(error: auto.CommandError) -> list[str]:
     """What the engine's output calls errors, each once; all of it where nothing is called one."""
     lines = (
-        _OF_A_CHECK.sub("error: ", line.strip().removeprefix("stderr: ")) for line in str(error).splitlines()
+        _OF_A_CHECK.sub("error: ", line.strip().removeprefix("stderr: ")).replace(_UNHANDLED, "", 1)
+        for line in str(error).splitlines()
     )
     return list(dict.fromkeys(line for line in lines if line.startswith("error:"))) or [str(error)]
 
