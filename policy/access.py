@@ -274,6 +274,22 @@ def role_plain(role: Resource) -> Iterator[str]:
 
 
 @rule(
+    id="access-no-server-roles",
+    severity=Severity.CRITICAL,
+    on=resources("postgresql:index/role:Role", "postgresql:index/grantRole:GrantRole"),
+    reason="PostgreSQL's own roles reach every schema, the server's files or its programs",
+    remedy="grant the tenant's role what it needs in its schema",
+    source="https://www.postgresql.org/docs/current/predefined-roles.html",
+)
+def no_server_roles(resource: Resource) -> Iterator[str]:
+    """Nobody is a member of one of PostgreSQL's own roles."""
+    granted = resource.inputs.get("roles") or [resource.inputs.get("grantRole") or ""]
+    for name in granted:
+        if name.startswith("pg_"):
+            yield f"{name} is granted"
+
+
+@rule(
     id="access-schema-owned",
     severity=Severity.CRITICAL,
     on=resources("postgresql:index/schema:Schema"),

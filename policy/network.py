@@ -85,7 +85,7 @@ def default_deny(namespace: Resource, stack: Stack, values: Mapping[str, Any]) -
     closed: set[str] = set()
     for policy in stack.by(_namespace, _POLICY)[namespace.object_name]:
         spec = policy.inputs["spec"]
-        if not spec.get("podSelector"):
+        if _selects_all(spec.get("podSelector")):
             types = spec.get("policyTypes") or ()
             closed |= {each for each in ("Ingress", "Egress") if each in types and not spec.get(each.lower())}
         if len(closed) == 2:
@@ -109,7 +109,7 @@ def no_empty_peer(opening: Opening) -> Iterator[str]:
         yield f"its {opening.direction} is open to everybody"
     for peer in opening.peers:
         for selector in ("namespaceSelector", "podSelector"):
-            if selector in peer and not peer[selector]:
+            if selector in peer and _selects_all(peer[selector]):
                 yield f"its {opening.direction} has an empty {selector}"
         if not peer:
             yield f"its {opening.direction} has an empty peer"
@@ -324,12 +324,20 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def _selects_all(selector: Mapping[str, Any] | None) -> bool:
+    return not (selector and (selector.get("matchLabels") or selector.get("matchExpressions")))
+
+
 def _block(peer: Mapping[str, Any]) -> Mapping[str, Any]:
     return peer.get("ipBlock") or {}
 
 
 def _is_world(cidr: str | None) -> bool:
-    return bool(cidr) and ipaddress.ip_network(str(cidr), strict=False).prefixlen == 0
+    """Whether nobody works from a network that wide; two halves of the world are the world."""
+    if not cidr:
+        return False
+    block = ipaddress.ip_network(cidr, strict=False)
+    return block.prefixlen < (8 if block.version == 4 else 16)
 
 
 def _holds(cidr: str | None, wanted: ipaddress.IPv4Network | ipaddress.IPv6Network) -> bool:

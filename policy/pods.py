@@ -84,6 +84,21 @@ containers = Selection(_TEMPLATES.__contains__, _containers)
 
 
 @rule(
+    id="pods-in-sight",
+    severity=Severity.HIGH,
+    on=Selection(lambda type_: type_.startswith("kubernetes:"), lambda resource: (resource,)),
+    reason="what the object becomes no rule sees, for pods or for anything else",
+    remedy="declare each object whole and by itself",
+    source="https://kubernetes.io/docs/reference/using-api/server-side-apply/",
+)
+def in_sight(resource: Resource) -> Iterator[str]:
+    """No object is declared as a patch of another, or as one of a list."""
+    kind = resource.type.rpartition(":")[2]
+    if kind.endswith(("Patch", "List")):
+        yield f"it is a {kind}"
+
+
+@rule(
     id="pods-no-privileged",
     severity=Severity.CRITICAL,
     on=containers,

@@ -45,10 +45,13 @@ def declare_schema(
     issuer = postgresql.GrantRole(
         f"{name}-issuer",
         role=database.issuer_role,
-        grant_role=role.name,
+        grant_role=tenant.underscored,
         with_admin_option=True,
-        # Granted first and revoked then, a replaced membership would be gone.
-        opts=pulumi.ResourceOptions.merge(inside, pulumi.ResourceOptions(delete_before_replace=True)),
+        opts=pulumi.ResourceOptions.merge(
+            # Granted first and revoked then, a replaced membership would be gone.
+            inside,
+            pulumi.ResourceOptions(depends_on=[role], delete_before_replace=True),
+        ),
     )
     if not tenant.own_database:
         tables = _declare_tables(tenant, name, role, database, opts)

@@ -197,6 +197,24 @@ def tenant_called_vault(scene: Scene) -> None:
     scene.declare("postgresql:index/role:Role", inputs, parent=scene.tenant(), suffix="role")
 
 
+@passing("access-no-server-roles")
+def member_of_nothing(scene: Scene) -> None:
+    scene.declare("postgresql:index/role:Role", {"name": scene.name}, suffix="role")
+    granted = {"role": "vault", "grantRole": "tenant_other"}
+    scene.declare("postgresql:index/grantRole:GrantRole", granted, suffix="granted")
+
+
+@failing("access-no-server-roles")
+def reads_everything(scene: Scene) -> None:
+    inputs = {"role": scene.name, "grantRole": "pg_read_all_data"}
+    scene.declare("postgresql:index/grantRole:GrantRole", inputs)
+
+
+@failing("access-no-server-roles")
+def writes_everything(scene: Scene) -> None:
+    scene.declare("postgresql:index/role:Role", {"name": scene.name, "roles": ["pg_write_all_data"]})
+
+
 def _schema(scene: Scene, owner: str | None) -> None:
     inputs = {"name": f"tenant_{scene.tenant_id}", "database": "agents", "owner": owner}
     scene.declare("postgresql:index/schema:Schema", inputs, parent=scene.tenant(), suffix="schema")

@@ -101,6 +101,11 @@ def from_every_pod(scene: Scene) -> None:
     _open(scene, ingress=[{"from": [{"podSelector": {}}], "ports": _PORT}])
 
 
+@failing("network-no-empty-peer")
+def from_every_pod_by_no_label(scene: Scene) -> None:
+    _open(scene, ingress=[{"from": [{"podSelector": {"matchLabels": {}}}], "ports": _PORT}])
+
+
 @failing("network-ports-named")
 def on_every_port(scene: Scene) -> None:
     _open(scene, egress=[{"to": [_DNS]}])
@@ -195,6 +200,11 @@ def nodes_closed(scene: Scene) -> None:
 @failing("network-nodes-closed")
 def nodes_open(scene: Scene) -> None:
     scene.declare(_FIREWALL, _firewall(cidr="0.0.0.0/0"))
+
+
+@failing("network-nodes-closed")
+def nodes_open_to_half_the_world(scene: Scene) -> None:
+    scene.declare(_FIREWALL, _firewall(cidr="128.0.0.0/1"))
 
 
 @failing("network-nodes-closed")

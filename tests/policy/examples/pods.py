@@ -60,6 +60,16 @@ def sound(scene: Scene) -> None:
     scene.kubernetes("apps/v1:Deployment", deployment(pod()), suffix="deployment")
 
 
+@passing("pods-in-sight")
+def whole(scene: Scene) -> None:
+    scene.kubernetes("core/v1:Pod", {"spec": pod()})
+
+
+@failing("pods-in-sight")
+def patched(scene: Scene) -> None:
+    scene.kubernetes("apps/v1:DeploymentPatch", deployment(pod(_secured(privileged=True))))
+
+
 @failing("pods-no-privileged")
 def privileged(scene: Scene) -> None:
     scene.kubernetes("core/v1:Pod", {"spec": pod(_secured(privileged=True))})
