@@ -125,13 +125,7 @@ def _sizes(data: Mapping[str, Any], tier: Tier) -> _Found:
     for key, limit in limits.items():
         if type(sizes.get(key)) is not int or sizes[key] <= limit:
             continue
-        if key != "workspaceGib" and limit == 0:
-            yield (
-                ("sizes", key),
-                f"{key} means nothing in tier {name}, whose agents run with those of others; remove it or "
-                "change the tier",
-            )
-        elif limit == 0:
+        if limit == 0:
             yield ("sizes", key), f"{key} means nothing in tier {name}: {_UNSIZED[key]}"
         else:
             yield (
