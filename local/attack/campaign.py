@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from local.attack import kubernetes, network, object_storage, postgres, redis, vault
+from local.attack import exoscale, kubernetes, network, object_storage, postgres, redis, vault
 from local.attack.attempt import PLATFORM, Attempt, Target
 from local.attack.tenants import Tenant
 
@@ -31,6 +31,7 @@ SERVERS: Mapping[str, _Attacks] = {
     "postgres": _on(postgres.entered),
     "vault": _on(vault.entered),
     "object-storage": _on(object_storage.entered),
+    "exoscale": _on(exoscale.entered),
     "kubernetes": _on(kubernetes.entered),
     "redis": _on(redis.entered),
     "network": network.attempts,

@@ -19,7 +19,7 @@ from tests.integration.conftest import Platform
 pytestmark = pytest.mark.integration
 
 ATTACKER, VICTIM, MACHINE = "acme", "corvus", "dufour"
-SERVERS = ("postgres", "vault", "object-storage", "kubernetes", "redis", "network")
+SERVERS = ("postgres", "vault", "object-storage", "exoscale", "kubernetes", "redis", "network")
 
 
 def attack(platform: Platform, *servers: str) -> subprocess.CompletedProcess[str]:
@@ -54,7 +54,7 @@ def test_no_tenant_gets_at_what_is_anothers(whole: subprocess.CompletedProcess[s
 def test_every_server_and_every_ordered_pair_of_tenants_is_tried(
     platform: Platform, whole: subprocess.CompletedProcess[str]
 ) -> None:
-    for server in ("PostgreSQL", "Vault", "Object storage", "Kubernetes", "Redis", "Network"):
+    for server in ("PostgreSQL", "Vault", "Object storage", "Exoscale", "Kubernetes", "Redis", "Network"):
         assert server in whole.stdout
     tenants = len(platform.status()["tenants"])
     # Each attack on a tenant's data is one per ordered pair; there are over a hundred of them.
@@ -388,6 +388,14 @@ MUTATIONS = [
         "object-storage",
         "get an object",
         lambda platform: storage_policy(platform, f"tenant_{ATTACKER}/", "tenant_"),
+    ),
+    Mutation(
+        "a key to all of Exoscale's API",
+        "exoscale",
+        "list nodes",
+        lambda platform: storage_policy(
+            platform, '"default-service-strategy": "deny"', '"default-service-strategy": "allow"'
+        ),
     ),
     Mutation("a public bucket", "object-storage", "get an object unsigned", public_bucket),
     Mutation(
