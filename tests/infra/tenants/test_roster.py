@@ -127,7 +127,7 @@ def peers(*keys: str) -> str:
         ("professional", "sizes: {memoryGib: 9}", "memoryGib 9 is above the 8 of tier professional"),
         ("enterprise", "sizes: {workspaceGib: 501}", "workspaceGib 501 is above the 500 of tier enterprise"),
         ("professional", "sizes: {workspaceGib: 5}", "write `keep: [workspace]` too"),
-        ("starter", "sizes: {cpu: 1}", "cpu means nothing in tier starter, whose agents run with those of"),
+        ("starter", "sizes: {cpu: 1}", "cpu means nothing in tier starter: its agents run in the runtime"),
         ("enterprise", "overrides: {image: 'registry.example.ch/agent:latest'}", "changes by itself"),
         ("enterprise", "overrides: {image: registry.example.ch/agent}", "`overrides.image`"),
         ("professional", "overrides: {image: 'example.ch/agent:1'}", "has no machine, and the image is the"),
