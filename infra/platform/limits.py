@@ -32,7 +32,7 @@ NOTHING_BUT_WHAT_IS_NAMED: Mapping[str, str] = MappingProxyType(
 )
 """A quota that lets nothing run, be stored or be reached: each namespace adds what it is for."""
 
-_UNNAMED = {"cpu": "100m", "memory": "128Mi"}
+SMALLEST: Mapping[str, str] = MappingProxyType({"cpu": "100m", "memory": "128Mi"})
 """What a container gets that names nothing, where the quota demands that each names something."""
 
 
@@ -40,8 +40,8 @@ def at_most(cpu: str, memory: str, **others: str) -> k8s.core.v1.LimitRangeItemA
     """Limits of a container."""
     return {
         "type": "Container",
-        "default": _UNNAMED,
-        "default_request": _UNNAMED,
+        "default": SMALLEST,
+        "default_request": SMALLEST,
         "max": {"cpu": cpu, "memory": memory, **others},
     }
 

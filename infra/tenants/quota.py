@@ -13,7 +13,7 @@ import pulumi
 import pulumi_kubernetes as k8s
 
 from infra.platform.agent_pods import SCRATCH_GIB
-from infra.platform.limits import at_most, declare_limits
+from infra.platform.limits import SMALLEST, at_most, declare_limits
 from infra.tenants.roster import TenantEntry
 from infra.tenants.tiers import Size
 
@@ -84,6 +84,9 @@ def declare_quota(
         hard |= {"requests.ephemeral-storage": scratch, "limits.ephemeral-storage": scratch}
         hard["count/deployments.apps"] = "1"
         limits.append(at_most(str(tenant.size.cpu), f"{memory}Mi"))
+    if not tenant.parts.namespace:
+        # A volume is parked here, and the quota has no pod.
+        limits.append(at_most(**SMALLEST))
     if tenant.has_workspace:
         storage = f"{tenant.size.workspace_gib}Gi"
         hard |= {"persistentvolumeclaims": "1", "requests.storage": storage}

@@ -146,6 +146,10 @@ def test_a_volume_is_kept_by_a_tier_without_a_machine_if_the_roster_says_so(
     if tier == "starter":
         # Nothing runs beside the volume, and nothing could.
         assert hard["pods"] == "0"
+        assert {item["type"] for item in new["newton-limits"].inputs["spec"]["limits"]} == {
+            "Container",
+            "PersistentVolumeClaim",
+        }
         policies = [name for name in new if name.startswith(("newton-to-", "newton-from-"))]
         assert "newton-default-deny" in new
         assert policies == []
