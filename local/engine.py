@@ -384,11 +384,17 @@ def _told(
         if isinstance(program, _Program) and program.mistake:
             raise LocalError(str(program.mistake)) from None
         release()
-        roster = Path(selected.get_config("agent-platform:roster").value)
-        reasons = refusals or list(losses.reasons(str(error), roster)) or _reasons(error)
+        reasons = refusals or _losses(selected, str(error)) or _reasons(error)
         raise LocalError("\n".join([f"the {what} failed. {consequence}", *reasons])) from None
     finally:
         signal.signal(signal.SIGINT, previous)
+
+
+def _losses(selected: auto.Stack, told: str) -> list[str]:
+    """Whose data the engine refused to delete, where that is what it told."""
+    config = {key: setting.value for key, setting in selected.get_all_config().items()}
+    roster = Path(config.get("agent-platform:roster", "tenants.yaml"))
+    return list(losses.reasons(told, ROOT / roster, config.get("agent-platform:shard")))
 
 
 def _reasons(error: auto.CommandError) -> list[str]:

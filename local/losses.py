@@ -12,17 +12,21 @@ _REFUSED = re.compile(
 """The engine's words: the tenant's id, and which part of it."""
 
 
-def reasons(told: str, roster: Path) -> Iterator[str]:
+def reasons(told: str, roster: Path, shard: str | None = None) -> Iterator[str]:
     """One message for all tenants that `roster` no longer has, and one for each that would lose a part.
 
-    `told` is what the engine told of a failure; nothing is yielded where it failed for another reason.
+    `told` is what the engine told of a failure; nothing is yielded where it failed for another reason. A
+    stack of one slice, `shard`, loses tenants to others, too.
     """
     parts: dict[str, set[str]] = {}
     for tenant, part in _REFUSED.findall(told):
         parts.setdefault(tenant, set()).add(part)
     if not parts:
         return
-    gone = sorted(parts.keys() - {entry.id for entry in load_roster(roster).tenants})
+    known = load_roster(roster)
+    gone = sorted(parts.keys() - {entry.id for entry in known.tenants})
+    own = known.tenants if shard is None else known.in_slice(shard)
+    elsewhere = sorted(parts.keys() - {entry.id for entry in own} - set(gone))
     if gone:
         entry, them = ("entry", "it has") if len(gone) == 1 else ("entries", "they have")
         yield (
@@ -31,7 +35,13 @@ def reasons(told: str, roster: Path) -> Iterator[str]:
             "`offboarding: {backup: final}` (or `waived` and a `reason`); after that update, take the "
             f"{entry} out and add the id to `retired`"
         )
-    for tenant in sorted(parts.keys() - set(gone)):
+    if elsewhere:
+        yield (
+            f"error: {', '.join(elsewhere)}: no longer in slice {shard}, so this stack would delete what "
+            "another one is to keep. Put the roster's `slices` back, or move the state first (docs/operations.md, "
+            "Layers and slices)"
+        )
+    for tenant in sorted(parts.keys() - set(gone) - set(elsewhere)):
         yield (
             f"error: {tenant}: {', '.join(sorted(parts[tenant]))} would be deleted, and the data with it. "
             "Put the entry back as it was; or, if the data may go, write `discard: [workspace]` or `discard: "

@@ -226,8 +226,9 @@ def test_a_tenant_changes_its_slice_by_moving_its_state_and_not_by_the_map_alone
     boundary = bucket(moved)
     cut = {"left": [f"0-{boundary - 1}"], "right": [f"{boundary}-{BUCKETS - 1}"]}
     environment.write(slices=cut)
-    assert "protected" in environment.run("preview", "left")["error"]
-    assert "protected" in environment.run("up", "left")["error"]
+    told = f"{moved}: no longer in slice left"
+    assert told in environment.run("preview", "left")["error"]
+    assert told in environment.run("up", "left")["error"]
     assert moved in environment.tenants("left")
 
     def move(source: str, target: str) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from infra.tenants.slices import bucket
 from local import losses
 
 REFUSED = """\
@@ -48,3 +49,19 @@ def test_a_part_of_a_tenant_that_stays_is_named(roster: Path, verb: str) -> None
 
 def test_another_failure_is_none_of_its_business(roster: Path) -> None:
     assert not list(losses.reasons("error: something else", roster))
+
+
+def test_a_tenant_of_another_slice_is_told_to_be_moved(tmp_path: Path) -> None:
+    roster = tmp_path / "tenants.yaml"
+    number = bucket("acme")
+    roster.write_text(
+        "tenants:\n  - {id: acme, name: A, tier: starter, owner: a@b.example}\n"
+        f"slices: {{left: [0-{number - 1}], right: [{number}-4095]}}\n"
+    )
+
+    (told,) = losses.reasons(refused("acme-schema"), roster, "left")
+
+    assert told.startswith("error: acme: no longer in slice left, so this stack would delete")
+    assert "would be deleted, and the data with it" in next(
+        losses.reasons(refused("acme-schema"), roster, "right")
+    )
