@@ -38,8 +38,8 @@ def reasons(told: str, roster: Path, shard: str | None = None) -> Iterator[str]:
     if elsewhere:
         yield (
             f"error: {', '.join(elsewhere)}: no longer in slice {shard}, so this stack would delete what "
-            "another one is to keep. Put the roster's `slices` back, or move the state first (docs/operations.md, "
-            "Layers and slices)"
+            "another one is to keep. Put the roster's `slices` back, or move the state first "
+            "(docs/operations.md, Layers and slices)"
         )
     for tenant in sorted(parts.keys() - set(gone) - set(elsewhere)):
         yield (
