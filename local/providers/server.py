@@ -1,5 +1,6 @@
 """Serves a stand-in to the engine: the `ResourceProvider` protocol, over gRPC on loopback."""
 
+import contextlib
 import functools
 import logging
 import os
@@ -57,7 +58,8 @@ def serve(provider: Provider) -> None:
     server, port = start(provider, engine=engine)
     sys.stdout.write(f"{port}\n")
     sys.stdout.flush()
-    server.wait_for_termination()
+    with contextlib.suppress(KeyboardInterrupt):  # how the engine ends it
+        server.wait_for_termination()
 
 
 def start(provider: Provider, *, engine: str | None = None) -> tuple[grpc.Server, int]:
