@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
+import yaml
 
 from tests.integration.conftest import Platform
 
@@ -38,11 +39,9 @@ def assert_told(done: subprocess.CompletedProcess[str], *expected: str) -> None:
 def test_mistakes_in_the_roster_are_told_before_anything_is_touched(
     platform: Platform, unchanged: None
 ) -> None:
-    platform.roster.write_text(
-        platform.roster.read_text(encoding="utf-8")
-        + "  - {id: a-b, name: X, tier: gold, owner: o@x.example, colour: red}\n",
-        encoding="utf-8",
-    )
+    document = yaml.safe_load(platform.roster.read_text(encoding="utf-8"))
+    wrong = {"id": "a-b", "name": "X", "tier": "gold", "owner": "o@x.example", "colour": "red"}
+    platform.write_roster({**document, "tenants": [*document["tenants"], wrong]})
     assert_told(platform.run("up"), r"tenants\.yaml:\d+", "a-b", "gold", "colour")
 
 
