@@ -38,6 +38,7 @@ def schema() -> dict[str, Any]:
     generated["$defs"]["Overrides"]["properties"]["image"]["not"] = {"pattern": ":latest$"}
     for key in ("keep", "discard", "claims"):
         entry["properties"][key]["uniqueItems"] = True
+    generated["properties"]["slices"]["additionalProperties"] = False
     return {"$schema": "http://json-schema.org/draft-07/schema#", **generated, "title": "Roster"}
 
 

@@ -36,6 +36,33 @@ def test_every_key_is_described() -> None:
             assert field.get("description"), f"{name}.{key}"
 
 
+@pytest.mark.parametrize(
+    ("more", "accepted"),
+    [
+        ({"retired": ["umbrella"], "slices": {"a": ["0-4095"], "b": []}}, True),
+        ({"retired": ["Umbrella"]}, False),
+        ({"retired": "umbrella"}, False),
+        ({"slices": {"A": ["0-4095"]}}, False),
+        ({"slices": {"a": ["0-04095"]}}, False),
+        ({"slices": {"a": [4095]}}, False),
+        ({"slices": {"a": "0-4095"}}, False),
+        ({"other": 1}, False),
+    ],
+)
+def test_it_accepts_what_stands_beside_the_tenants_when_the_program_does(
+    tmp_path: Path, more: dict[str, Any], accepted: bool
+) -> None:
+    path = tmp_path / "tenants.yaml"
+    path.write_text(json.dumps({"tenants": [], **more}))
+
+    assert VALIDATOR.is_valid({"tenants": [], **more}) == accepted
+    if accepted:
+        load_roster(path)
+    else:
+        with pytest.raises(ConfigurationError):
+            load_roster(path)
+
+
 def _maybe(values: dict[str, st.SearchStrategy[Any]]) -> st.SearchStrategy[dict[str, Any]]:
     return st.fixed_dictionaries({}, optional=values)
 
