@@ -35,23 +35,31 @@ _ABSENT = {"404", "NoSuchBucket"}
 _NOT_EMPTY = "it holds objects or old versions; delete those first if they are really to go"
 
 
+def exoscale_key(consequence: str) -> tuple[str, str]:
+    """The environment's Exoscale API key and its secret.
+
+    Raises:
+        RuntimeError: one is missing, with that `consequence`.
+    """
+    missing = [name for name in ("EXOSCALE_API_KEY", "EXOSCALE_API_SECRET") if not os.environ.get(name)]
+    if missing:
+        raise RuntimeError(f"{' and '.join(missing)}: not set, so {consequence}; export them")
+    return os.environ["EXOSCALE_API_KEY"], os.environ["EXOSCALE_API_SECRET"]
+
+
 def s3_client(endpoint: str, region: str) -> "S3Client":
     """An S3 client for SOS, with the credentials of the environment.
 
     Raises:
         RuntimeError: a credential is missing.
     """
-    missing = [name for name in ("EXOSCALE_API_KEY", "EXOSCALE_API_SECRET") if not os.environ.get(name)]
-    if missing:
-        raise RuntimeError(
-            f"{' and '.join(missing)}: not set, so object storage cannot be entered; export them"
-        )
+    key, secret = exoscale_key("object storage cannot be entered")
     return boto3.client(
         "s3",
         endpoint_url=endpoint,
         region_name=region,
-        aws_access_key_id=os.environ["EXOSCALE_API_KEY"],
-        aws_secret_access_key=os.environ["EXOSCALE_API_SECRET"],
+        aws_access_key_id=key,
+        aws_secret_access_key=secret,
         config=Config(
             s3={"addressing_style": "path"},
             # SOS knows no trailing checksums, which boto3 has sent by default since 1.36.
@@ -92,7 +100,7 @@ class BucketProvider(ResourceProvider):
             )
         except ClientError as error:
             # Some servers say `BucketAlreadyExists` of a bucket of one's own too: ask whether we own it.
-            exists = _code(error) in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists")
+            exists = error_code(error) in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists")
             if not exists or not _owned(client, props["name"]):
                 raise _explained(error, props["name"], "created") from error
         return CreateResult(props["name"], self._settled(client, props))
@@ -104,7 +112,7 @@ class BucketProvider(ResourceProvider):
             client.head_bucket(Bucket=id_)
             status = client.get_bucket_versioning(Bucket=id_).get("Status")
         except ClientError as error:
-            if _code(error) in _ABSENT:
+            if error_code(error) in _ABSENT:
                 return ReadResult("", {})
             raise _explained(error, id_, "read") from error
         return ReadResult(id_, {**props, "versioned": status == "Enabled"})
@@ -127,7 +135,7 @@ class BucketProvider(ResourceProvider):
                 raise RuntimeError(f"bucket {id_} could not be deleted: {_NOT_EMPTY}")
             client.delete_bucket(Bucket=id_)
         except ClientError as error:
-            if _code(error) not in _ABSENT:
+            if error_code(error) not in _ABSENT:
                 raise _explained(error, id_, "deleted") from error
 
     @staticmethod
@@ -141,8 +149,9 @@ class BucketProvider(ResourceProvider):
         return {**props, "versioned": True}
 
 
-def _code(error: ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
+def error_code(error: Exception) -> str:
+    """The S3 server's word for what went wrong; empty if it never answered."""
+    return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, ClientError) else ""
 
 
 def _owned(client: "S3Client", name: str) -> bool:
@@ -161,7 +170,7 @@ def _explained(error: ClientError, name: str, doing: str) -> RuntimeError:
         "InvalidAccessKeyId": "the Exoscale key is unknown; check EXOSCALE_API_KEY",
         "SignatureDoesNotMatch": "the Exoscale secret is wrong; check EXOSCALE_API_SECRET",
     }
-    code = _code(error)
+    code = error_code(error)
     return RuntimeError(f"bucket {name} could not be {doing}: {remedies.get(code) or error}")
 
 

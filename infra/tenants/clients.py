@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import urllib3
 
+from infra.cluster.object_storage import exoscale_key
+
 if TYPE_CHECKING:
     import psycopg
     import redis
@@ -105,12 +107,10 @@ def exoscale(zone: str) -> "Client":
     """Exoscale's API, in `zone` unless the environment names another endpoint, as for the provider."""
     from exoscale.api.v2 import Client
 
-    missing = [name for name in ("EXOSCALE_API_KEY", "EXOSCALE_API_SECRET") if not os.environ.get(name)]
-    if missing:
-        raise RuntimeError(f"{' and '.join(missing)}: not set, so Exoscale cannot be asked; export them")
+    key, secret = exoscale_key("Exoscale cannot be asked")
     endpoint = os.environ.get("EXOSCALE_API_ENDPOINT")
     place = {"url": endpoint} if endpoint else {"zone": zone}
-    return Client(os.environ["EXOSCALE_API_KEY"], os.environ["EXOSCALE_API_SECRET"], **place)
+    return Client(key, secret, **place)
 
 
 def kubernetes(where: Where) -> "ApiClient":

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider, UpdateResult
 
+from infra.tenants.differences import differences
 from infra.tenants.registration import ARCHIVE, RETENTION_DAYS, access
 
 if TYPE_CHECKING:
@@ -58,8 +59,7 @@ class FinalBackupProvider(ResourceProvider):
 
     def diff(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
         """What is saved is saved; the ways into the servers are only taken note of."""
-        changed = any(olds.get(key) != value for key, value in news.items() if not key.startswith("__"))
-        return DiffResult(changes=changed, replaces=[])
+        return differences(olds, news, stable=())
 
     def create(self, props: dict[str, Any]) -> CreateResult:
         """Wait until its machine is off, end its logins, and save what it has.

@@ -10,6 +10,7 @@ import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider, UpdateResult
 
 from infra.tenants.clients import VaultClient
+from infra.tenants.differences import differences
 
 if TYPE_CHECKING:
     from infra.platform.vault import Vault
@@ -23,9 +24,7 @@ class HoldingsProvider(ResourceProvider):
 
     def diff(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
         """The way into Vault may change; whose part it is may not."""
-        changed = any(olds.get(key) != value for key, value in news.items() if not key.startswith("__"))
-        replaces = [key for key in ("secrets", "logins") if olds.get(key) != news.get(key)]
-        return DiffResult(changes=changed, replaces=replaces, stables=["secrets", "logins"])
+        return differences(olds, news, stable=("secrets", "logins"))
 
     def create(self, props: dict[str, Any]) -> CreateResult:
         """Nothing to make: what is held comes later, and not from here."""

@@ -18,6 +18,8 @@ from pulumi.dynamic import (
     UpdateResult,
 )
 
+from infra.tenants.differences import differences
+
 if TYPE_CHECKING:
     from infra.platform.database import Database
 
@@ -41,9 +43,7 @@ class MigrationProvider(ResourceProvider):
 
     def diff(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
         """Another schema is another resource; a changed way into the database is only taken note of."""
-        changed = any(olds.get(key) != value for key, value in news.items() if not key.startswith("__"))
-        replaces = ["schema"] if olds.get("schema") != news.get("schema") else []
-        return DiffResult(changes=changed, replaces=replaces, stables=["schema"])
+        return differences(olds, news, stable=("schema",))
 
     def create(self, props: dict[str, Any]) -> CreateResult:
         """Take the steps that the schema has not taken yet, be it none."""

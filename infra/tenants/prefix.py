@@ -12,7 +12,8 @@ import pulumi
 from botocore.exceptions import BotoCoreError, ClientError
 from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, ResourceProvider, UpdateResult
 
-from infra.cluster.object_storage import s3_client
+from infra.cluster.object_storage import error_code, s3_client
+from infra.tenants.differences import differences
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -28,9 +29,7 @@ class PrefixProvider(ResourceProvider):
 
     def diff(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
         """A prefix stays where it is; the address it is reached under may change."""
-        changed = any(olds.get(key) != value for key, value in news.items() if not key.startswith("__"))
-        replaces = [key for key in ("bucket", "prefix") if olds.get(key) != news.get(key)]
-        return DiffResult(changes=changed, replaces=replaces, stables=["bucket", "prefix"])
+        return differences(olds, news, stable=("bucket", "prefix"))
 
     def create(self, props: dict[str, Any]) -> CreateResult:
         """Put an empty object for each folder, so that file browsers show it."""
@@ -42,7 +41,7 @@ class PrefixProvider(ResourceProvider):
         try:
             found = _client(props).list_objects_v2(Bucket=props["bucket"], Prefix=props["prefix"], MaxKeys=1)
         except ClientError as error:
-            if _code(error) == "NoSuchBucket":
+            if error_code(error) == "NoSuchBucket":
                 return ReadResult("", {})
             raise _explained(error, props, "read") from None
         return ReadResult(id_, props) if found.get("KeyCount") else ReadResult("", {})
@@ -76,7 +75,7 @@ class PrefixProvider(ResourceProvider):
                 if not _delete_versions(client, bucket, prefix):
                     return
         except (ClientError, BotoCoreError) as error:
-            if _code(error) == "NoSuchBucket":
+            if error_code(error) == "NoSuchBucket":
                 return
             raise _explained(error, props, "emptied") from None
         raise RuntimeError(f"{bucket}/{prefix} is not empty yet: somebody is writing there; try again")
@@ -152,10 +151,6 @@ def _client(props: dict[str, Any]) -> "S3Client":
 def _add_md5(request: Any, **_: Any) -> None:
     digest = hashlib.md5(request.body, usedforsecurity=False).digest()
     request.headers["Content-MD5"] = base64.b64encode(digest).decode()
-
-
-def _code(error: Exception) -> str:
-    return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, ClientError) else ""
 
 
 def _explained(error: Exception, props: dict[str, Any], doing: str) -> RuntimeError:

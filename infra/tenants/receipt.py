@@ -10,7 +10,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from infra.cluster.object_storage import s3_client
+from infra.cluster.object_storage import error_code, s3_client
 
 # Each preview asks it for every tenant that is new, and a client takes longer to make than an answer.
 _client = functools.cache(s3_client)
@@ -26,7 +26,7 @@ def exists(tenant: str, storage: Mapping[str, Any]) -> bool:
     try:
         _client(storage["endpoint"], storage["region"]).head_object(Bucket=storage["logs"], Key=key(tenant))
     except ClientError as error:
-        if error.response.get("Error", {}).get("Code") in ("404", "NoSuchKey", "NoSuchBucket"):
+        if error_code(error) in ("404", "NoSuchKey", "NoSuchBucket"):
             return False
         raise
     return True

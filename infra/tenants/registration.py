@@ -21,6 +21,8 @@ from pulumi.dynamic import (
     UpdateResult,
 )
 
+from infra.tenants.differences import differences
+
 if TYPE_CHECKING:
     from infra.platform.services import Services
     from infra.tenants.places import Place
@@ -49,9 +51,7 @@ class RegistrationProvider(ResourceProvider):
 
     def diff(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
         """Everything may change but the id."""
-        changed = any(olds.get(key) != value for key, value in news.items() if not key.startswith("__"))
-        replaces = ["tenant"] if olds.get("tenant") != news.get("tenant") else []
-        return DiffResult(changes=changed, replaces=replaces, stables=["tenant"])
+        return differences(olds, news, stable=("tenant",))
 
     def create(self, props: dict[str, Any]) -> CreateResult:
         """Take the id.
