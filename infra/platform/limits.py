@@ -3,6 +3,7 @@
 <https://kubernetes.io/docs/concepts/policy/resource-quotas/>, <https://kubernetes.io/docs/concepts/policy/limit-range/>
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
@@ -54,11 +55,28 @@ def declare_limits(
     limits: Sequence[k8s.core.v1.LimitRangeItemArgsDict],
     labels: Mapping[str, str],
     opts: pulumi.ResourceOptions,
+    counted: str | None = None,
 ) -> list[pulumi.Resource]:
-    """Declare the namespace's quota, of what `hard` names and nothing else, and its limits."""
+    """Declare the namespace's quota, of what `hard` names and nothing else, and its limits.
+
+    `counted` is an entry of `hard` that counts a custom resource and is in force when the quota is declared:
+    Kubernetes refuses each such object until it has learnt to count them, which takes up to five minutes from
+    the installation of their definition.
+    """
+    metadata: k8s.meta.v1.ObjectMetaArgsDict = {"name": "quota", "namespace": namespace, "labels": labels}
+    if counted:
+        entry = counted.replace(".", r"\.")
+        in_force = [
+            f"jsonpath={{.status.hard.{entry}}}={hard[counted]}",
+            f"jsonpath={{.status.used.{entry}}}",
+        ]
+        metadata["annotations"] = {
+            "pulumi.com/waitFor": json.dumps(in_force),
+            "pulumi.com/timeoutSeconds": "600",
+        }
     quota = k8s.core.v1.ResourceQuota(
         f"{prefix}-quota",
-        metadata={"name": "quota", "namespace": namespace, "labels": labels},
+        metadata=metadata,
         spec={"hard": {**NOTHING_BUT_WHAT_IS_NAMED, **hard}},
         opts=opts,
     )

@@ -20,6 +20,8 @@ from infra.tenants.tiers import Size
 MEMORY_LIMIT_RATIO = "1.1"
 """A launcher's memory limit over its request: KubeVirt calls its own overhead an estimate."""
 
+_MACHINES = "count/virtualmachines.kubevirt.io"
+
 # KubeVirt 1.8, pkg/hypervisor/kvm/hypervisorbackend.go (GetMemoryOverhead), in MiB.
 _PROCESSES = 25 + 100 + 25 + 40 + 30
 """virt-launcher-monitor, virt-launcher, virtlogd, virtqemud, QEMU."""
@@ -75,7 +77,7 @@ def declare_quota(
     if tenant.parts.machine:
         pod = launcher(tenant.size)
         hard |= _of_pods(2, cpu=pod.cpu, memory_request=pod.memory_request, memory_limit=pod.memory_limit)
-        hard["count/virtualmachines.kubevirt.io"] = "1"
+        hard[_MACHINES] = "1"
         limits.append(at_most(str(tenant.size.cpu), f"{pod.guest_memory_limit}Mi"))
     if tenant.parts.dedicated_agent:
         memory = tenant.size.memory_gib * 1024
@@ -94,7 +96,15 @@ def declare_quota(
     if tenant.vpn:
         # A load balancer leads to a port of the nodes, which counts, too.
         hard |= {"services.loadbalancers": "1", "services.nodeports": "1"}
-    return declare_limits(tenant.id, tenant.dashed, hard=hard, limits=limits, labels=marked, opts=opts)
+    return declare_limits(
+        tenant.id,
+        tenant.dashed,
+        hard=hard,
+        limits=limits,
+        labels=marked,
+        opts=opts,
+        counted=_MACHINES if tenant.parts.machine else None,
+    )
 
 
 def _of_pods(count: int, *, cpu: int, memory_request: int, memory_limit: int) -> dict[str, str]:

@@ -23,6 +23,7 @@ from local import credentials, ports, supervisor
 from local.errors import LocalError
 from local.paths import DATA
 from local.servers import (
+    controller_manager,
     exoscale,
     kubernetes,
     kubevirt,
@@ -46,7 +47,7 @@ class Module(Protocol):
 
 LAYERS: tuple[tuple[Module, ...], ...] = (
     (postgres, vault, object_storage, redis, kubernetes),
-    (kubevirt, exoscale),
+    (kubevirt, controller_manager, exoscale),
     (node_agent,),
 )
 """Modules of a layer start side by side: the first service of each, then the second, and so on. The next

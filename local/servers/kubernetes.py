@@ -1,4 +1,4 @@
-"""The Kubernetes API: etcd, kube-apiserver and kube-controller-manager, as processes on loopback.
+"""The Kubernetes API: etcd and kube-apiserver, as processes on loopback.
 
 Authorization, admission, tokens and garbage collection are those of any cluster; what is missing (nodes,
 a scheduler) is played by `local.node_agent`.
@@ -35,7 +35,6 @@ KUBECONFIG = DATA / "kubeconfig"
 _HOME = DATA / "kubernetes"
 _ISSUER = "https://kubernetes.default.svc"
 _HOSTS = ("localhost", LOOPBACK, "kubernetes", "kubernetes.default", "kubernetes.default.svc")
-_MANAGER = "system:kube-controller-manager"
 # etcd holds every Secret and the authority signs for anyone: only a certificate that names this host gets in.
 _ETCD_CLIENT = "etcd-client"
 _FRONT_PROXY = "front-proxy-client"
@@ -57,8 +56,8 @@ def issue_client_certificate(user: str, groups: Sequence[str], ttl_seconds: int)
 
 
 def services() -> list[Service]:
-    """Tell how the three processes run."""
-    return [_etcd(), _apiserver(), _controller_manager()]
+    """Tell how the two processes run."""
+    return [_etcd(), _apiserver()]
 
 
 def prepare() -> None:
@@ -67,11 +66,9 @@ def prepare() -> None:
     certificates.keep("etcd-client", "kube-apiserver", hosts=[_ETCD_CLIENT])
     certificates.keep("kube-apiserver", "kube-apiserver", hosts=_HOSTS)
     certificates.keep("front-proxy", _FRONT_PROXY)
-    certificates.keep("kube-controller-manager", _MANAGER, hosts=["localhost", LOOPBACK])
     certificates.keep(ADMIN, ADMIN, groups=["system:masters"])
     certificates.keep_key("service-accounts")
     store.private_folder(_HOME)
-    write_kubeconfig(_HOME / "kube-controller-manager.kubeconfig", "kube-controller-manager")
     write_kubeconfig(KUBECONFIG, ADMIN)
 
 
@@ -194,30 +191,6 @@ def _apiserver() -> Service:
         ],
         ports=[ports.port("kube-apiserver")],
         ready=lambda: _healthy("kube-apiserver", "/readyz", ADMIN),
-    )
-
-
-def _controller_manager() -> Service:
-    pair = str(certificates.path("kube-controller-manager"))
-    return Service(
-        name="kube-controller-manager",
-        command=[
-            str(toolchain.tool("kube-controller-manager")),
-            f"--bind-address={LOOPBACK}",
-            f"--secure-port={ports.port('kube-controller-manager')}",
-            f"--kubeconfig={_HOME / 'kube-controller-manager.kubeconfig'}",
-            f"--tls-cert-file={pair}",
-            f"--tls-private-key-file={pair}",
-            f"--root-ca-file={certificates.CA_FILE}",
-            f"--service-account-private-key-file={certificates.key_path('service-accounts')}",
-            "--use-service-account-credentials",
-            "--leader-elect=false",
-            "--kube-api-qps=100",
-            "--kube-api-burst=200",
-            "--profiling=false",
-        ],
-        ports=[ports.port("kube-controller-manager")],
-        ready=lambda: _healthy("kube-controller-manager", "/healthz", ADMIN),
     )
 
 

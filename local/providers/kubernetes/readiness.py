@@ -347,18 +347,23 @@ def _condition(wanted: str, value: str) -> _Check:
     return check
 
 
-_STEP = re.compile(r"\.([\w-]+)|\[(\d+)\]|\[['\"]([^'\"]+)['\"]\]")
+_NAME = r"(?:[^\s.,\[\]{}$@'\"\\]|\\.)+"
+_STEP = re.compile(rf"\.({_NAME})|\[(\d+)\]|\[['\"]({_NAME})['\"]\]")
+_PLAIN_PATH = re.compile(rf"\{{((?:\.{_NAME}|\[\d+\]|\[['\"]{_NAME}['\"]\])+)\}}(?:==?(.+))?")
 
 
 def _json_path(text: str) -> _Check:
-    """`{.status.phase}=Running`, or `{.status.phase}` for any value at all."""
-    match = re.fullmatch(r"\{((?:\.[\w-]+|\[\d+\]|\[['\"][^'\"]+['\"]\])+)\}(?:==?(.+))?", text)
+    r"""`{.status.phase}=Running`, or `{.status.phase}` for any value; a dot in a name is written `\.`."""
+    match = _PLAIN_PATH.fullmatch(text)
     if match is None:
         raise ProviderError(
             f"The {WAIT_FOR} path {text!r} cannot be read by this stand-in, which takes plain paths "
             "such as {.status.phase}=Running or {.status.conditions[0].status}=True."
         )
-    steps = [key or quoted or int(index) for key, index, quoted in _STEP.findall(match[1])]
+    steps = [
+        int(index) if index else (key or quoted).replace("\\", "")
+        for key, index, quoted in _STEP.findall(match[1])
+    ]
     wanted = match[2]
 
     def check(look: _Look) -> list[str]:

@@ -1,5 +1,6 @@
 """That what was sold fits into the quota of its namespace, machine or pod, and nothing besides it."""
 
+import json
 import math
 import re
 from decimal import Decimal
@@ -130,6 +131,16 @@ def test_nothing_but_the_agent_can_run(tmp_path: Path, tier: str) -> None:
     assert counted.pop(allowed) == "1"
     assert set(counted.values()) == {"0"}
     assert hard["services.loadbalancers"] == hard["services.nodeports"] == "0"
+
+
+def test_a_machine_waits_until_the_quota_counts_machines(tmp_path: Path) -> None:
+    """Until kube-controller-manager knows the definition, the quota refuses every machine."""
+    quota = declared(tmp_path, tier="enterprise")["newton-quota"].inputs
+
+    assert json.loads(quota["metadata"]["annotations"]["pulumi.com/waitFor"]) == [
+        r"jsonpath={.status.hard.count/virtualmachines\.kubevirt\.io}=1",
+        r"jsonpath={.status.used.count/virtualmachines\.kubevirt\.io}",
+    ]
 
 
 def test_a_vpn_gets_its_load_balancer(tmp_path: Path) -> None:

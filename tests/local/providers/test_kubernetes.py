@@ -17,7 +17,7 @@ from local.providers.kubernetes.cluster import Cluster
 from local.providers.kubernetes.stand_in import Kubernetes
 from local.providers.provider import Call, Diff, InitializationError, ProviderError, Resource, State
 from local.providers.values import UNKNOWN, Properties, path_text, plain
-from local.servers import kubernetes, kubernetes_api
+from local.servers import controller_manager, kubernetes, kubernetes_api
 
 pytestmark = pytest.mark.integration
 
@@ -50,7 +50,8 @@ DEPLOYMENT: Properties = {
 def _api(console: Console) -> Iterator[None]:
     toolchain.ensure(console)
     kubernetes.prepare()
-    services = kubernetes.services()
+    controller_manager.prepare()
+    services = [*kubernetes.services(), *controller_manager.services()]
     for service in services:
         supervisor.start(service, console)
     kubernetes_api.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}])
@@ -432,12 +433,15 @@ def test_an_interrupt_ends_the_wait(provider: Kubernetes) -> None:
         ("jsonpath={.data.a}=1", True),
         ("jsonpath={.data['a']}", True),
         ("jsonpath={.data.a}=2", False),
+        (r"jsonpath={.data.a\.b}=1", True),
+        (r"jsonpath={.data['a\.b']}=1", True),
+        ("jsonpath={.data.a.b}=1", False),
         ("condition=Ready", False),
         ('["jsonpath={.data.a}=1", "jsonpath={.kind}=ConfigMap"]', True),
     ],
 )
 def test_wait_for(provider: Kubernetes, expression: str, holds: bool) -> None:
-    inputs = config_map(None, a="1")
+    inputs = config_map(None, **{"a": "1", "a.b": "1"})
     inputs["metadata"]["annotations"] = {"pulumi.com/waitFor": expression}
     managed = Managed(provider, inputs, name=f"wait-{abs(hash(expression))}")
     if holds:

@@ -66,16 +66,8 @@ def running() -> list[str]:
 
 def test_the_servers_are_those_of_the_design() -> None:
     assert list(servers.statuses()) == [
-        *(
-            "postgres",
-            "vault",
-            "object-storage",
-            "redis",
-            "etcd",
-            "kube-apiserver",
-            "kube-controller-manager",
-        ),
-        *("virt-api", "virt-controller", "exoscale", "node-agent"),
+        *("postgres", "vault", "object-storage", "redis", "etcd", "kube-apiserver"),
+        *("virt-api", "virt-controller", "kube-controller-manager", "exoscale", "node-agent"),
     ]
 
 
