@@ -348,8 +348,8 @@ def _condition(wanted: str, value: str) -> _Check:
 
 
 _NAME = r"(?:[^\s.,\[\]{}$@'\"\\]|\\.)+"
-_STEP = re.compile(rf"\.({_NAME})|\[(\d+)\]|\[['\"]({_NAME})['\"]\]")
-_PLAIN_PATH = re.compile(rf"\{{((?:\.{_NAME}|\[\d+\]|\[['\"]{_NAME}['\"]\])+)\}}(?:==?(.+))?")
+_STEP = rf"\.({_NAME})|\[(\d+)\]|\[['\"]({_NAME})['\"]\]"
+_PLAIN_PATH = re.compile(rf"\{{(?P<path>(?:{_STEP})+)\}}(?:==?(?P<value>.+))?")
 
 
 def _json_path(text: str) -> _Check:
@@ -362,9 +362,9 @@ def _json_path(text: str) -> _Check:
         )
     steps = [
         int(index) if index else (key or quoted).replace("\\", "")
-        for key, index, quoted in _STEP.findall(match[1])
+        for key, index, quoted in re.findall(_STEP, match["path"])
     ]
-    wanted = match[2]
+    path, wanted = match["path"], match["value"]
 
     def check(look: _Look) -> list[str]:
         value: Any = look.live
@@ -372,8 +372,8 @@ def _json_path(text: str) -> _Check:
             try:
                 value = value[step]
             except (KeyError, IndexError, TypeError):
-                return [f"{match[1]} is not set"]
+                return [f"{path} is not set"]
         shown = value if isinstance(value, str) else json.dumps(value)
-        return [] if wanted is None or shown == wanted else [f"{match[1]} is {shown}, not {wanted}"]
+        return [] if wanted is None or shown == wanted else [f"{path} is {shown}, not {wanted}"]
 
     return check
