@@ -27,6 +27,7 @@ from local.servers import (
     exoscale,
     kubernetes,
     kubevirt,
+    load_balancer,
     node_agent,
     object_storage,
     postgres,
@@ -48,7 +49,7 @@ class Module(Protocol):
 LAYERS: tuple[tuple[Module, ...], ...] = (
     (postgres, vault, object_storage, redis, kubernetes),
     (kubevirt, controller_manager, exoscale),
-    (node_agent,),
+    (node_agent, load_balancer),
 )
 """Modules of a layer start side by side: the first service of each, then the second, and so on. The next
 layer starts when this one is bootstrapped."""
