@@ -67,7 +67,7 @@ class _Declared(_Strict):
     state: Literal["active", "suspended", "offboarding"]
     served_by: ServedBy
     namespace: Name
-    idle_seconds: int = Field(gt=0)
+    idle_seconds: int | None = Field(default=None, gt=0)
     keys: _Keys
     size: Size | None = None
     price: Price | None = None
@@ -82,7 +82,8 @@ class Route:
     state: Literal["active", "suspended", "offboarding"]
     served_by: ServedBy
     namespace: str
-    idle_seconds: int
+    idle_seconds: int | None
+    """None: it has no machine that could sleep."""
     keys: Mapping[str, Ed25519PublicKey]
     """By key id: what the tenant's tokens are verified with."""
     size: Size | None = None
