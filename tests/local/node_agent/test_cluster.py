@@ -13,6 +13,7 @@ from local import supervisor, toolchain
 from local.paths import LOGS
 from local.servers import (
     Module,
+    controller_manager,
     exoscale,
     kubernetes,
     kubernetes_api,
@@ -23,7 +24,14 @@ from local.servers import (
 
 pytestmark = pytest.mark.integration
 
-MODULES: tuple[Module, ...] = (object_storage, exoscale, kubernetes, kubevirt, node_agent)
+MODULES: tuple[Module, ...] = (
+    object_storage,
+    exoscale,
+    kubernetes,
+    kubevirt,
+    controller_manager,
+    node_agent,
+)
 NAMESPACE = "nodes"
 VIRTUAL_MACHINES = ("kubevirt.io", "v1", NAMESPACE, "virtualmachines")
 SCRIPT = """

@@ -14,14 +14,14 @@ from rich.console import Console
 from local import ports, supervisor, toolchain
 from local.errors import LocalError
 from local.paths import DATA, ROOT
-from local.servers import Module, certificates, kubernetes, kubernetes_api, kubevirt
+from local.servers import Module, certificates, controller_manager, kubernetes, kubernetes_api, kubevirt
 from local.supervisor import NotReady, wait_until
 
 pytestmark = pytest.mark.integration
 
 VMS = "/apis/kubevirt.io/v1/namespaces/machines/virtualmachines"
 SUBRESOURCES = "/apis/subresources.kubevirt.io/v1/namespaces/machines/virtualmachines"
-MODULES: tuple[Module, ...] = (kubernetes, kubevirt)
+MODULES: tuple[Module, ...] = (kubernetes, kubevirt, controller_manager)
 
 
 @pytest.fixture(scope="module", autouse=True)
