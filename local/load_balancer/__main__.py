@@ -1,10 +1,12 @@
-"""`python -m local.load_balancer PORT`: runs until SIGTERM. Reads KUBECONFIG."""
+"""`python -m local.load_balancer PORT:POD_PORT …`: runs until SIGTERM. Reads KUBECONFIG."""
 
 import asyncio
+import functools
 import logging
 import resource
 import signal
 import sys
+from collections.abc import Mapping
 
 from kubernetes import config
 from kubernetes.client import ApiClient
@@ -22,9 +24,12 @@ def main() -> None:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # each lost connection is reported once, by us
     client: ApiClient = config.new_client_from_config()  # type: ignore[no-untyped-call]
-    backends = Backends(Api(client), namespace="gateway", service="gateway", port=8443)
+    backends = Backends(Api(client), namespace="gateway", service="gateway")
     backends.follow()
-    asyncio.run(_serve(int(sys.argv[1]), Relay(backends.ready, _connections())))
+    listeners = [tuple(map(int, pair.split(":"))) for pair in sys.argv[1:]]
+    limit = _connections() // len(listeners)
+    relays = {port: Relay(functools.partial(backends.ready, of_pod), limit) for port, of_pod in listeners}
+    asyncio.run(_serve(relays))
 
 
 def _connections() -> int:
@@ -34,12 +39,13 @@ def _connections() -> int:
     return _CONNECTIONS if most == resource.RLIM_INFINITY else min(_CONNECTIONS, (most - _OTHER_FILES) // 2)
 
 
-async def _serve(port: int, relay: Relay) -> None:
+async def _serve(relays: Mapping[int, Relay]) -> None:
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
-    server = await relay.listen("127.0.0.1", port)
+    servers = [await relay.listen("127.0.0.1", port) for port, relay in relays.items()]
     await stopping.wait()
-    server.close()
+    for server in servers:
+        server.close()
 
 
 if __name__ == "__main__":

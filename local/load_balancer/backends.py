@@ -8,27 +8,26 @@ _SERVICE = "kubernetes.io/service-name"
 class Backends:
     """Kept in step by a watch; while the Kubernetes API is away, those last seen."""
 
-    def __init__(self, api: Api, *, namespace: str, service: str, port: int) -> None:
-        """Look at the pods of the Service that listen on `port`."""
+    def __init__(self, api: Api, *, namespace: str, service: str) -> None:
+        """Look at the Service's pods."""
         path = f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
         self._slices = Watched(api, path, lambda _slice: None)
         self._service = service
-        self._port = port
 
     def follow(self) -> None:
         """Start to follow, and wait until the pods are known."""
         self._slices.start()
         self._slices.synced.wait()
 
-    def ready(self) -> list[tuple[str, int]]:
-        """Return where the pods listen that take new connections."""
+    def ready(self, number: int) -> list[tuple[str, int]]:
+        """Return the pods that take new connections and have this port, as addresses to connect to."""
         return sorted(
             {
-                (address, self._port)
+                (address, number)
                 for one in self._slices.all()
                 if _service(one) == self._service
                 for port in one.get("ports") or ()
-                if port.get("port") == self._port
+                if port.get("port") == number
                 for endpoint in one.get("endpoints") or ()
                 if _takes_connections(endpoint)
                 for address in endpoint["addresses"]

@@ -12,10 +12,30 @@ _KUBECONFIG = DATA / "kubernetes" / f"{_NAME}.kubeconfig"
 # Kubernetes itself lets this user read Services and their endpoints, and nothing more.
 _USER = "system:kube-proxy"
 
+DOMAIN = "agents.localhost"
+"""What tenants are reached under: every name below `localhost` leads to loopback (RFC 6761)."""
+
+_CERTIFICATE = "gateway"
+_HOSTS = (f"*.{DOMAIN}", DOMAIN, "gateway.gateway.svc", "127.0.0.1")
+_GUESTS_VIEW = "10.0.2.100"
+"""How a guest of QEMU reaches what listens on this machine's loopback."""
+_KEY_BEGINS = "-----BEGIN PRIVATE KEY-----"
+
 
 def port() -> int:
     """Where the gateway is reached from outside the cluster."""
     return ports.port("gateway")
+
+
+def agents_port() -> int:
+    """Where tenants' machines reach the gateway's API for agents."""
+    return ports.port("gateway-agents")
+
+
+def certificate() -> tuple[str, str]:
+    """Return the gateway's certificate and its key, PEM, as `prepare` has put them on disk."""
+    chain, begin, key = certificates.path(_CERTIFICATE).read_text().partition(_KEY_BEGINS)
+    return chain, begin + key
 
 
 def services() -> list[Service]:
@@ -23,18 +43,22 @@ def services() -> list[Service]:
     return [
         Service(
             name=_NAME,
-            command=[sys.executable, "-m", "local.load_balancer", str(port())],
+            command=[
+                *(sys.executable, "-m", "local.load_balancer"),
+                *(f"{port()}:8443", f"{agents_port()}:8444"),
+            ],
             environment={"KUBECONFIG": str(_KUBECONFIG)},
-            ports=[port()],
+            ports=[port(), agents_port()],
             ready=_ready,
         )
     ]
 
 
 def prepare() -> None:
-    """Have its access to the Kubernetes API on disk."""
+    """Have its access to the Kubernetes API on disk, and the certificate that the gateway shows."""
     certificates.keep(_NAME, _USER)
     kubernetes.write_kubeconfig(_KUBECONFIG, _NAME)
+    certificates.keep(_CERTIFICATE, DOMAIN, hosts=[*_HOSTS, _GUESTS_VIEW])
 
 
 def bootstrap() -> None:
@@ -42,11 +66,11 @@ def bootstrap() -> None:
 
 
 def environment() -> dict[str, str]:
-    """Return the port of every tenant's URL, and the authority that its certificate is signed by."""
-    return {"GATEWAY_PORT": str(port()), "GATEWAY_CA": str(certificates.CA_FILE)}
+    """Return what follows a tenant's id in its URL, and the authority that its certificate is signed by."""
+    return {"GATEWAY": f"{DOMAIN}:{port()}", "GATEWAY_CA": str(certificates.CA_FILE)}
 
 
 def _ready() -> None:
     # Asked by looking, not by connecting: a connection would go on to a gateway.
-    if ports.is_free(port()):
+    if any(map(ports.is_free, (port(), agents_port()))):
         raise NotReady("reads where the gateway is")
