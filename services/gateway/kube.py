@@ -8,11 +8,11 @@ import os
 import ssl
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import aiohttp
 import yaml
@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 Object = dict[str, Any]
 """A Kubernetes object as JSON."""
+
+T = TypeVar("T")
 
 Key = tuple[str, str]
 """Namespace and name."""
@@ -151,7 +153,7 @@ class Api:
         return {"Authorization": f"Bearer {self._token}"}
 
 
-class Watched:
+class Watched(Generic[T]):
     """A collection of the API server, listed once and then followed by a watch.
 
     While the API server is away it holds what was last seen. `synced` is set after the first list.
@@ -161,24 +163,26 @@ class Watched:
         self,
         api: Api,
         path: str,
-        changed: Callable[[Key, Object | None], None],
+        read: Callable[[Object], T],
+        changed: Callable[[Key], None] | None = None,
         selector: str = "",
     ) -> None:
-        """Follow the objects at `path`; `changed` gets each that came or changed, None for one that went."""
+        """Follow the objects at `path` and keep what `read` makes of each; `changed` is told which did."""
         self._api = api
         self._path = path
         self._query = {"labelSelector": selector} if selector else {}
-        self._changed = changed
-        self._objects: dict[Key, Object] = {}
+        self._read = read
+        self._told = changed or (lambda _: None)
+        self._items: dict[Key, T] = {}
         self.synced = asyncio.Event()
 
-    def get(self, key: Key) -> Object | None:
-        """Return the object as last seen, not to be modified."""
-        return self._objects.get(key)
+    def get(self, key: Key) -> T | None:
+        """Return one as last seen."""
+        return self._items.get(key)
 
-    def __iter__(self) -> Iterator[Object]:
-        """Iterate over every object as last seen, not to be modified."""
-        return iter(list(self._objects.values()))
+    def items(self) -> list[tuple[Key, T]]:
+        """Return all as last seen."""
+        return list(self._items.items())
 
     async def follow(self) -> None:
         """Stay in step until cancelled."""
@@ -194,33 +198,31 @@ class Watched:
             except ApiError as error:
                 if error.status == HTTPStatus.GONE:
                     continue
-                self._tell(error, failures)
+                self._warn(error, failures)
             except UNREACHABLE as error:
-                self._tell(error, failures)
+                self._warn(error, failures)
             await asyncio.sleep(_RETRY_SECONDS[min(failures, len(_RETRY_SECONDS) - 1)])
             failures += 1
 
-    def _tell(self, error: Exception, failures: int) -> None:
+    def _warn(self, error: Exception, failures: int) -> None:
         if failures == 0:
             log.warning(
-                "%s: %s; serving what is known, retrying until it works", self._path, error or "timeout"
+                "%s: %s; what is known stays, retrying until it works", self._path, error or "timeout"
             )
 
     async def _list(self) -> str:
-        listed: dict[Key, Object] = {}
+        listed: dict[Key, T] = {}
         query = {**self._query, "limit": "500"}
         while True:
             answer = await self._api.request("GET", self._path, query=query)
-            listed |= {key_of(item): item for item in answer["items"]}
+            listed |= {_key(item): self._read(item) for item in answer["items"]}
             if not (more := answer["metadata"].get("continue")):
                 break
             query["continue"] = more
-        before, self._objects = self._objects, listed
-        for key in before.keys() - listed.keys():
-            self._changed(key, None)
-        for key, item in listed.items():
-            if before.get(key) != item:
-                self._changed(key, item)
+        before, self._items = self._items, listed
+        for key in before.keys() | listed.keys():
+            if before.get(key) != listed.get(key):
+                self._told(key)
         self.synced.set()
         return str(answer["metadata"]["resourceVersion"])
 
@@ -228,17 +230,18 @@ class Watched:
         async for event in self._api.watch(self._path, {**self._query, "resourceVersion": version}):
             item = event["object"]
             version = item["metadata"]["resourceVersion"]
+            if event["type"] == "BOOKMARK":
+                continue
+            key = _key(item)
             if event["type"] == "DELETED":
-                self._objects.pop(key_of(item), None)
-                self._changed(key_of(item), None)
-            elif event["type"] != "BOOKMARK":
-                self._objects[key_of(item)] = item
-                self._changed(key_of(item), item)
+                self._items.pop(key, None)
+            else:
+                self._items[key] = self._read(item)
+            self._told(key)
         return version
 
 
-def key_of(item: Object) -> Key:
-    """Return the key of `item` in a `Watched` collection."""
+def _key(item: Object) -> Key:
     return item["metadata"].get("namespace", ""), item["metadata"]["name"]
 
 

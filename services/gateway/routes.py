@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -12,7 +12,7 @@ from jwt.algorithms import OKPAlgorithm
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
-from services.gateway.kube import Api, Key, Object, Watched
+from services.gateway.kube import Api, Object, Watched
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ def parse(config_map: Object) -> Route:
     except ValueError as error:
         raise RouteError(f"{_FILE} is no JSON: {error}") from None
     tenant = declared.tenant
-    if metadata["name"] != f"route-{tenant}" or metadata.get("labels", {}).get(LABEL) != tenant:
+    if metadata["name"] != _name(tenant) or metadata.get("labels", {}).get(LABEL) != tenant:
         # Or one tenant's ConfigMap could take over another tenant's host.
         raise RouteError(f"it names the tenant {tenant}, and neither its own name nor label may name another")
     fields = {name: getattr(declared, name) for name in _Declared.model_fields}
@@ -123,50 +123,44 @@ class Routes:
 
     def __init__(self, api: Api, namespace: str) -> None:
         """Follow the ConfigMaps of `namespace`."""
-        self._routes: dict[str, Route] = {}
-        self._tenants: dict[Key, str] = {}
-        self._told: dict[Key, str] = {}
-        self._watched = Watched(
-            api, f"/api/v1/namespaces/{namespace}/configmaps", self._changed, selector=LABEL
-        )
+        self._namespace = namespace
+        self._told: dict[str, str] = {}
+        self._watched = Watched(api, f"/api/v1/namespaces/{namespace}/configmaps", self._read, selector=LABEL)
         self.synced = self._watched.synced
 
     def find(self, tenant: str) -> Route | None:
         """Return the route of `tenant`, None if there is no such tenant."""
-        return self._routes.get(tenant)
+        return self._watched.get((self._namespace, _name(tenant)))
 
-    def __iter__(self) -> Iterator[Route]:
-        """Iterate over all routes, by tenant."""
-        return iter(sorted(self._routes.values(), key=lambda route: route.tenant))
+    def all(self) -> list[Route]:
+        """Return all routes, by tenant."""
+        found = (route for _, route in self._watched.items() if route is not None)
+        return sorted(found, key=lambda route: route.tenant)
 
     async def follow(self) -> None:
         """Stay in step until cancelled."""
         await self._watched.follow()
 
-    def _changed(self, key: Key, config_map: Object | None) -> None:
-        before = self._tenants.pop(key, None)
-        if before is not None:
-            del self._routes[before]
-        if config_map is None:
-            self._told.pop(key, None)
-            return
+    def _read(self, config_map: Object) -> Route | None:
+        name = config_map["metadata"]["name"]
         try:
             route = parse(config_map)
         except RouteError as error:
-            self._tell(key, str(error))
-            return
-        self._told.pop(key, None)
-        self._routes[route.tenant] = route
-        self._tenants[key] = route.tenant
+            if self._told.get(name) != str(error):
+                self._told[name] = str(error)
+                log.error(
+                    "ConfigMap %s/%s is no route: %s; its tenant is unreachable until it is declared anew",
+                    self._namespace,
+                    name,
+                    error,
+                )
+            return None
+        self._told.pop(name, None)
+        return route
 
-    def _tell(self, key: Key, problem: str) -> None:
-        if self._told.get(key) != problem:
-            self._told[key] = problem
-            log.error(
-                "ConfigMap %s/%s is no route: %s; its tenant is unreachable until it is declared anew",
-                *key,
-                problem,
-            )
+
+def _name(tenant: str) -> str:
+    return f"route-{tenant}"
 
 
 def _loaded(keys: _Keys) -> dict[str, Ed25519PublicKey]:

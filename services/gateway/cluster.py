@@ -1,0 +1,275 @@
+"""The cluster as the gateway sees it: machines, addresses to send requests to, and who a token belongs to."""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Literal
+
+from services.gateway.kube import UNREACHABLE, Api, ApiError, Key, Object, Watched
+from services.gateway.routes import Route
+
+log = logging.getLogger(__name__)
+
+AGENT_PORT = 8080
+
+TroubleKind = Literal["no-capacity", "image", "crash-loop", "volume", "unknown"]
+
+_TENANT = "tenant-id"
+_SERVICE = "kubernetes.io/service-name"
+_SERVICES = {"deployment": "agent", "shared runtime": "agent-runtime"}
+_SHARED_NAMESPACE = "runtime"
+_SUBRESOURCES = "/apis/subresources.kubevirt.io/v1"
+_MACHINE_USER = "system:serviceaccount:tenant-"
+
+# KubeVirt's words for a machine that is not to come soon (VirtualMachinePrintableStatus, KubeVirt 1.8).
+_TROUBLE: dict[str, TroubleKind] = {
+    "ErrorUnschedulable": "no-capacity",
+    "ErrImagePull": "image",
+    "ImagePullBackOff": "image",
+    "CrashLoopBackOff": "crash-loop",
+    "ErrorPvcNotFound": "volume",
+    "DataVolumeError": "volume",
+    "WaitingForVolumeBinding": "volume",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trouble:
+    """What keeps a machine from running, in the cluster's words."""
+
+    kind: TroubleKind
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """A tenant's machine as last seen."""
+
+    status: Literal["missing", "off", "stopping", "starting", "running"]
+    instance: str = ""
+    """The uid of what runs; another one after each start or crash."""
+    address: str = ""
+    """Where its agents listen once it runs, `http://ip:port`."""
+    trouble: Trouble | None = None
+    since: float | None = None
+    """When it became ready or ceased to be, in seconds since the epoch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Declared:
+    """What counts of a VirtualMachine: there may be ten thousand, so no more is kept."""
+
+    going: bool
+    status: str
+    requests: tuple[str, ...]
+    messages: Mapping[str, str]
+    since: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Instance:
+    """What counts of a VirtualMachineInstance."""
+
+    uid: str
+    phase: str
+    going: bool
+    ip: str
+    messages: Mapping[str, str]
+
+
+class Cluster:
+    """Machines and endpoints, followed by watches. Requests raise `ApiError` or one of `UNREACHABLE`."""
+
+    def __init__(self, api: Api) -> None:
+        """Follow what belongs to tenants."""
+        kubevirt = "/apis/kubevirt.io/v1"
+        self._api = api
+        self._changes: dict[str, asyncio.Event] = {}
+        self._machines = Watched(
+            api, f"{kubevirt}/virtualmachines", _declared, self._changed, selector=_TENANT
+        )
+        self._instances = Watched(
+            api, f"{kubevirt}/virtualmachineinstances", _instance, self._changed, selector=_TENANT
+        )
+        self._slices = Watched(
+            api,
+            "/apis/discovery.k8s.io/v1/endpointslices",
+            _addresses,
+            self._changed,
+            selector=f"{_SERVICE} in ({','.join(_SERVICES.values())})",
+        )
+        self._watched = (self._machines, self._instances, self._slices)
+
+    @property
+    def synced(self) -> bool:
+        """Return whether everything has been seen once."""
+        return all(watched.synced.is_set() for watched in self._watched)
+
+    async def follow(self) -> None:
+        """Stay in step until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for watched in self._watched:
+                group.create_task(watched.follow())
+
+    def machine(self, route: Route) -> Machine:
+        """Return the tenant's machine as last seen."""
+        key = (route.namespace, route.namespace)
+        declared, instance = self._machines.get(key), self._instances.get(key)
+        if declared is None or declared.going:
+            return Machine(status="missing")
+        running = instance is not None and instance.phase not in ("Succeeded", "Failed")
+        if instance is None or not running:
+            off = declared.status == "Stopped" and "Start" not in declared.requests
+            status: Literal["off", "starting"] = "off" if off else "starting"
+            return Machine(status=status, trouble=_trouble(declared, None), since=declared.since)
+        if instance.going or "Stop" in declared.requests or declared.status in ("Stopping", "Stopped"):
+            return Machine(status="stopping", instance=instance.uid, since=declared.since)
+        if instance.phase == "Running" and instance.ip:
+            address = f"http://{_host(instance.ip)}:{AGENT_PORT}"
+            return Machine(status="running", instance=instance.uid, address=address, since=declared.since)
+        trouble = _trouble(declared, instance)
+        return Machine(status="starting", instance=instance.uid, trouble=trouble, since=declared.since)
+
+    def endpoints(self, route: Route) -> list[str]:
+        """Return where the agents of a tenant without a machine listen, those that are ready."""
+        service = _SERVICES[route.served_by]
+        namespace = _SHARED_NAMESPACE if route.served_by == "shared runtime" else route.namespace
+        found = (slice_ for key, slice_ in self._slices.items() if key[0] == namespace)
+        return sorted({address for name, addresses in found if name == service for address in addresses})
+
+    async def change(self, namespace: str, seconds: float) -> None:
+        """Return when something in `namespace` has changed, after `seconds` at the latest."""
+        event = self._changes.setdefault(namespace, asyncio.Event())
+        try:
+            await asyncio.wait_for(event.wait(), seconds)
+        except TimeoutError:
+            return
+
+    async def start(self, route: Route) -> bool:
+        """Ask for the tenant's machine; returns False if it is asked for already or still stopping."""
+        name = route.namespace
+        try:
+            await self._api.request(
+                "PUT", f"{_SUBRESOURCES}/namespaces/{name}/virtualmachines/{name}/start", body={}
+            )
+        except ApiError as error:
+            if error.status == HTTPStatus.CONFLICT:
+                return False
+            raise
+        return True
+
+    async def record(self, route: Route, reason: str, message: str, *, warning: bool = False) -> None:
+        """Leave an Event with the tenant's machine, if that can be done."""
+        name, now = route.namespace, datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        event: Object = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"generateName": f"{name}-", "namespace": name},
+            "involvedObject": {
+                "apiVersion": "kubevirt.io/v1",
+                "kind": "VirtualMachine",
+                "namespace": name,
+                "name": name,
+            },
+            "reason": reason,
+            "message": message[:1000],
+            "type": "Warning" if warning else "Normal",
+            "source": {"component": "gateway"},
+            "firstTimestamp": now,
+            "lastTimestamp": now,
+            "count": 1,
+        }
+        try:
+            await self._api.request("POST", f"/api/v1/namespaces/{name}/events", body=event)
+        except (ApiError, *UNREACHABLE) as error:
+            log.warning("no event %s for %s: %s", reason, name, error)
+
+    async def tenant_of(self, token: str) -> str | None:
+        """Return the tenant whose service account `token` is of, None if it is of none or no longer valid."""
+        review = await self._api.request(
+            "POST",
+            "/apis/authentication.k8s.io/v1/tokenreviews",
+            body={
+                "apiVersion": "authentication.k8s.io/v1",
+                "kind": "TokenReview",
+                "spec": {"token": token},
+            },
+        )
+        status = review.get("status", {})
+        user = status.get("user", {}).get("username", "")
+        if not status.get("authenticated") or not user.startswith(_MACHINE_USER):
+            return None
+        return str(user.removeprefix(_MACHINE_USER).partition(":")[0])
+
+    def _changed(self, key: Key) -> None:
+        if event := self._changes.pop(key[0], None):
+            event.set()
+
+
+def _declared(item: Object) -> _Declared:
+    status = item.get("status", {})
+    conditions = status.get("conditions", [])
+    ready: Object = next((condition for condition in conditions if condition["type"] == "Ready"), {})
+    return _Declared(
+        going="deletionTimestamp" in item["metadata"],
+        status=status.get("printableStatus", "Unknown"),
+        requests=tuple(request["action"] for request in status.get("stateChangeRequests", ())),
+        messages=_messages(conditions),
+        since=_seconds(ready.get("lastTransitionTime")),
+    )
+
+
+def _instance(item: Object) -> _Instance:
+    status = item.get("status", {})
+    interfaces = status.get("interfaces") or [{}]
+    return _Instance(
+        uid=item["metadata"]["uid"],
+        phase=status.get("phase", ""),
+        going="deletionTimestamp" in item["metadata"],
+        ip=interfaces[0].get("ipAddress", ""),
+        messages=_messages(status.get("conditions", [])),
+    )
+
+
+def _addresses(item: Object) -> tuple[str, tuple[str, ...]]:
+    """Return the service of an EndpointSlice, and the addresses in it that are ready."""
+    port = next((port["port"] for port in item.get("ports") or () if port.get("port")), AGENT_PORT)
+    return item["metadata"].get("labels", {}).get(_SERVICE, ""), tuple(
+        f"http://{_host(endpoint['addresses'][0])}:{port}"
+        for endpoint in item.get("endpoints") or ()
+        # Absent means ready (EndpointConditions).
+        if endpoint.get("conditions", {}).get("ready") is not False
+    )
+
+
+def _messages(conditions: Sequence[Object]) -> dict[str, str]:
+    """Return what the failed conditions say, by type; `Failure` is the one that is bad when true."""
+    return {
+        condition["type"]: condition.get("message", "")
+        for condition in conditions
+        if (condition["status"] == "True") == (condition["type"] == "Failure") and condition.get("message")
+    }
+
+
+def _trouble(declared: _Declared, instance: _Instance | None) -> Trouble | None:
+    messages = {**declared.messages, **(instance.messages if instance else {})}
+    said = next(
+        (messages[name] for name in ("PodScheduled", "Synchronized", "Failure") if name in messages), ""
+    )
+    if kind := _TROUBLE.get(declared.status):
+        return Trouble(kind=kind, detail=f"{declared.status}: {said}" if said else declared.status)
+    if not said:
+        return None
+    # What the namespace's quota or a node's limits refuse never gets as far as the scheduler.
+    return Trouble(kind="no-capacity" if "exceeded quota" in said else "unknown", detail=said)
+
+
+def _host(ip: str) -> str:
+    return f"[{ip}]" if ":" in ip else ip
+
+
+def _seconds(text: str | None) -> float | None:
+    return datetime.fromisoformat(text).timestamp() if text else None
