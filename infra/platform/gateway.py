@@ -1,9 +1,20 @@
 """The gateway's place: it will wake a tenant's machine when a request comes in."""
 
+from dataclasses import dataclass
+
 import pulumi
 import pulumi_kubernetes as k8s
 
 from infra.platform.namespaces import namespace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gateway:
+    """Where agents reach the gateway."""
+
+    agents_address: str
+    authority: pulumi.Output[str] | None
+    """The certificate (PEM) of whoever vouches for it there; None: an authority that everybody trusts."""
 
 
 def gateway_place(prefix: str, opts: pulumi.ResourceOptions) -> k8s.core.v1.ServiceAccount:

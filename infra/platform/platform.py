@@ -8,7 +8,7 @@ from pydantic import SecretStr
 from infra.cluster.foundations import Foundations
 from infra.platform.certificates import Certificates
 from infra.platform.database import Database, given_database, managed_database
-from infra.platform.gateway import gateway_place
+from infra.platform.gateway import Gateway, gateway_place
 from infra.platform.idle_suspension import idle_suspension_place
 from infra.platform.kubevirt import install_kubevirt
 from infra.platform.longhorn import install_longhorn, workspace_classes
@@ -63,9 +63,12 @@ class Platform(pulumi.ComponentResource):
             database=database,
             redis=redis,
             vault=vault,
+            domain=settings.domain,
+            gateway=Gateway(agents_address=settings.gateway.agents_address, authority=None),
             storage_class=classes.workspace,
             encrypted_storage_class=classes.encrypted,
             machine_image=settings.machine_image,
+            machine_kernel=settings.machine_kernel.model_dump() if settings.machine_kernel else None,
             runtime_image=settings.runtime_image,
             ready=[*self._kubevirt(), *classes.declared],
         )

@@ -23,6 +23,7 @@ from local import credentials, ports, supervisor
 from local.errors import LocalError
 from local.paths import DATA
 from local.servers import (
+    certificates,
     controller_manager,
     exoscale,
     kubernetes,
@@ -53,6 +54,13 @@ LAYERS: tuple[tuple[Module, ...], ...] = (
 )
 """Modules of a layer start side by side: the first service of each, then the second, and so on. The next
 layer starts when this one is bootstrapped."""
+
+_GATEWAY = (
+    *("*.agents.localhost", "agents.localhost"),  # to browsers and curl, all of it is loopback
+    *("gateway.gateway.svc", "127.0.0.1"),
+    "10.0.2.100",  # from within a guest
+)
+"""Under what names and addresses the gateway is called."""
 
 _DISK_TROUBLE = {
     errno.ENOSPC: "make room on the disk",
@@ -113,15 +121,23 @@ def stack_settings() -> dict[str, Any]:
         "agent-platform:redis": {"given": {"port": ports.port("redis")}},
         "agent-platform:vault": {"given": {"address": vault.url()}},
         "agent-platform:objectStorage": {"endpoint": object_storage.url()},
+        "agent-platform:gateway": {
+            "agentsAddress": f"https://127.0.0.1:{ports.port('gateway-agents')}",
+            "certificate": {"given": {"authority": certificates.ca_certificate()}},
+        },
     }
 
 
 def stack_secrets() -> dict[str, str]:
     """Return the secrets of the stack's configuration: how the program gets into what is given."""
+    certificates.keep("gateway", "gateway", hosts=_GATEWAY)
+    certificate, key = certificates.pair("gateway")
     return {
         "agent-platform:databaseAdminPassword": credentials.secret("postgres"),
         "agent-platform:redisPassword": credentials.secret("redis"),
         "agent-platform:vaultToken": vault.root_token(),
+        "agent-platform:gatewayCertificate": certificate,
+        "agent-platform:gatewayKey": key,
     }
 
 
