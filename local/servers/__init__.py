@@ -55,13 +55,6 @@ LAYERS: tuple[tuple[Module, ...], ...] = (
 """Modules of a layer start side by side: the first service of each, then the second, and so on. The next
 layer starts when this one is bootstrapped."""
 
-_GATEWAY = (
-    *("*.agents.localhost", "agents.localhost"),  # to browsers and curl, all of it is loopback
-    *("gateway.gateway.svc", "127.0.0.1"),
-    "10.0.2.100",  # from within a guest
-)
-"""Under what names and addresses the gateway is called."""
-
 _DISK_TROUBLE = {
     errno.ENOSPC: "make room on the disk",
     errno.EDQUOT: "make room within your quota",
@@ -122,7 +115,7 @@ def stack_settings() -> dict[str, Any]:
         "agent-platform:vault": {"given": {"address": vault.url()}},
         "agent-platform:objectStorage": {"endpoint": object_storage.url()},
         "agent-platform:gateway": {
-            "agentsAddress": f"https://127.0.0.1:{ports.port('gateway-agents')}",
+            "agentsAddress": f"https://127.0.0.1:{load_balancer.agents_port()}",
             "certificate": {"given": {"authority": certificates.ca_certificate()}},
         },
     }
@@ -130,8 +123,7 @@ def stack_settings() -> dict[str, Any]:
 
 def stack_secrets() -> dict[str, str]:
     """Return the secrets of the stack's configuration: how the program gets into what is given."""
-    certificates.keep("gateway", "gateway", hosts=_GATEWAY)
-    certificate, key = certificates.pair("gateway")
+    certificate, key = load_balancer.certificate()
     return {
         "agent-platform:databaseAdminPassword": credentials.secret("postgres"),
         "agent-platform:redisPassword": credentials.secret("redis"),

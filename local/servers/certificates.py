@@ -81,12 +81,6 @@ def keep(name: str, common_name: str, *, groups: Sequence[str] = (), hosts: Sequ
             store.write_text(path(name), "".join(issue(common_name, groups=groups, hosts=hosts)))
 
 
-def pair(name: str) -> tuple[str, str]:
-    """Return the certificate `name` that `keep` has made, and its key, PEM."""
-    certificate, begin, key = path(name).read_text().partition("-----BEGIN PRIVATE KEY-----")
-    return certificate, begin + key
-
-
 def key_path(name: str) -> Path:
     """Return where `keep_key` puts the key `name`."""
     return _HOME / f"{name}.key"
