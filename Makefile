@@ -6,7 +6,7 @@ STACK ?= local
 PLUGINS ?= any
 
 .DEFAULT_GOAL := help
-.PHONY: help up preview status review env logs down tenant attack test bench lint docs lock manifests
+.PHONY: help up preview status token review env logs down tenant attack test bench lint docs lock manifests
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s '	'
@@ -26,8 +26,11 @@ preview: $(VENV)/.ready ## show what `up` would change (STACK=prod: the whole pr
 review: $(VENV)/.ready ## what this checkout changes for whom against BASE=<git ref> (STACK=prod: no server needed)
 	@$(PYTHON) -m review --base "$(BASE)" --stack $(STACK) --plugins $(PLUGINS)
 
-status: $(VENV)/.ready ## servers and tenants as they are now
+status: $(VENV)/.ready ## servers as they are now, and which tenants are awake and why
 	@$(PYTHON) -m local status
+
+token: $(VENV)/.ready ## a token for a tenant's URL, valid for an hour (TENANT=console: for the operators' page)
+	@$(PYTHON) -m local token "$(TENANT)"
 
 env: $(VENV)/.ready ## export lines for kubectl, psql, bao, aws, redis-cli: eval "$$(make env)"
 	@$(PYTHON) -m local env
