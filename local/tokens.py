@@ -40,5 +40,5 @@ def mint(audience: str, tenants: Collection[str]) -> str:
     except (hvac.exceptions.VaultError, jwt.PyJWTError, KeyError, TypeError, ValueError) as error:
         raise LocalError(
             f"token: Vault gives no usable key at {_MOUNT}/{path} ({type(error).__name__}), so no token was "
-            "made; `make up` makes a key where there is none, and docs/operations.md tells how to replace one."
+            "made; `make up` makes a key where there is none; docs/operations.md tells how to replace one."
         ) from None
