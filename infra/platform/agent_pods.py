@@ -1,7 +1,9 @@
 """How agents run in pods: alike in the runtime that tenants share and in a Deployment of a tenant's own."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import pulumi
 import pulumi_kubernetes as k8s
 
 from infra.platform.network_policies import AGENT_PORT
@@ -13,6 +15,9 @@ SCRATCH_GIB = 10
 FOLDER = "/etc/agent-platform"
 AUTHORITY = "vault-ca.pem"
 """What Vault is verified by; without it, by what the system trusts."""
+GATEWAY_AUTHORITY = "gateway-ca.pem"
+"""What the gateway is verified by, likewise."""
+_COMMAND = ["python", "-m", "services.agent_runtime"]
 _TOKEN = "/var/run/secrets/vault"  # noqa: S105 — a folder, not a token
 _USER = 65532
 
@@ -38,7 +43,7 @@ class AgentPod:
             "memory": f"{self.memory_gib}Gi",
             "ephemeral-storage": f"{SCRATCH_GIB}Gi",
         }
-        environment: dict[str, str] = {
+        environment = {
             "VAULT_ADDR": vault.address,
             "VAULT_TOKEN_FILE": f"{_TOKEN}/token",
             "TMPDIR": "/tmp",  # noqa: S108 — a volume of the pod's own
@@ -61,8 +66,12 @@ class AgentPod:
                 {
                     "name": "agent",
                     "image": self.image,
+                    "command": _COMMAND,
                     "ports": [{"name": "http", "container_port": AGENT_PORT}],
-                    "env": [{"name": name, "value": value} for name, value in environment.items()],
+                    "env": [
+                        _OWN_ADDRESS,
+                        *(_variable(name, value) for name, value in environment.items()),
+                    ],
                     "security_context": {
                         "allow_privilege_escalation": False,
                         "read_only_root_filesystem": True,
@@ -98,6 +107,48 @@ class AgentPod:
                 {"name": "scratch", "empty_dir": {"size_limit": f"{SCRATCH_GIB}Gi"}},
             ],
         }
+
+
+def declare_endpoints(
+    resource_name: str,
+    name: str,
+    namespace: str,
+    *,
+    agents: Mapping[str, str],
+    labels: Mapping[str, str],
+    opts: pulumi.ResourceOptions,
+) -> pulumi.Resource:
+    """Declare the Service by whose EndpointSlices the gateway knows which pods labelled `agents` are ready.
+
+    It has no address of its own: the gateway sends each request to a pod that it chose.
+    """
+    return k8s.core.v1.Service(
+        resource_name,
+        metadata={
+            "name": name,
+            "namespace": namespace,
+            "labels": labels,
+            # It is there before its pods are.
+            "annotations": {"pulumi.com/skipAwait": "true"},
+        },
+        spec={
+            "cluster_ip": "None",
+            "selector": agents,
+            "ports": [{"name": "http", "port": AGENT_PORT, "target_port": AGENT_PORT}],
+        },
+        opts=opts,
+    )
+
+
+_OWN_ADDRESS: k8s.core.v1.EnvVarArgsDict = {
+    "name": "POD_IP",
+    "value_from": {"field_ref": {"field_path": "status.podIP"}},
+}
+"""Where it listens."""
+
+
+def _variable(name: str, value: str) -> k8s.core.v1.EnvVarArgsDict:
+    return {"name": name, "value": value}
 
 
 def _probe(path: str) -> k8s.core.v1.ProbeArgsDict:

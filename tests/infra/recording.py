@@ -39,7 +39,7 @@ _OUTPUTS: dict[str, dict[str, Any]] = {
         "public": "drawn-public",
     },
     "pulumi-python:dynamic/agent-platform:AccessKey": {
-        "private": "drawn-private",
+        "private": "drawn-signing-key",
         "public": {"kty": "OKP", "crv": "Ed25519", "x": "drawn-public", "kid": "drawn-kid"},
     },
 }
