@@ -21,6 +21,7 @@ _TENANT = "tenant-id"
 _SERVICE = "kubernetes.io/service-name"
 _SERVICES = {"deployment": "agent", "shared runtime": "agent-runtime"}
 _SHARED_NAMESPACE = "runtime"
+_KUBEVIRT = "/apis/kubevirt.io/v1"
 _SUBRESOURCES = "/apis/subresources.kubevirt.io/v1"
 _MACHINE_USER = "system:serviceaccount:tenant-"
 
@@ -85,14 +86,13 @@ class Cluster:
 
     def __init__(self, api: Api) -> None:
         """Follow what belongs to tenants."""
-        kubevirt = "/apis/kubevirt.io/v1"
         self._api = api
         self._changes: dict[str, asyncio.Event] = {}
         self._machines = Watched(
-            api, f"{kubevirt}/virtualmachines", _declared, self._changed, selector=_TENANT
+            api, f"{_KUBEVIRT}/virtualmachines", _declared, self._changed, selector=_TENANT
         )
         self._instances = Watched(
-            api, f"{kubevirt}/virtualmachineinstances", _instance, self._changed, selector=_TENANT
+            api, f"{_KUBEVIRT}/virtualmachineinstances", _instance, self._changed, selector=_TENANT
         )
         self._slices = Watched(
             api,
@@ -122,8 +122,7 @@ class Cluster:
             return Machine(status="missing")
         running = instance is not None and instance.phase not in ("Succeeded", "Failed")
         if instance is None or not running:
-            off = declared.status == "Stopped" and "Start" not in declared.requests
-            status: Literal["off", "starting"] = "off" if off else "starting"
+            status: Literal["off", "starting"] = "off" if _is_off(declared) else "starting"
             return Machine(status=status, trouble=_trouble(declared, None), since=declared.since)
         if instance.going or "Stop" in declared.requests or declared.status in ("Stopping", "Stopped"):
             return Machine(status="stopping", instance=instance.uid, since=declared.since)
@@ -135,18 +134,25 @@ class Cluster:
 
     def endpoints(self, route: Route) -> list[str]:
         """Return where the agents of a tenant without a machine listen, those that are ready."""
-        service = _SERVICES[route.served_by]
-        namespace = _SHARED_NAMESPACE if route.served_by == "shared runtime" else route.namespace
+        service, namespace = _SERVICES[route.served_by], _namespace(route)
         found = (slice_ for key, slice_ in self._slices.items() if key[0] == namespace)
         return sorted({address for name, addresses in found if name == service for address in addresses})
 
-    async def change(self, namespace: str, seconds: float) -> None:
-        """Return when something in `namespace` has changed, after `seconds` at the latest."""
-        event = self._changes.setdefault(namespace, asyncio.Event())
+    async def change(self, route: Route, seconds: float) -> None:
+        """Return when something of the tenant's has changed, after `seconds` at the latest."""
+        event = self._changes.setdefault(_namespace(route), asyncio.Event())
         try:
             await asyncio.wait_for(event.wait(), seconds)
         except TimeoutError:
             return
+
+    async def is_off(self, route: Route) -> bool:
+        """Return whether the tenant's machine is stopped by the API server's word, not by a watch's."""
+        query = {"fieldSelector": f"metadata.name={route.namespace}"}
+        answer = await self._api.request(
+            "GET", f"{_KUBEVIRT}/namespaces/{route.namespace}/virtualmachines", query=query
+        )
+        return any(_is_off(_declared(item)) for item in answer["items"])
 
     async def start(self, route: Route) -> bool:
         """Ask for the tenant's machine; returns False if it is asked for already or still stopping."""
@@ -207,6 +213,14 @@ class Cluster:
     def _changed(self, key: Key) -> None:
         if event := self._changes.pop(key[0], None):
             event.set()
+
+
+def _namespace(route: Route) -> str:
+    return _SHARED_NAMESPACE if route.served_by == "shared runtime" else route.namespace
+
+
+def _is_off(declared: _Declared) -> bool:
+    return declared.status == "Stopped" and "Start" not in declared.requests
 
 
 def _declared(item: Object) -> _Declared:

@@ -50,6 +50,9 @@ class ApiError(Exception):
 UNREACHABLE = (aiohttp.ClientError, OSError, asyncio.TimeoutError, ValueError)
 """What a request raises when the API server is away or talks nonsense."""
 
+TRY_AGAIN = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS)
+"""Refusals below 500 that another attempt may not meet."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Access:

@@ -3,7 +3,7 @@
 from starlette.responses import Response
 
 from services.gateway.routes import Route
-from services.gateway.wake import CannotWake, StillWaking
+from services.gateway.states import CannotWake, StillWaking
 
 
 def waiting(route: Route, still: StillWaking) -> Response:
