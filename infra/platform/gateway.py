@@ -7,6 +7,9 @@ import pulumi_kubernetes as k8s
 
 from infra.platform.namespaces import namespace
 
+NAMESPACE = "gateway"
+"""Of the gateway, and of what it is told of each tenant."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Gateway:
@@ -19,7 +22,7 @@ class Gateway:
 
 def gateway_place(prefix: str, opts: pulumi.ResourceOptions) -> k8s.core.v1.ServiceAccount:
     """Declare the namespace `gateway` and the account the gateway will run under, without any right yet."""
-    home = namespace(f"{prefix}-namespace", "gateway", "restricted", opts)
+    home = namespace(f"{prefix}-namespace", NAMESPACE, "restricted", opts)
     return k8s.core.v1.ServiceAccount(
         prefix,
         metadata=k8s.meta.v1.ObjectMetaArgs(name="gateway", namespace=home.metadata.name),

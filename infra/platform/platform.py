@@ -73,13 +73,14 @@ class Platform(pulumi.ComponentResource):
             ready=[*self._kubevirt(), *classes.declared],
         )
         monitoring_place(f"{name}-monitoring", self._opts)
-        gateway_place(f"{name}-gateway", self._opts)
+        gateway = gateway_place(f"{name}-gateway", self._opts)
         idle_suspension_place(f"{name}-idle-suspender", _SYSTEM, self._in_system)
         openings = agent_openings(
             vault.destination, database.destination, foundations.object_storage.endpoint
         )
         shared_runtime(f"{name}-runtime", settings.runtime_image, vault, openings, self._opts)
-        registrar_rights(f"{name}-registrar", self._opts)
+        after_gateway = pulumi.ResourceOptions.merge(self._opts, pulumi.ResourceOptions(depends_on=[gateway]))
+        registrar_rights(f"{name}-registrar", after_gateway)
 
         self.register_outputs(
             {

@@ -12,14 +12,13 @@ import pulumi
 import pulumi_kubernetes as k8s
 from pulumi_vault.kv import SecretV2
 
-from infra.platform import shared_runtime
+from infra.platform import gateway, shared_runtime
 from infra.platform.access_key import AccessKey
 from infra.platform.vault import Vault
 from infra.tenants.namespace import labels
 from infra.tenants.roster import TenantEntry
 from infra.tenants.secrets import GATEWAY
 
-_NAMESPACE = "gateway"
 _LABEL = "agent-platform/route"
 _FILE = "route.json"
 
@@ -46,7 +45,7 @@ def declare_route(tenant: TenantEntry, key: AccessKey, opts: pulumi.ResourceOpti
         f"{tenant.id}-route",
         metadata={
             "name": f"route-{tenant.id}",
-            "namespace": _NAMESPACE,
+            "namespace": gateway.NAMESPACE,
             "labels": {**labels(tenant), _LABEL: tenant.id},
         },
         data={_FILE: key.public.apply(lambda public: json.dumps(_route(tenant, public), indent=1))},
