@@ -55,6 +55,7 @@ class Platform(pulumi.ComponentResource):
         )
         database = self._database()
         redis, vault = self._redis(), self._vault(database)
+        gateway = gateway_place(f"{name}-gateway", self._opts)
         self.services = Services(
             kubernetes=foundations.kubernetes,
             api=foundations.api,
@@ -70,10 +71,9 @@ class Platform(pulumi.ComponentResource):
             machine_image=settings.machine_image,
             machine_kernel=settings.machine_kernel.model_dump() if settings.machine_kernel else None,
             runtime_image=settings.runtime_image,
-            ready=[*self._kubevirt(), *classes.declared],
+            ready=[*self._kubevirt(), *classes.declared, gateway],
         )
         monitoring_place(f"{name}-monitoring", self._opts)
-        gateway = gateway_place(f"{name}-gateway", self._opts)
         idle_suspension_place(f"{name}-idle-suspender", _SYSTEM, self._in_system)
         openings = agent_openings(
             vault.destination, database.destination, foundations.object_storage.endpoint

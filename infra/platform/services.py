@@ -41,7 +41,7 @@ class Services:
     runtime_image: str
     """The image of agents' containers."""
     ready: list[pulumi.Resource]
-    """What a machine and its volume have to wait for: KubeVirt, Longhorn and its storage classes."""
+    """What a tenant's objects have to wait for: KubeVirt, Longhorn and its storage classes, the gateway."""
 
 
 async def services_of(base: Reference) -> Services:

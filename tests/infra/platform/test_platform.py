@@ -364,3 +364,8 @@ def test_a_removal_looks_at_the_cluster_and_has_volumes_backed_up_and_no_more(gi
     assert "secrets" not in {resource for resource, _ in may}
     (subject,) = given["platform-registrar-binding"].inputs["subjects"]
     assert (subject["kind"], subject["name"]) == ("Group", "agent-platform:registrar")
+    routes = given["platform-registrar-routes"].inputs
+    assert routes["metadata"]["namespace"] == "gateway"
+    assert routes["rules"] == [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get", "list"]}]
+    (group,) = given["platform-registrar-routes-binding"].inputs["subjects"]
+    assert group == subject
