@@ -116,17 +116,10 @@ class Published:
 class Activity:
     """The store, for either side; what a side may not do, its Redis user is refused."""
 
-    def __init__(self, redis: Redis, scripts: Path = _FOLDER) -> None:
+    def __init__(self, redis: Redis, scripts: Mapping[str, str] | None = None) -> None:
         """Use a client that decodes answers (`connection.connect`)."""
         self._redis = redis
-        common, rule = ((scripts / f"{name}.lua").read_text(encoding="utf-8") for name in ("common", "rule"))
-        self._scripts = {
-            path.stem: "".join(
-                [common, rule if path.stem in ("judge", "claim") else "", path.read_text("utf-8")]
-            )
-            for path in scripts.glob("*.lua")
-            if path.stem not in ("common", "rule")
-        }
+        self._scripts = scripts or compose()
         self._digests: dict[str, str] = {}
 
     # The gateway's side.
@@ -180,8 +173,7 @@ class Activity:
 
     async def now(self) -> float:
         """The time."""
-        seconds, micros = await self._redis.time()
-        return seconds + micros / 1_000_000
+        return float(await self._run("now"))
 
     async def judge(self, machines: Sequence[Machine]) -> list[Judged]:
         """Judge machines, and change nothing."""
@@ -263,6 +255,15 @@ class Activity:
             pass
         self._digests[script] = await self._redis.script_load(self._scripts[script])
         return await self._redis.evalsha(self._digests[script], 0, *arguments)
+
+
+def compose(folder: Path = _FOLDER) -> dict[str, str]:
+    """The scripts by their names, each with what it shares with others before it."""
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in folder.glob("*.lua")}
+    common, rule = texts.pop("common"), texts.pop("rule")
+    return {
+        name: common + (rule if name in ("judge", "claim") else "") + text for name, text in texts.items()
+    }
 
 
 def _standing(found: Mapping[str, Any]) -> Standing:

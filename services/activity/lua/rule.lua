@@ -2,12 +2,12 @@
 
 -- Why nothing in here can be relied upon, or nil.
 local function doubt()
-  local reported = redis.call('GET', 'activity::gateway')
-  if not reported then
+  local gateway = redis.call('HMGET', 'activity::gateway', 'since', 'until')
+  if not gateway[2] or tonumber(gateway[2]) <= now then
     return {kind = 'no gateway'}
   end
-  if not (now - tonumber(reported) >= HOLD_SECONDS) then
-    return {kind = 'new gateway', seconds = now - tonumber(reported)}
+  if now - tonumber(gateway[1]) < HOLD_SECONDS then
+    return {kind = 'new gateway', seconds = now - tonumber(gateway[1])}
   end
   -- What was written in its last second may be lost; whoever still holds a machine says so again within ten.
   local uptime = tonumber(string.match(redis.call('INFO', 'server'), 'uptime_in_seconds:(%d+)'))
@@ -32,7 +32,7 @@ local function last_sign(tenant, since)
 end
 
 local function unsafe_judge(tenant, limit, since)
-  if redis.call('EXISTS', suspension(tenant)) == 1 then
+  if claim_seconds(tenant) > 0 then
     return {kind = 'claimed'}
   end
   local key, live = activity(tenant), '(' .. stored(now)
@@ -45,7 +45,7 @@ local function unsafe_judge(tenant, limit, since)
     return {kind = 'lease', who = lease[1], at = tonumber(lease[2])}
   end
   local last, signal = last_sign(tenant, since)
-  if last > now + MAY_DIFFER_SECONDS then
+  if last > now + CLOCKS_DIFFER_SECONDS then
     return {kind = 'future', who = signal, seconds = last - now}
   end
   if now - last < limit then
