@@ -15,6 +15,7 @@ _STATES = {
     **dict.fromkeys(("Stopping", "Terminating"), "falling asleep"),
 }
 _BY_ROSTER = {"suspended": "suspended in the roster", "offboarding": "leaves"}
+_PREFIXES = {"left": "left running: ", "failed": "not suspended: "}
 _SECONDS = 3.0
 
 
@@ -74,5 +75,5 @@ def _of_the_sweep(sleep: str, verdict: Mapping[str, str]) -> str:
     """What the suspender said last, unless the machine has been started or stopped since."""
     suspended = verdict.get("decision") == "suspended"
     if verdict and suspended == (sleep in ("asleep", "falling asleep")):
-        return verdict["reason"]
+        return f"{_PREFIXES.get(verdict['decision'], '')}{verdict['reason']}"
     return {"awake": "started since the last sweep", "asleep": "not stopped by the suspender"}.get(sleep, "")

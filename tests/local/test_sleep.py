@@ -36,20 +36,20 @@ def verdict(decision: str, reason: str) -> dict[Any, Any]:
 
 
 def test_the_reason_is_the_suspenders(notes: "redis.Redis") -> None:
-    notes.hset("suspension:acme:verdict", mapping=verdict("awake", "awake because: lease `job-42`"))
-    notes.hset("suspension:bolt:verdict", mapping=verdict("suspended", "suspended: idle 17 min"))
-    notes.hset("suspension:crow:verdict", mapping=verdict("left", "left running: no gateway reports"))
+    notes.hset("suspension:acme:verdict", mapping=verdict("awake", "lease `job-42` until 14:05 UTC"))
+    notes.hset("suspension:bolt:verdict", mapping=verdict("suspended", "idle 17 min"))
+    notes.hset("suspension:crow:verdict", mapping=verdict("left", "no gateway reports activity"))
 
     assert told(tenant("acme", "Running"), tenant("bolt", "Stopped"), tenant("crow", "Running")) == {
-        "acme": ("awake", "awake because: lease `job-42`"),
-        "bolt": ("asleep", "suspended: idle 17 min"),
-        "crow": ("awake", "left running: no gateway reports"),
+        "acme": ("awake", "lease `job-42` until 14:05 UTC"),
+        "bolt": ("asleep", "idle 17 min"),
+        "crow": ("awake", "left running: no gateway reports activity"),
     }
 
 
 def test_a_verdict_from_before_the_machine_changed_is_not_told(notes: "redis.Redis") -> None:
-    notes.hset("suspension:dodo:verdict", mapping=verdict("suspended", "suspended: idle 17 min"))
-    notes.hset("suspension:emu:verdict", mapping=verdict("awake", "awake because: young"))
+    notes.hset("suspension:dodo:verdict", mapping=verdict("suspended", "idle 17 min"))
+    notes.hset("suspension:emu:verdict", mapping=verdict("awake", "young (started 40 s ago)"))
 
     assert told(tenant("dodo", "Running"), tenant("emu", "Stopped"), tenant("fox", "Starting")) == {
         "dodo": ("awake", "started since the last sweep"),
