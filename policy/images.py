@@ -80,7 +80,7 @@ def _images(resource: Resource) -> Iterator[Image]:
 
 
 def _disks(spec: Mapping[str, Any]) -> Iterator[Image]:
-    """The system disks in a machine's specification, or in the template of one, or of a pool of them."""
+    """The system disks and the kernel of a machine, of the template of one, or of a pool of them."""
     if "virtualMachineTemplate" in spec:
         spec = spec["virtualMachineTemplate"]["spec"]
     if "template" in spec:
@@ -88,6 +88,9 @@ def _disks(spec: Mapping[str, Any]) -> Iterator[Image]:
     for volume in spec.get("volumes") or ():
         if volume.get("containerDisk"):
             yield Image(f"disk {volume.get('name')}", volume["containerDisk"].get("image") or "")
+    kernel = ((spec.get("domain") or {}).get("firmware") or {}).get("kernelBoot") or {}
+    if kernel.get("container"):
+        yield Image("kernel", kernel["container"].get("image") or "")
 
 
 def _in_values(values: Any, path: str) -> Iterator[Image]:

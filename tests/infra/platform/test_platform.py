@@ -225,7 +225,11 @@ def test_every_server_has_a_certificate_for_the_names_it_is_called_by(managed: R
 
 
 def test_only_operators_reach_a_managed_service(managed: Recorder) -> None:
-    services = managed.of_type("kubernetes:core/v1:Service")
+    services = [
+        service
+        for service in managed.of_type("kubernetes:core/v1:Service")
+        if service.inputs["spec"].get("type") == "LoadBalancer"
+    ]
     assert {service.inputs["metadata"]["name"] for service in services} == {
         "postgres-operators",
         "vault-operators",
