@@ -25,16 +25,18 @@ _KUBEVIRT = "/apis/kubevirt.io/v1"
 _SUBRESOURCES = "/apis/subresources.kubevirt.io/v1"
 _MACHINE_USER = "system:serviceaccount:tenant-"
 
-# KubeVirt's words for a machine that is not to come soon (VirtualMachinePrintableStatus, KubeVirt 1.8).
-_TROUBLE: dict[str, TroubleKind] = {
-    "ErrorUnschedulable": "no-capacity",
-    "ErrImagePull": "image",
-    "ImagePullBackOff": "image",
-    "CrashLoopBackOff": "crash-loop",
-    "ErrorPvcNotFound": "volume",
-    "DataVolumeError": "volume",
-    "WaitingForVolumeBinding": "volume",
+# KubeVirt's words for a machine that is not to come soon (VirtualMachinePrintableStatus, KubeVirt 1.8), and
+# for how many seconds it may mend: a scheduler, a registry or a storage driver may come to it a moment later.
+_TROUBLE: dict[str, tuple[TroubleKind, float]] = {
+    "ErrorUnschedulable": ("no-capacity", 10),
+    "ErrImagePull": ("image", 5),
+    "ImagePullBackOff": ("image", 5),
+    "CrashLoopBackOff": ("crash-loop", 0),
+    "ErrorPvcNotFound": ("volume", 5),
+    "DataVolumeError": ("volume", 5),
+    "WaitingForVolumeBinding": ("volume", 60),
 }
+_UNNAMED_SECONDS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,8 @@ class Trouble:
 
     kind: TroubleKind
     detail: str
+    patience: float
+    """Seconds after which it is not worth waiting for it to mend."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +64,7 @@ class Machine:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Declared:
+class Declared:
     """What counts of a VirtualMachine: there may be ten thousand, so no more is kept."""
 
     going: bool
@@ -71,7 +75,7 @@ class _Declared:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Instance:
+class Instance:
     """What counts of a VirtualMachineInstance."""
 
     uid: str
@@ -89,10 +93,10 @@ class Cluster:
         self._api = api
         self._changes: dict[str, asyncio.Event] = {}
         self._machines = Watched(
-            api, f"{_KUBEVIRT}/virtualmachines", _declared, self._changed, selector=_TENANT
+            api, f"{_KUBEVIRT}/virtualmachines", read_declared, self._changed, selector=_TENANT
         )
         self._instances = Watched(
-            api, f"{_KUBEVIRT}/virtualmachineinstances", _instance, self._changed, selector=_TENANT
+            api, f"{_KUBEVIRT}/virtualmachineinstances", read_instance, self._changed, selector=_TENANT
         )
         self._slices = Watched(
             api,
@@ -117,20 +121,7 @@ class Cluster:
     def machine(self, route: Route) -> Machine:
         """Return the tenant's machine as last seen."""
         key = (route.namespace, route.namespace)
-        declared, instance = self._machines.get(key), self._instances.get(key)
-        if declared is None or declared.going:
-            return Machine(status="missing")
-        running = instance is not None and instance.phase not in ("Succeeded", "Failed")
-        if instance is None or not running:
-            status: Literal["off", "starting"] = "off" if _is_off(declared) else "starting"
-            return Machine(status=status, trouble=_trouble(declared, None), since=declared.since)
-        if instance.going or "Stop" in declared.requests or declared.status in ("Stopping", "Stopped"):
-            return Machine(status="stopping", instance=instance.uid, since=declared.since)
-        if instance.phase == "Running" and instance.ip:
-            address = f"http://{_host(instance.ip)}:{AGENT_PORT}"
-            return Machine(status="running", instance=instance.uid, address=address, since=declared.since)
-        trouble = _trouble(declared, instance)
-        return Machine(status="starting", instance=instance.uid, trouble=trouble, since=declared.since)
+        return seen(self._machines.get(key), self._instances.get(key))
 
     def endpoints(self, route: Route) -> list[str]:
         """Return where the agents of a tenant without a machine listen, those that are ready."""
@@ -152,7 +143,7 @@ class Cluster:
         answer = await self._api.request(
             "GET", f"{_KUBEVIRT}/namespaces/{route.namespace}/virtualmachines", query=query
         )
-        return any(_is_off(_declared(item)) for item in answer["items"])
+        return any(_is_off(read_declared(item)) for item in answer["items"])
 
     async def start(self, route: Route) -> bool:
         """Ask for the tenant's machine; returns False if it is asked for already or still stopping."""
@@ -215,19 +206,37 @@ class Cluster:
             event.set()
 
 
+def seen(declared: Declared | None, instance: Instance | None) -> Machine:
+    """Return what the two objects of a machine say together; either may be behind the other."""
+    if declared is None or declared.going:
+        return Machine(status="missing")
+    running = instance is not None and instance.phase not in ("Succeeded", "Failed")
+    if instance is None or not running:
+        status: Literal["off", "starting"] = "off" if _is_off(declared) else "starting"
+        return Machine(status=status, trouble=_trouble(declared, None), since=declared.since)
+    if instance.going or "Stop" in declared.requests or declared.status in ("Stopping", "Stopped"):
+        return Machine(status="stopping", instance=instance.uid, since=declared.since)
+    if instance.phase == "Running" and instance.ip:
+        address = f"http://{_host(instance.ip)}:{AGENT_PORT}"
+        return Machine(status="running", instance=instance.uid, address=address, since=declared.since)
+    trouble = _trouble(declared, instance)
+    return Machine(status="starting", instance=instance.uid, trouble=trouble, since=declared.since)
+
+
 def _namespace(route: Route) -> str:
     return _SHARED_NAMESPACE if route.served_by == "shared runtime" else route.namespace
 
 
-def _is_off(declared: _Declared) -> bool:
+def _is_off(declared: Declared) -> bool:
     return declared.status == "Stopped" and "Start" not in declared.requests
 
 
-def _declared(item: Object) -> _Declared:
+def read_declared(item: Object) -> Declared:
+    """Return what counts of a VirtualMachine."""
     status = item.get("status", {})
     conditions = status.get("conditions", [])
     ready: Object = next((condition for condition in conditions if condition["type"] == "Ready"), {})
-    return _Declared(
+    return Declared(
         going="deletionTimestamp" in item["metadata"],
         status=status.get("printableStatus", "Unknown"),
         requests=tuple(request["action"] for request in status.get("stateChangeRequests", ())),
@@ -236,10 +245,11 @@ def _declared(item: Object) -> _Declared:
     )
 
 
-def _instance(item: Object) -> _Instance:
+def read_instance(item: Object) -> Instance:
+    """Return what counts of a VirtualMachineInstance."""
     status = item.get("status", {})
     interfaces = status.get("interfaces") or [{}]
-    return _Instance(
+    return Instance(
         uid=item["metadata"]["uid"],
         phase=status.get("phase", ""),
         going="deletionTimestamp" in item["metadata"],
@@ -268,17 +278,20 @@ def _messages(conditions: Sequence[Object]) -> dict[str, str]:
     }
 
 
-def _trouble(declared: _Declared, instance: _Instance | None) -> Trouble | None:
+def _trouble(declared: Declared, instance: Instance | None) -> Trouble | None:
     messages = {**declared.messages, **(instance.messages if instance else {})}
     said = next(
         (messages[name] for name in ("PodScheduled", "Synchronized", "Failure") if name in messages), ""
     )
-    if kind := _TROUBLE.get(declared.status):
-        return Trouble(kind=kind, detail=f"{declared.status}: {said}" if said else declared.status)
+    if declared.status in _TROUBLE:
+        kind, patience = _TROUBLE[declared.status]
+        detail = f"{declared.status}: {said}" if said else declared.status
+        return Trouble(kind=kind, detail=detail, patience=patience)
     if not said:
         return None
     # What the namespace's quota or a node's limits refuse never gets as far as the scheduler.
-    return Trouble(kind="no-capacity" if "exceeded quota" in said else "unknown", detail=said)
+    quota: TroubleKind = "no-capacity" if "exceeded quota" in said else "unknown"
+    return Trouble(kind=quota, detail=said, patience=_UNNAMED_SECONDS)
 
 
 def _host(ip: str) -> str:

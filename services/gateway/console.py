@@ -115,6 +115,8 @@ def _why(route: Route, state: State, verdict: Verdict | None) -> str:
         return f"{state.failure.kind}: {state.failure.detail}"
     if route.served_by != "machine":
         return "has no machine, and does not sleep"
+    if state.phase in ("queued", "start", "boot", "ready"):
+        return "a request wakes it"
     return verdict.reason if verdict else ""
 
 

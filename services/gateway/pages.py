@@ -97,7 +97,6 @@ def failed(route: Route, failure: CannotWake) -> Response:
         kind=failure.kind,
         title=title,
         remedy=remedy,
-        detail=failure.detail,
         reload=retry,
     )
 

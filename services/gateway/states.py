@@ -27,7 +27,7 @@ class CannotWake(Exception):  # noqa: N818 - the reason to a caller, not a fault
     """The tenant cannot be woken now; no attempt is made for `retry_after` seconds."""
 
     def __init__(self, kind: Kind, detail: str, retry_after: int) -> None:
-        """Tell the kind for programs and the detail for people."""
+        """Tell the kind to whoever asked, and the detail, in the cluster's words, to operators only."""
         super().__init__(f"{kind}: {detail}")
         self.kind: Kind = kind
         self.detail = detail

@@ -26,8 +26,6 @@ _KNOCK_SECONDS = 0.1
 # Controllers need a moment to act upon a start; one refused (a stop is under way) may soon be taken.
 _ASK_AGAIN_SECONDS = {True: 5.0, False: 1.0}
 _CRASHES = 3
-# How long a trouble must last to count: a scheduler, a registry or a volume may come to it a moment later.
-_TROUBLE_SECONDS = {"no-capacity": 10.0, "image": 5.0, "crash-loop": 0.0, "volume": 60.0, "unknown": 10.0}
 _MISSING_SECONDS = 5.0
 
 
@@ -136,7 +134,7 @@ class Waking:
         kind = trouble.kind if trouble else ""
         if kind != self._trouble[0]:
             self._trouble = (kind, time.monotonic())
-        if trouble and time.monotonic() - self._trouble[1] >= _TROUBLE_SECONDS[trouble.kind]:
+        if trouble and time.monotonic() - self._trouble[1] >= trouble.patience:
             return trouble
         return None
 
