@@ -95,6 +95,8 @@ def stop_all(console: Console) -> None:
         if supervisor.is_running(service.name):
             with console.status(f"{service.name}: stopping"):
                 supervisor.stop(service.name)
+        if service.name == "node-agent":  # the servers that guests and Pods use are still there
+            node_agent.end_workloads(console)
 
 
 def statuses() -> dict[str, Status]:
