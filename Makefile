@@ -6,7 +6,7 @@ STACK ?= local
 PLUGINS ?= any
 
 .DEFAULT_GOAL := help
-.PHONY: help up preview status token review env logs down tenant attack test bench lint docs lock manifests
+.PHONY: help up preview status token demo review env logs down tenant attack test bench lint docs lock manifests
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s '	'
@@ -22,6 +22,9 @@ up: $(VENV)/.ready ## bring up cluster, platform and tenants on this machine (PL
 
 preview: $(VENV)/.ready ## show what `up` would change (STACK=prod: the whole production plan, no server needed)
 	@$(PYTHON) -m local preview --stack $(STACK) --plugins $(PLUGINS)
+
+demo: $(VENV)/.ready ## the tour: a machine sleeps, is woken by a request, idles and is suspended, as it happens
+	@$(PYTHON) -m local demo
 
 review: $(VENV)/.ready ## what this checkout changes for whom against BASE=<git ref> (STACK=prod: no server needed)
 	@$(PYTHON) -m review --base "$(BASE)" --stack $(STACK) --plugins $(PLUGINS)

@@ -22,6 +22,7 @@ from rich.table import Table
 from infra.tenants.roster import load_roster
 from local import (
     engine,
+    guests,
     machines,
     roster_schema,
     roster_tool,
@@ -78,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true", help="JSON on stdout")
     sub = add(_token, "token", "a token for a tenant's URL, valid for an hour, on stdout")
     sub.add_argument("audience", metavar="TENANT", help="a tenant's id, or `console` for the operators' page")
+    add(_demo, "demo", "the tour of sleep and wake, as it happens; puts back what it changes")
     add(_env, "env", "export lines for the ordinary clients")
     sub = add(_logs, "logs", "follow the servers' logs")
     sub.add_argument("server", nargs="?", help="only this server's")
@@ -165,6 +167,7 @@ def _status(options: argparse.Namespace) -> None:
         console.print("The tenants are known when the Kubernetes API is ready: `make up`.")
         return
     _print_tenants(console, ("id", "tier", "sleep", "since", "reason", "last_wake"), map(_readable, tenants))
+    console.print(guests.told(), markup=False)
     if trouble:
         console.print(trouble, style="yellow", markup=False)
 
@@ -215,6 +218,19 @@ def _print_tenants(console: Console, columns: Sequence[str], tenants: Iterable[m
 def _token(options: argparse.Namespace) -> None:
     known = [tenant["id"] for tenant in engine.tenants(engine.LOCAL_STACK)]
     sys.stdout.write(tokens.mint(options.audience, known) + "\n")
+
+
+def _demo(_options: argparse.Namespace) -> None:
+    from local.demo import tour  # its clients, which no other command needs
+
+    with supervisor.exclusive():
+        _check_ready()
+        tenants = _observed()
+        console = _table_console()
+        _print_tenants(console, ("id", "name", "tier", "served_by", "status", "url"), map(_with_url, tenants))
+        console.print(guests.told(), markup=False)
+        known = [tenant["id"] for tenant in tenants]
+        tour.run(_observed, lambda host: tokens.mint(host, known), not guests.obstacle(), console)
 
 
 def _env(_options: argparse.Namespace) -> None:
