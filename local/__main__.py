@@ -22,7 +22,6 @@ from rich.table import Table
 from infra.tenants.roster import load_roster
 from local import (
     engine,
-    guests,
     machines,
     roster_schema,
     roster_tool,
@@ -167,7 +166,7 @@ def _status(options: argparse.Namespace) -> None:
         console.print("The tenants are known when the Kubernetes API is ready: `make up`.")
         return
     _print_tenants(console, ("id", "tier", "sleep", "since", "reason", "last_wake"), map(_readable, tenants))
-    console.print(guests.told(), markup=False)
+    console.print(f"Guests: {servers.node_agent.guests()}.", markup=False)
     if trouble:
         console.print(trouble, style="yellow", markup=False)
 
@@ -228,9 +227,10 @@ def _demo(_options: argparse.Namespace) -> None:
         tenants = _observed()
         console = _table_console()
         _print_tenants(console, ("id", "name", "tier", "served_by", "status", "url"), map(_with_url, tenants))
-        console.print(guests.told(), markup=False)
+        console.print(f"Guests: {servers.node_agent.guests()}.", markup=False)
         known = [tenant["id"] for tenant in tenants]
-        tour.run(_observed, lambda host: tokens.mint(host, known), not guests.obstacle(), console)
+        have_guests = servers.node_agent.have_guests()
+        tour.run(_observed, lambda host: tokens.mint(host, known), have_guests, console)
 
 
 def _env(_options: argparse.Namespace) -> None:
