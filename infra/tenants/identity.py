@@ -18,7 +18,7 @@ def identity_files(tenant: TenantEntry, platform: Services) -> pulumi.Output[Map
     database = platform.database
     return pulumi.Output.all(
         vault=platform.vault.authority,
-        gateway=platform.gateway.authority,
+        gateway=platform.gateway.authority if tenant.parts.machine else None,
         database=tenant.underscored if tenant.own_database else database.name,
     ).apply(
         lambda known: {
@@ -52,7 +52,10 @@ def _identity(
             "gateway": {
                 "address": platform.gateway.agents_address,
                 "authority": f"{FOLDER}/{GATEWAY_AUTHORITY}" if gateway else None,
-            },
+            }
+            # Where nothing sleeps, nobody has to be kept from it.
+            if tenant.parts.machine
+            else None,
             "database": {
                 "host": platform.database.internal_host,
                 "port": platform.database.port,

@@ -6,6 +6,7 @@ from typing import Any
 
 import jwt
 import pytest
+import yaml
 
 from infra.platform.access_key import AccessKeyProvider
 from services.gateway.routes import Route, parse
@@ -182,15 +183,24 @@ def test_agents_are_told_where_gateway_and_database_are(recorder: Recorder) -> N
         found: dict[str, Any] = json.loads(data["identity.json"])
         return found
 
-    files = registered(ROOT / "tenants.yaml", stack("prod"))["corvus-configuration"].inputs["data"]
+    def guest(recorder: Recorder) -> dict[str, str]:
+        data = recorder["acme-cloud-init"].inputs["stringData"]
+        document = yaml.safe_load(data.get("value", data)["userdata"])
+        return {Path(file["path"]).name: file["content"] for file in document["write_files"]}
+
+    files = guest(registered(ROOT / "tenants.yaml", stack("prod")))
     identity = told(files)
 
     assert identity["gateway"]["address"] == "https://gateway.gateway.svc:8444"
     assert bool(identity["gateway"]["authority"]) == ("gateway-ca.pem" in files)
     assert identity["database"] == {"host": "postgres-rw.databases.svc", "port": 5432, "name": "agents"}
-    given = told(recorder["corvus-configuration"].inputs["data"])
+    given = told(guest(recorder))
     assert given["database"] == {"host": "127.0.0.1", "port": 5432, "name": "agents"}
     assert given["gateway"]["address"] == local_stack()["gateway"]["agentsAddress"]
+    # A pod never sleeps, and is let through to nobody whom it would have to tell.
+    pod = recorder["corvus-configuration"].inputs["data"]
+    assert told(pod)["gateway"] is None
+    assert "gateway-ca.pem" not in pod
 
 
 def test_each_tenant_has_its_route_and_no_other_has_a_part_in_it(recorder: Recorder) -> None:
