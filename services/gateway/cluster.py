@@ -212,8 +212,9 @@ def seen(declared: Declared | None, instance: Instance | None) -> Machine:
         return Machine(status="missing")
     running = instance is not None and instance.phase not in ("Succeeded", "Failed")
     if instance is None or not running:
-        status: Literal["off", "starting"] = "off" if _is_off(declared) else "starting"
-        return Machine(status=status, trouble=_trouble(declared, None), since=declared.since)
+        if _is_off(declared):
+            return Machine(status="off", since=declared.since)
+        return Machine(status="starting", trouble=_trouble(declared, None), since=declared.since)
     if instance.going or "Stop" in declared.requests or declared.status in ("Stopping", "Stopped"):
         return Machine(status="stopping", instance=instance.uid, since=declared.since)
     if instance.phase == "Running" and instance.ip:
@@ -279,9 +280,12 @@ def _messages(conditions: Sequence[Object]) -> dict[str, str]:
 
 
 def _trouble(declared: Declared, instance: Instance | None) -> Trouble | None:
-    messages = {**declared.messages, **(instance.messages if instance else {})}
-    said = next(
-        (messages[name] for name in ("PodScheduled", "Synchronized", "Failure") if name in messages), ""
+    # A VirtualMachine keeps what was said of its last instance, until there is another.
+    of_instance = instance.messages if instance else {}
+    said = (
+        of_instance.get("PodScheduled")
+        or of_instance.get("Synchronized")
+        or declared.messages.get("Failure", "")
     )
     if declared.status in _TROUBLE:
         kind, patience = _TROUBLE[declared.status]

@@ -66,7 +66,7 @@ class Access:
     def find(cls) -> "Access":
         """Return the access that `KUBECONFIG` names, else that of the Pod's service account."""
         path = os.environ.get("KUBECONFIG")
-        return cls._from_file(Path(path)) if path else cls._of_pod()
+        return cls.from_file(Path(path)) if path else cls._of_pod()
 
     @classmethod
     def _of_pod(cls) -> "Access":
@@ -78,7 +78,8 @@ class Access:
         )
 
     @classmethod
-    def _from_file(cls, path: Path) -> "Access":
+    def from_file(cls, path: Path) -> "Access":
+        """Return the access of a kubeconfig's current context."""
         config = yaml.safe_load(path.read_text())
         context = _named(config["contexts"], config["current-context"])["context"]
         cluster = _named(config["clusters"], context["cluster"])["cluster"]
