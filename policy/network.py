@@ -22,7 +22,11 @@ _WORLD_PORTS = {
     "open": {
         "type": "object",
         "additionalProperties": {"type": "string", "minLength": 1},
-        "default": {"UDP/51820": "WireGuard answers nobody who holds no peer's key"},
+        "default": {
+            "UDP/51820": "WireGuard answers nobody who holds no peer's key",
+            "TCP/443": "the gateway lets nobody in without a tenant's token",
+            "TCP/8443": "the same, as its pods are reached",
+        },
         "description": "PROTOCOL/PORT that the whole internet may reach, each with the reason why",
     }
 }
@@ -186,6 +190,7 @@ def no_metadata(opening: Opening) -> Iterator[str]:
                 "vault-operators": "engineers and CI administer Vault",
                 "activity-operators": "engineers and CI administer the activity store",
                 "vpn": "a tenant's own VPN",
+                "gateway-public": "the gateway, the one way in to tenants' agents",
             },
             "description": "Services that may be load balancers, each with the reason why",
         }
