@@ -1,4 +1,6 @@
-"""The ready pods behind a Service, as its EndpointSlices tell."""
+"""The ready pods behind Services, as their EndpointSlices tell."""
+
+from collections.abc import Collection
 
 from local.node_agent.kube import Api, Object, Watched
 
@@ -8,11 +10,11 @@ _SERVICE = "kubernetes.io/service-name"
 class Backends:
     """Kept in step by a watch; while the Kubernetes API is away, those last seen."""
 
-    def __init__(self, api: Api, *, namespace: str, service: str) -> None:
-        """Look at the Service's pods."""
+    def __init__(self, api: Api, *, namespace: str, services: Collection[str]) -> None:
+        """Look at the Services' pods."""
         path = f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
         self._slices = Watched(api, path, lambda _slice: None)
-        self._service = service
+        self._services = services
 
     def follow(self) -> None:
         """Start to follow, and wait until the pods are known."""
@@ -25,7 +27,7 @@ class Backends:
             {
                 (address, number)
                 for one in self._slices.all()
-                if _service(one) == self._service
+                if _service(one) in self._services
                 for port in one.get("ports") or ()
                 if port.get("port") == number
                 for endpoint in one.get("endpoints") or ()

@@ -44,7 +44,7 @@ def test_ready_pods_of_the_service_on_its_port() -> None:
         endpoint_slice("c", "another", pod("127.64.0.9", ready=True)),
         {**endpoint_slice("d", "gateway"), "endpoints": None, "ports": None},
     )
-    backends = Backends(api, namespace="gateway", service="gateway")
+    backends = Backends(api, namespace="gateway", services=("gateway-public", "gateway"))
     backends._slices._list()
 
     assert backends.ready(8443) == [("127.64.0.1", 8443), ("127.64.0.2", 8443)]
