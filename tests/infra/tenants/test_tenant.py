@@ -50,6 +50,8 @@ DEPLOYMENT = {
     "kubernetes:apps/v1:Deployment": 1,
 }
 MACHINE = {
+    # It tells the gateway what it is at.
+    "kubernetes:networking.k8s.io/v1:NetworkPolicy": 8,
     "kubernetes:core/v1:PersistentVolumeClaim": 1,
     "pulumi-python:dynamic/agent-platform:Password": 1,
     # The volume's key, and what the guest is told.
@@ -217,7 +219,7 @@ def test_no_credential_is_in_the_clear(recorder: Recorder) -> None:
 def test_every_kubernetes_object_carries_tenant_and_tier(acme: dict[str, Registered]) -> None:
     objects = [found for found in acme.values() if found.type.startswith("kubernetes:")]
 
-    assert len(objects) == 17
+    assert len(objects) == 18
     for found in objects:
         marked = found.inputs["metadata"]["labels"]
         assert (marked["tenant-id"], marked["tier"]) == ("acme", "enterprise")
