@@ -1,8 +1,8 @@
 """Gateways, sweeps, an agent and a machine, each step of theirs at any time: all interleavings, one by one.
 
 The steps in Redis are the store's own scripts on a real server; as a script's outcome depends on nothing but
-what is kept and its arguments, each is run once per case. What is around them (machine, network, processes) is
-simulated. Time passes in ticks of 7.5 s and is kept relative to now, so that there are finitely many states.
+what is kept and its arguments, each is run once per case. What is around them (machine, network, processes)
+is simulated. Time passes in ticks of 7.5 s and is kept relative to now, so that the states are finitely many.
 
 What is taken for granted: a stop that was sent arrives within 15 s or never; a gateway with a request in
 flight renews its hold; what a watch tells of a machine is at most a tick old.
@@ -318,7 +318,16 @@ class Check:
                 pipe.hset("activity:acme:leases:taken", mapping={name: NOW + at for name, at in kept.taken})
             if kept.claim:
                 generation, state, by, until = kept.claim
-                claim = ["generation", generation, "state", state, "by", by, "until", NOW + until]
+                claim: list[str | float] = [
+                    "generation",
+                    generation,
+                    "state",
+                    state,
+                    "by",
+                    by,
+                    "until",
+                    NOW + until,
+                ]
                 pipe.hset("suspension:acme", items=claim)
             pipe.execute()
 
