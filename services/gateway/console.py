@@ -89,7 +89,7 @@ def _tenant(route: Route, state: State, published: _Published) -> dict[str, Any]
         "tenant": route.tenant,
         "tier": route.tier,
         "servedBy": route.served_by,
-        "state": _standing(route, state),
+        "state": standing(route, state),
         "phase": state.phase,
         "sinceSeconds": state.seconds,
         "why": _why(route, state, published.verdicts.get(route.tenant)),
@@ -99,7 +99,8 @@ def _tenant(route: Route, state: State, published: _Published) -> dict[str, Any]
     }
 
 
-def _standing(route: Route, state: State) -> Standing:
+def standing(route: Route, state: State) -> Standing:
+    """Return what a tenant's state is called."""
     if route.state != "active":
         return "off"
     if state.phase in ("queued", "start", "boot", "ready"):
