@@ -83,7 +83,7 @@ class SignedTokens:
             key = keys.get(kid) if isinstance(kid, str) else None
             if key is None:
                 raise Refused("The token is signed with a key that is not known here.")
-            caller = self._verified(token, audience, key)
+            caller = self._verified(token, audience, key.public_bytes_raw())
         except jwt.PyJWTError as error:
             raise Refused(f"The token is not valid: {error}.") from None
         now = time.time()
@@ -94,11 +94,11 @@ class SignedTokens:
         return caller
 
 
-def _verified(token: str, audience: str, key: Ed25519PublicKey) -> Caller:
+def _verified(token: str, audience: str, key: bytes) -> Caller:
     """Return what a token says, its signature verified; the time is another matter, as this is remembered."""
     claims = jwt.decode(
         token,
-        key,
+        Ed25519PublicKey.from_public_bytes(key),
         algorithms=["EdDSA"],
         audience=audience,
         leeway=_LEEWAY_SECONDS,
