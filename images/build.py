@@ -209,8 +209,9 @@ def _check_disk() -> None:
     free = shutil.disk_usage(_HOME).free
     if free < _FREE_DISK:
         raise LocalError(
-            f"{_HOME}: {free / 2**30:.1f} GiB are free, and an image takes {_FREE_DISK / 2**30:.0f} GiB while "
-            "it is built, so none was; make room, or move the cache with AGENT_PLATFORM_CACHE."
+            f"{_HOME}: {free / 2**30:.1f} GiB are free, and the build of an image takes "
+            f"{_FREE_DISK / 2**30:.0f} GiB, so none was built; make room, or move the cache with "
+            "AGENT_PLATFORM_CACHE."
         )
 
 

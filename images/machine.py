@@ -63,7 +63,7 @@ def furnish(root: Path, kernel: Path) -> None:
     home.mkdir(parents=True, exist_ok=True)
     for name in ("init.py", "udhcpc"):
         shutil.copy(_FILES / name, home / name)
-    (home / "udhcpc").chmod(0o755)
+        (home / name).chmod(0o755)
     for module in _with_needed(kernel, _LATER):
         copy = root / module.relative_to(kernel)
         copy.parent.mkdir(parents=True, exist_ok=True)
