@@ -17,7 +17,7 @@ from services.idle_suspender.reasons import duration, explain
 log = logging.getLogger(__name__)
 
 _PAGE = 500
-_STOPS = 16
+_AT_ONCE = 16
 _SEND_SECONDS = 5
 """A stop is sent within this of its claim or not at all: the claim must outlive all that may become of it."""
 _CLOCKS_DIFFER_SECONDS = 60
@@ -38,7 +38,7 @@ class Sweep:
         self._api = api
         self._activity = activity
         self._clock = clock
-        self._stops = asyncio.Semaphore(_STOPS)
+        self._requests = asyncio.Semaphore(_AT_ONCE)
 
     async def run(self) -> dict[str, int]:
         """Sweep once; return how many machines got which verdict.
@@ -100,7 +100,7 @@ class Sweep:
         return verdicts
 
     async def _suspend(self, machine: Running) -> _Verdict:
-        async with self._stops:
+        async with self._requests:
             begun, by = time.monotonic(), uuid.uuid4().hex
             found = await self._activity.claim(machine.judged(), by)
             decision, reason = explain(found)
@@ -140,10 +140,14 @@ class Sweep:
                 for each in verdicts
             ],
         )
-        for verdict, last in zip(verdicts, before, strict=True):
-            if verdict.decision == "suspended" or (verdict.decision == "failed" and last != "failed"):
-                log.info("%s %s: %s", verdict.machine.tenant, verdict.decision, verdict.reason)
-                await self._event(verdict)
+        told = [
+            verdict
+            for verdict, last in zip(verdicts, before, strict=True)
+            if verdict.decision == "suspended" or (verdict.decision == "failed" and last != "failed")
+        ]
+        for verdict in told:
+            log.info("%s %s: %s", verdict.machine.tenant, verdict.decision, verdict.reason)
+        await asyncio.gather(*(self._event(verdict) for verdict in told))
 
     async def _event(self, verdict: _Verdict) -> None:
         machine, failed = verdict.machine, verdict.decision == "failed"
@@ -168,6 +172,7 @@ class Sweep:
             },
         }
         try:
-            await self._api.request("POST", f"/api/v1/namespaces/{machine.namespace}/events", event)
+            async with self._requests:
+                await self._api.request("POST", f"/api/v1/namespaces/{machine.namespace}/events", event)
         except (ApiError, *UNREACHABLE) as error:
             log.warning("%s: no event: %s", machine.tenant, error or "timeout")
