@@ -11,12 +11,14 @@ from typing import Any
 
 import pulumi
 import pulumi_kubernetes as k8s
+import pulumiverse_exoscale as exoscale
 from pulumi_vault.kv import SecretV2
 
+from infra.cluster.foundations import Nodes
 from infra.platform import shared_runtime
 from infra.platform.access_key import AccessKey
 from infra.platform.certificates import Certificates
-from infra.platform.entrance import load_balanced
+from infra.platform.entrance import assigned_node_port, load_balanced
 from infra.platform.gateway_certificates import gateway_certificates
 from infra.platform.gateway_rights import gateway_rights
 from infra.platform.namespaces import namespace
@@ -69,13 +71,10 @@ def declare_gateway(
     users: Users,
     vault: Vault,
     certificates: Callable[[], Certificates],
-    instance_pool: pulumi.Input[str],
+    nodes: Nodes,
     opts: pulumi.ResourceOptions,
 ) -> tuple[Gateway, k8s.core.v1.Namespace]:
-    """Declare all of the gateway's but the routes; returns also the namespace that these are put in.
-
-    `instance_pool` has the nodes before which its load balancer stands.
-    """
+    """Declare all of the gateway's but the routes; returns also the namespace that these are put in."""
     pod = ServicePod(
         name=_NAME,
         image=settings.gateway_image,
@@ -139,7 +138,7 @@ def declare_gateway(
         spec={"max_unavailable": 1, "selector": {"match_labels": pod.selected}},
         opts=inside,
     )
-    _services(prefix, pod, instance_pool, inside)
+    _services(prefix, pod, nodes, inside)
     return Gateway(agents_address=settings.gateway.agents_address, authority=shown.authority), home
 
 
@@ -218,17 +217,15 @@ def _openings(redis: Redis) -> list[Opening]:
     ]
 
 
-def _services(
-    prefix: str, pod: ServicePod, instance_pool: pulumi.Input[str], opts: pulumi.ResourceOptions
-) -> None:
+def _services(prefix: str, pod: ServicePod, nodes: Nodes, opts: pulumi.ResourceOptions) -> None:
     """Declare the load balancer for everybody, and the name under which agents find the gateway."""
-    k8s.core.v1.Service(
+    entrance = k8s.core.v1.Service(
         f"{prefix}-entrance",
         metadata={
             "name": f"{_NAME}-public",
             "namespace": NAMESPACE,
             "labels": pod.labels,
-            "annotations": load_balanced(instance_pool),
+            "annotations": load_balanced(nodes.shared_instance_pool_id),
         },
         spec={
             "type": "LoadBalancer",
@@ -238,6 +235,19 @@ def _services(
             "ports": [{"name": "https", "port": 443, "target_port": "public", "protocol": "TCP"}],
         },
         opts=opts,
+    )
+    # The load balancer leaves a client's address as it is, so the nodes have to let everybody's in.
+    port = entrance.spec.apply(assigned_node_port)
+    exoscale.SecurityGroupRule(
+        f"{prefix}-port",
+        security_group_id=nodes.security_group_id,
+        type="INGRESS",
+        description="The gateway's load balancer",
+        protocol="TCP",
+        cidr="0.0.0.0/0",
+        start_port=port,
+        end_port=port,
+        opts=pulumi.ResourceOptions(parent=opts.parent),
     )
     k8s.core.v1.Service(
         f"{prefix}-service",

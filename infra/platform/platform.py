@@ -63,7 +63,7 @@ class Platform(pulumi.ComponentResource):
             users=users,
             vault=vault,
             certificates=lambda: self._certificates,
-            instance_pool=foundations.nodes.shared_instance_pool_id,
+            nodes=foundations.nodes,
             opts=self._opts,
         )
         self.services = Services(

@@ -32,9 +32,9 @@ _ANYBODY = "resetchannels -@all +ping +client|setinfo +evalsha +script|load +tim
 RIGHTS: Mapping[str, str] = MappingProxyType(
     {
         "gateway": f"%RW~activity:* %R~suspension:* {_ANYBODY} +del +exec +expire +get +hdel +hget +hgetall "
-        "+hmget +hset +incr +multi +pttl +set +zadd +zcard +zrangebyscore +zrem +zscore",
-        "idle-suspender": f"%R~activity:* %RW~suspension:* {_ANYBODY} +del +exists +get +hget +hgetall "
-        "+hincrbyfloat +hset +info +pexpire +zrevrangebyscore",
+        "+hmget +hset +incr +multi +zadd +zcard +zrangebyscore +zrem +zscore",
+        "idle-suspender": f"%R~activity:* %RW~suspension:* {_ANYBODY} +del +expire +get +hget +hgetall "
+        "+hincrbyfloat +hmget +hset +info +zrevrangebyscore",
     }
 )
 """What the platform's services may do there, by user."""
