@@ -29,7 +29,11 @@ if [ -n "$volume" ]; then
     $B sync
 fi
 for address in $fetch; do
-    (echo "GET / HTTP/1.0"; echo; $B sleep 2) | $B nc -w 5 ${address%:*} ${address#*:} >>/www/fetched
+    patience=60
+    (
+        echo "GET / HTTP/1.0"; echo
+        while [ ! -s /www/fetched ] && [ $((patience -= 1)) -gt 0 ]; do $B sleep 0.5; done
+    ) | $B nc -w 5 ${address%:*} ${address#*:} >>/www/fetched
 done
 $B httpd -p 8080 -h /www
 for button in /dev/input/event*; do

@@ -310,7 +310,6 @@ def _processor(domain: Object, acceleration: Acceleration) -> list[str]:
     tcg = acceleration == "tcg"
     return [
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
-        *("-sandbox", "on,obsolete=deny,elevateprivileges=children,resourcecontrol=deny"),
         *("-machine", "q35,memory-backend=memory,usb=off", "-smp", str(processors), "-m", memory),
         *("-object", f"memory-backend-ram,id=memory,size={memory},reserve=off"),
         *("-accel", "tcg,thread=multi" if tcg else "kvm", "-cpu", "max" if tcg else "host"),
