@@ -26,6 +26,9 @@ class _File(CredentialProvider):
     def get_credentials(self) -> tuple[str, str]:
         return self._user, self._path.read_text(encoding="utf-8").strip()
 
+    async def get_credentials_async(self) -> tuple[str, str]:
+        return self.get_credentials()
+
 
 def connect() -> Redis:
     """Return a client for `REDIS_URL` (`rediss://USER@HOST:PORT`), the password from `REDIS_PASSWORD_FILE`.
