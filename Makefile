@@ -6,7 +6,7 @@ STACK ?= local
 PLUGINS ?= any
 
 .DEFAULT_GOAL := help
-.PHONY: help up preview status token demo review env logs down tenant attack test bench lint docs lock manifests
+.PHONY: help up preview status token demo review env logs down tenant attack test bench lint docs lock images manifests
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s '	'
@@ -74,6 +74,9 @@ lock: ## resolve requirements.txt into requirements.lock
 	@test -x $(PYTHON) || python3 -m venv $(VENV)
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check uv==0.13.9
 	@$(VENV)/bin/uv pip compile --quiet --generate-hashes --no-emit-index-url --python-version 3.11 --universal requirements.txt -o requirements.lock
+
+images: $(VENV)/.ready ## build the machine disk and the containers (NAME=agent-machine for one)
+	@$(PYTHON) -m images build $(NAME)
 
 manifests: $(VENV)/.ready ## regenerate the vendored KubeVirt manifest from its pinned module
 	@$(PYTHON) -m local manifests

@@ -32,7 +32,8 @@ class Server(ThreadingHTTPServer):
     def server_bind(self) -> None:
         """Bind without looking up our own name, which takes a machine that wakes seconds."""
         self.socket.bind(self.server_address)
-        self.server_name, self.server_port = "", self.socket.getsockname()[1]
+        self.server_address = self.socket.getsockname()
+        self.server_name, self.server_port = "", self.server_address[1]
 
 
 class _Handler(BaseHTTPRequestHandler):
