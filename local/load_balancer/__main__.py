@@ -24,7 +24,7 @@ def main() -> None:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # each lost connection is reported once, by us
     client: ApiClient = config.new_client_from_config()  # type: ignore[no-untyped-call]
-    backends = Backends(Api(client), namespace="gateway", services=("gateway-public", "gateway"))
+    backends = Backends(Api(client), namespace="gateway", name="gateway")
     backends.follow()
     listeners = [tuple(map(int, pair.split(":"))) for pair in sys.argv[1:]]
     limit = _connections() // len(listeners)

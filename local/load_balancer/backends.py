@@ -1,47 +1,35 @@
-"""The ready pods behind Services, as their EndpointSlices tell."""
+"""The ready pods of a Deployment, by their label.
 
-from collections.abc import Collection
+Not by EndpointSlices: Kubernetes takes no loopback address into one, and all pods here have one.
+"""
 
 from local.node_agent.kube import Api, Object, Watched
 
-_SERVICE = "kubernetes.io/service-name"
+_NAME = "app.kubernetes.io/name"
 
 
 class Backends:
     """Kept in step by a watch; while the Kubernetes API is away, those last seen."""
 
-    def __init__(self, api: Api, *, namespace: str, services: Collection[str]) -> None:
-        """Look at the Services' pods."""
-        path = f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
-        self._slices = Watched(api, path, lambda _slice: None)
-        self._services = services
+    def __init__(self, api: Api, *, namespace: str, name: str) -> None:
+        """Look at the pods with that name in their labels."""
+        self._pods = Watched(api, f"/api/v1/namespaces/{namespace}/pods", lambda _pod: None)
+        self._name = name
 
     def follow(self) -> None:
         """Start to follow, and wait until the pods are known."""
-        self._slices.start()
-        self._slices.synced.wait()
+        self._pods.start()
+        self._pods.synced.wait()
 
-    def ready(self, number: int) -> list[tuple[str, int]]:
-        """Return the pods that take new connections and have this port, as addresses to connect to."""
+    def ready(self, port: int) -> list[tuple[str, int]]:
+        """Return where the pods listen on `port` that take new connections."""
         return sorted(
-            {
-                (address, number)
-                for one in self._slices.all()
-                if _service(one) in self._services
-                for port in one.get("ports") or ()
-                if port.get("port") == number
-                for endpoint in one.get("endpoints") or ()
-                if _takes_connections(endpoint)
-                for address in endpoint["addresses"]
-            }
+            (pod["status"]["podIP"], port)
+            for pod in self._pods.all()
+            if (pod["metadata"].get("labels") or {}).get(_NAME) == self._name and _takes_connections(pod)
         )
 
 
-def _service(endpoint_slice: Object) -> str | None:
-    name: str | None = (endpoint_slice["metadata"].get("labels") or {}).get(_SERVICE)
-    return name
-
-
-def _takes_connections(endpoint: Object) -> bool:
-    """Unknown counts as ready, as the API's documentation has it."""
-    return (endpoint.get("conditions") or {}).get("ready") is not False
+def _takes_connections(pod: Object) -> bool:
+    conditions = {one["type"]: one["status"] for one in pod["status"].get("conditions") or ()}
+    return conditions.get("Ready") == "True" and "deletionTimestamp" not in pod["metadata"]

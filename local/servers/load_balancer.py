@@ -3,14 +3,10 @@
 import sys
 
 from local import ports
-from local.paths import DATA
 from local.servers import certificates, kubernetes
 from local.supervisor import NotReady, Service
 
 _NAME = "load-balancer"
-_KUBECONFIG = DATA / "kubernetes" / f"{_NAME}.kubeconfig"
-# Kubernetes itself lets this user read Services and their endpoints, and nothing more.
-_USER = "system:kube-proxy"
 
 DOMAIN = "agents.localhost"
 """What tenants are reached under: every name below `localhost` leads to loopback (RFC 6761)."""
@@ -47,7 +43,7 @@ def services() -> list[Service]:
                 *(sys.executable, "-m", "local.load_balancer"),
                 *(f"{port()}:8443", f"{agents_port()}:8444"),
             ],
-            environment={"KUBECONFIG": str(_KUBECONFIG)},
+            environment=kubernetes.environment(),
             ports=[port(), agents_port()],
             ready=_ready,
         )
@@ -55,9 +51,7 @@ def services() -> list[Service]:
 
 
 def prepare() -> None:
-    """Have its access to the Kubernetes API on disk, and the certificate that the gateway shows."""
-    certificates.keep(_NAME, _USER)
-    kubernetes.write_kubeconfig(_KUBECONFIG, _NAME)
+    """Have the certificate that the gateway shows on disk."""
     certificates.keep(_CERTIFICATE, DOMAIN, hosts=[*_HOSTS, _GUESTS_VIEW])
 
 

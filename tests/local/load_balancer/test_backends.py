@@ -16,35 +16,33 @@ class OneList(Api):
         pass
 
     def get(self, path: str) -> dict[str, Any]:
-        assert path == "/apis/discovery.k8s.io/v1/namespaces/gateway/endpointslices"
+        assert path == "/api/v1/namespaces/gateway/pods"
         return {"metadata": {"resourceVersion": "1"}, "items": self._items}
 
 
-def endpoint_slice(name: str, service: str, *endpoints: dict[str, Any]) -> dict[str, Any]:
+def pod(name: str, address: str, ready: str, **metadata: str) -> dict[str, Any]:
     return {
         "metadata": {
-            "name": name,
+            "name": f"{name}-{address}",
             "namespace": "gateway",
             "resourceVersion": "1",
-            "labels": {"kubernetes.io/service-name": service},
+            "labels": {"app.kubernetes.io/name": name},
+            **metadata,
         },
-        "ports": [{"name": "https", "port": 8443}, {"name": "agents", "port": 8444}],
-        "endpoints": list(endpoints),
+        "status": {"podIP": address, "conditions": [{"type": "Ready", "status": ready}]},
     }
 
 
-def pod(address: str, **conditions: bool) -> dict[str, Any]:
-    return {"addresses": [address], "conditions": conditions}
-
-
-def test_ready_pods_of_the_service_on_its_port() -> None:
+def test_ready_pods_of_that_name_that_are_to_stay() -> None:
     api = OneList(
-        endpoint_slice("a", "gateway", pod("127.64.0.2", ready=True), pod("127.64.0.3", ready=False)),
-        endpoint_slice("b", "gateway", pod("127.64.0.1"), pod("127.64.0.2", ready=True)),
-        endpoint_slice("c", "another", pod("127.64.0.9", ready=True)),
-        {**endpoint_slice("d", "gateway"), "endpoints": None, "ports": None},
+        pod("gateway", "127.64.0.2", "True"),
+        pod("gateway", "127.64.0.3", "False"),
+        pod("gateway", "127.64.0.1", "True"),
+        pod("gateway", "127.64.0.4", "True", deletionTimestamp="2026-11-24T18:00:00Z"),
+        pod("another", "127.64.0.9", "True"),
+        {"metadata": {"name": "new", "namespace": "gateway"}, "status": {}},
     )
-    backends = Backends(api, namespace="gateway", services=("gateway-public", "gateway"))
-    backends._slices._list()
+    backends = Backends(api, namespace="gateway", name="gateway")
+    backends._pods._list()
 
     assert backends.ready(8443) == [("127.64.0.1", 8443), ("127.64.0.2", 8443)]
