@@ -13,7 +13,7 @@ from services.gateway.exchange import Exchange, Gate, Header, Inbox, PeerGone, R
 from services.gateway.settings import Limits
 
 _UNREAD = 256 * 1024
-_LINGER_SECONDS = 2.0
+_LINGER_SECONDS = 0.5
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)(.*)", re.DOTALL)
 _PHRASES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _BODILESS = (204, 304)

@@ -18,7 +18,7 @@ from h2.events import (
     WindowUpdated,
 )
 from h2.exceptions import ProtocolError
-from h2.settings import SettingCodes
+from h2.settings import SettingCodes, Settings
 
 from services.gateway.exchange import Exchange, Gate, Header, Inbox, PeerGone, Request, TooLarge
 from services.gateway.settings import Limits
@@ -55,13 +55,15 @@ class Http2(asyncio.Protocol):
         """Say what we take."""
         self.transport = cast(asyncio.Transport, transport)
         self.peer = (transport.get_extra_info("peername") or ("",))[0]
-        self.h2.local_settings.update(
-            {
+        self.h2.local_settings = Settings(
+            client=False,
+            initial_values={
                 SettingCodes.MAX_CONCURRENT_STREAMS: _STREAMS,
                 SettingCodes.INITIAL_WINDOW_SIZE: _STREAM_WINDOW,
                 SettingCodes.MAX_HEADER_LIST_SIZE: self.limits.head,
-            }
+            },
         )
+        self.h2.decoder.max_header_list_size = self.limits.head
         self.h2.initiate_connection()
         self.h2.increment_flow_control_window(_WINDOW - 65_535)
         self.flush()
