@@ -32,7 +32,7 @@ strands-agents==1.62.0 \\
 
 
 def test_the_same_files_make_the_same_digest(tmp_path: Path) -> None:
-    digests = []
+    digests: list[str] = []
     for attempt in ("first", "second"):
         root = tmp_path / attempt / "root"
         (root / "etc").mkdir(parents=True)
