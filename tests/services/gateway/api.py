@@ -12,6 +12,7 @@ from typing import Any
 from aiohttp import web
 
 from services.gateway.kube import Access, Api
+from services.gateway.routes import Route
 
 Object = dict[str, Any]
 
@@ -19,6 +20,20 @@ MACHINES = "/apis/kubevirt.io/v1/virtualmachines"
 INSTANCES = "/apis/kubevirt.io/v1/virtualmachineinstances"
 CONFIG_MAPS = "/api/v1/namespaces/gateway/configmaps"
 PORT = 8080
+
+
+def route(tenant: str, **fields: Any) -> Route:
+    """Return the route of a tenant with a machine."""
+    values: dict[str, Any] = {
+        "tenant": tenant,
+        "tier": "enterprise",
+        "state": "active",
+        "served_by": "machine",
+        "namespace": f"tenant-{tenant}",
+        "idle_seconds": 900,
+        "keys": {},
+    }
+    return Route(**values | fields)
 
 
 class Cluster:

@@ -20,7 +20,7 @@ from services.gateway.routes import Price, Route, Routes
 from services.gateway.settings import Limits
 from services.gateway.states import CannotWake, Kind, State, StillWaking
 from services.gateway.wake import Wakes
-from tests.services.gateway.harness import route
+from tests.services.gateway.api import route
 from tests.services.valkey import Valkey
 
 MONTH = datetime.now(UTC).strftime("%Y-%m")

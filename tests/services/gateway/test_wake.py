@@ -16,7 +16,7 @@ from services.activity.store import Activity
 from services.gateway.cluster import Cluster
 from services.gateway.wake import CannotWake, StillWaking, Wakes
 from tests.services.gateway import api
-from tests.services.gateway.harness import route
+from tests.services.gateway.api import route
 from tests.services.valkey import Valkey
 
 _SECONDS = 60
