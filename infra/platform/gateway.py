@@ -185,7 +185,7 @@ def _operators(
     return k8s.core.v1.ConfigMap(
         f"{prefix}-configuration",
         metadata={"name": _NAME, "namespace": NAMESPACE, "labels": pod.labels},
-        data={_OPERATORS: key.public.apply(lambda public: json.dumps({"keys": [public]}))},
+        data={_OPERATORS: key.public.apply(lambda public: json.dumps({"keys": [public]}, sort_keys=True))},
         opts=opts,
     )
 

@@ -87,7 +87,7 @@ def declare_machine(
                                 {"name": "workspace", "serial": "workspace", **_VIRTIO},
                                 {"name": "cloud-init", **_VIRTIO},
                                 # KubeVirt puts the account's token on a disk of its own.
-                                {"name": "service-account", "serial": "service-account", "disk": {}},
+                                {"name": "service-account", "serial": "service-account", **_VIRTIO},
                             ],
                             "interfaces": [{"name": "default", "masquerade": {}, "ports": _ports(tenant)}],
                             "rng": {},

@@ -48,7 +48,11 @@ def declare_route(tenant: TenantEntry, key: AccessKey, opts: pulumi.ResourceOpti
             "namespace": gateway.NAMESPACE,
             "labels": {**labels(tenant), _LABEL: tenant.id},
         },
-        data={_FILE: key.public.apply(lambda public: json.dumps(_route(tenant, public), indent=1))},
+        data={
+            _FILE: key.public.apply(
+                lambda public: json.dumps(_route(tenant, public), indent=1, sort_keys=True)
+            )
+        },
         opts=opts,
     )
 
