@@ -1,9 +1,7 @@
 """How agents run in pods: alike in the runtime that tenants share and in a Deployment of a tenant's own."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-import pulumi
 import pulumi_kubernetes as k8s
 
 from infra.platform.network_policies import AGENT_PORT
@@ -107,37 +105,6 @@ class AgentPod:
                 {"name": "scratch", "empty_dir": {"size_limit": f"{SCRATCH_GIB}Gi"}},
             ],
         }
-
-
-def declare_endpoints(
-    resource_name: str,
-    name: str,
-    namespace: str,
-    *,
-    agents: Mapping[str, str],
-    labels: Mapping[str, str],
-    opts: pulumi.ResourceOptions,
-) -> pulumi.Resource:
-    """Declare the Service by whose EndpointSlices the gateway knows which pods labelled `agents` are ready.
-
-    It has no address of its own: the gateway sends each request to a pod that it chose.
-    """
-    return k8s.core.v1.Service(
-        resource_name,
-        metadata={
-            "name": name,
-            "namespace": namespace,
-            "labels": labels,
-            # It is there before its pods are.
-            "annotations": {"pulumi.com/skipAwait": "true"},
-        },
-        spec={
-            "cluster_ip": "None",
-            "selector": agents,
-            "ports": [{"name": "http", "port": AGENT_PORT, "target_port": AGENT_PORT}],
-        },
-        opts=opts,
-    )
 
 
 _OWN_ADDRESS: k8s.core.v1.EnvVarArgsDict = {

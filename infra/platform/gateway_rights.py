@@ -9,7 +9,7 @@ _NAME = "gateway"
 _WATCH = ("list", "watch")
 _EVERYWHERE: Sequence[tuple[str, Sequence[str], Sequence[str]]] = (
     ("kubevirt.io", ("virtualmachines", "virtualmachineinstances"), _WATCH),
-    ("discovery.k8s.io", ("endpointslices",), _WATCH),
+    ("", ("pods",), _WATCH),
     ("subresources.kubevirt.io", ("virtualmachines/start",), ("update",)),
     # Whose a token is that an agent shows.
     ("authentication.k8s.io", ("tokenreviews",), ("create",)),

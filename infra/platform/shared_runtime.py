@@ -8,7 +8,7 @@ stands the runtime's own code and no boundary of the system's, which is what the
 import pulumi
 import pulumi_kubernetes as k8s
 
-from infra.platform.agent_pods import AUTHORITY, SCRATCH_GIB, AgentPod, declare_endpoints
+from infra.platform.agent_pods import AUTHORITY, SCRATCH_GIB, AgentPod
 from infra.platform.limits import at_most, declare_limits
 from infra.platform.namespaces import namespace
 from infra.platform.network_policies import Opening, declare_network
@@ -42,7 +42,6 @@ def shared_runtime(
             opts=inside,
         ),
     ]
-    declare_endpoints(f"{prefix}-endpoints", _NAME, NAMESPACE, agents=SELECTED, labels=_MARKED, opts=inside)
     account = k8s.core.v1.ServiceAccount(
         prefix,
         metadata={"name": SERVICE_ACCOUNT, "namespace": NAMESPACE, "labels": _MARKED},

@@ -3,7 +3,7 @@
 import pulumi
 import pulumi_kubernetes as k8s
 
-from infra.platform.agent_pods import AgentPod, declare_endpoints
+from infra.platform.agent_pods import AgentPod
 from infra.platform.services import Services
 from infra.tenants.identity import identity_files
 from infra.tenants.namespace import agents, labels
@@ -19,9 +19,6 @@ def declare_agent(tenant: TenantEntry, platform: Services, opts: pulumi.Resource
     Its workspace is the folder `workspace/` of the prefix; what it keeps on disk is gone with the pod.
     """
     name, marked = tenant.id, labels(tenant)
-    declare_endpoints(
-        f"{name}-endpoints", _NAME, tenant.dashed, agents=agents(tenant), labels=marked, opts=opts
-    )
     configuration = k8s.core.v1.ConfigMap(
         f"{name}-configuration",
         metadata={"name": _NAME, "namespace": tenant.dashed, "labels": marked},

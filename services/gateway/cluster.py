@@ -18,8 +18,8 @@ AGENT_PORT = 8080
 TroubleKind = Literal["no-capacity", "image", "crash-loop", "volume", "unknown"]
 
 _TENANT = "tenant-id"
-_SERVICE = "kubernetes.io/service-name"
-_SERVICES = {"deployment": "agent", "shared runtime": "agent-runtime"}
+_AGENTS = "app.kubernetes.io/part-of=agent-platform,kubevirt.io!=virt-launcher"
+"""The platform's pods, in which agents run or the platform itself, and none that holds a machine."""
 _SHARED_NAMESPACE = "runtime"
 _KUBEVIRT = "/apis/kubevirt.io/v1"
 _SUBRESOURCES = "/apis/subresources.kubevirt.io/v1"
@@ -86,7 +86,7 @@ class Instance:
 
 
 class Cluster:
-    """Machines and endpoints, followed by watches. Requests raise `ApiError` or one of `UNREACHABLE`."""
+    """Machines and agents' pods, followed by watches. Requests raise `ApiError` or one of `UNREACHABLE`."""
 
     def __init__(self, api: Api) -> None:
         """Follow what belongs to tenants."""
@@ -98,14 +98,8 @@ class Cluster:
         self._instances = Watched(
             api, f"{_KUBEVIRT}/virtualmachineinstances", read_instance, self._changed, selector=_TENANT
         )
-        self._slices = Watched(
-            api,
-            "/apis/discovery.k8s.io/v1/endpointslices",
-            _addresses,
-            self._changed,
-            selector=f"{_SERVICE} in ({','.join(_SERVICES.values())})",
-        )
-        self._watched = (self._machines, self._instances, self._slices)
+        self._pods = Watched(api, "/api/v1/pods", read_pod, self._changed, selector=_AGENTS)
+        self._watched = (self._machines, self._instances, self._pods)
 
     @property
     def synced(self) -> bool:
@@ -125,9 +119,8 @@ class Cluster:
 
     def endpoints(self, route: Route) -> list[str]:
         """Return where the agents of a tenant without a machine listen, those that are ready."""
-        service, namespace = _SERVICES[route.served_by], _namespace(route)
-        found = (slice_ for key, slice_ in self._slices.items() if key[0] == namespace)
-        return sorted({address for name, addresses in found if name == service for address in addresses})
+        namespace = _namespace(route)
+        return sorted(address for key, address in self._pods.items() if key[0] == namespace and address)
 
     async def change(self, route: Route, seconds: float) -> None:
         """Return when something of the tenant's has changed, after `seconds` at the latest."""
@@ -259,15 +252,12 @@ def read_instance(item: Object) -> Instance:
     )
 
 
-def _addresses(item: Object) -> tuple[str, tuple[str, ...]]:
-    """Return the service of an EndpointSlice, and the addresses in it that are ready."""
-    port = next((port["port"] for port in item.get("ports") or () if port.get("port")), AGENT_PORT)
-    return item["metadata"].get("labels", {}).get(_SERVICE, ""), tuple(
-        f"http://{_host(endpoint['addresses'][0])}:{port}"
-        for endpoint in item.get("endpoints") or ()
-        # Absent means ready (EndpointConditions).
-        if endpoint.get("conditions", {}).get("ready") is not False
-    )
+def read_pod(item: Object) -> str:
+    """Return where the agents in a Pod listen, nothing while it takes no requests."""
+    status = item.get("status", {})
+    conditions = {condition["type"]: condition["status"] for condition in status.get("conditions", ())}
+    ready = conditions.get("Ready") == "True" and "deletionTimestamp" not in item["metadata"]
+    return f"http://{_host(status['podIP'])}:{AGENT_PORT}" if ready else ""
 
 
 def _messages(conditions: Sequence[Object]) -> dict[str, str]:

@@ -106,7 +106,8 @@ class Api:
         self._access = access
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(ssl=access.tls, limit=0),
-            headers={"Accept": "application/json"},
+            # KubeVirt answers start and stop with nothing, and refuses who asks for JSON alone (406).
+            headers={"Accept": "application/json, */*"},
             timeout=_REQUEST,
             read_bufsize=_LINE_BYTES,
         )

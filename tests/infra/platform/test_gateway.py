@@ -66,7 +66,7 @@ def test_the_gateway_may_find_agents_start_machines_and_nothing_else(declared: R
     watched = (
         ("kubevirt.io", "virtualmachines"),
         ("kubevirt.io", "virtualmachineinstances"),
-        ("discovery.k8s.io", "endpointslices"),
+        ("", "pods"),
     )
     assert may(declared, f"{GATEWAY}-role") == {
         *((*kind, verb) for kind in watched for verb in ("list", "watch")),

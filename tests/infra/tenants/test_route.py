@@ -64,23 +64,15 @@ def test_the_gateway_takes_what_is_declared(recorder: Recorder, tenant: str) -> 
     assert list(taken.keys) == [public["kid"]]
 
 
-def test_it_leads_where_the_endpoints_are(recorder: Recorder) -> None:
-    for name, service, namespace in (
-        ("corvus-endpoints", "agent", "tenant-corvus"),
-        ("platform-runtime-endpoints", "agent-runtime", "runtime"),
+def test_it_leads_to_pods_that_the_gateway_looks_for(recorder: Recorder) -> None:
+    for name, namespace in (
+        ("corvus-deployment", "tenant-corvus"),
+        ("platform-runtime-deployment", "runtime"),
     ):
-        found = recorder[name].inputs
-        assert (found["metadata"]["name"], found["metadata"]["namespace"]) == (service, namespace)
-        # Its pods are found one by one, and it is no way in from outside.
-        assert found["spec"]["clusterIP"] == "None"
-        assert "type" not in found["spec"]
-        assert [port["port"] for port in found["spec"]["ports"]] == [8080]
-    for service, deployment in (
-        ("corvus-endpoints", "corvus-deployment"),
-        ("platform-runtime-endpoints", "platform-runtime-deployment"),
-    ):
-        pod = recorder[deployment].inputs["spec"]["template"]
-        assert recorder[service].inputs["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
+        deployment = recorder[name].inputs
+        assert deployment["metadata"]["namespace"] == namespace
+        pod = deployment["spec"]["template"]
+        assert pod["metadata"]["labels"]["app.kubernetes.io/part-of"] == "agent-platform"
         (container,) = pod["spec"]["containers"]
         assert container["command"] == ["python", "-m", "services.agent_runtime"]
         assert {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}} in container[

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from services.gateway.cluster import Machine, read_declared, read_instance, seen
+from services.gateway.cluster import Machine, read_declared, read_instance, read_pod, seen
 
 
 def declared(status: str, *conditions: dict[str, str], requests: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -95,3 +95,19 @@ def test_nothing_is_held_against_it_that_was_said_of_its_last_run() -> None:
 def test_that_it_does_not_answer_yet_is_no_trouble() -> None:
     vmi = instance("Scheduled", no("Ready", "Guest VM is not reported as running"))
     assert look(declared("Starting"), vmi).trouble is None
+
+
+@pytest.mark.parametrize(
+    ("ready", "going", "address"),
+    [("True", False, "http://10.0.0.8:8080"), ("False", False, ""), ("True", True, "")],
+)
+def test_only_a_pod_that_is_ready_gets_requests(ready: str, going: bool, address: str) -> None:
+    pod = {
+        "metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"} if going else {},
+        "status": {"podIP": "10.0.0.8", "conditions": [{"type": "Ready", "status": ready}]},
+    }
+    assert read_pod(pod) == address
+
+
+def test_a_pod_that_waits_for_a_node_gets_no_requests() -> None:
+    assert read_pod({"metadata": {}, "status": {"phase": "Pending"}}) == ""
