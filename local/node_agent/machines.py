@@ -13,6 +13,8 @@ HANDLER = "system:serviceaccount:kubevirt:kubevirt-handler"
 """Who changes a status: from all but its own accounts, KubeVirt's admission silently drops such a change."""
 
 _MACHINE_TYPE = "q35"
+_UNTIMED: Object = {"lastProbeTime": None, "lastTransitionTime": None}
+"""As virt-handler writes a condition: virt-controller patches only what is written just so."""
 
 
 def is_handed_over(machine: Object) -> bool:
@@ -57,8 +59,8 @@ def _phase(before: str, guest: Guest | None, *, stopping: bool) -> str:
 def _running(machine: Object, guest: Guest, pod_ip: str) -> Object:
     before = machine["status"]
     obstacle, block_migration = _migration(machine)
-    live = {"type": "LiveMigratable", "status": "False" if obstacle else "True", **obstacle}
-    storage = {"type": "StorageLiveMigratable", "status": "True"}
+    live = {**_UNTIMED, "type": "LiveMigratable", "status": "False" if obstacle else "True", **obstacle}
+    storage = {**_UNTIMED, "type": "StorageLiveMigratable", "status": "True"}
     memory = machine["spec"]["domain"].get("memory", {}).get("guest")
     return {
         "conditions": _merged(before.get("conditions", []), [live, storage]),
