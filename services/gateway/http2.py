@@ -323,7 +323,10 @@ class _Http2Exchange:
         connection = self._connection
         if self._gone or connection.transport.is_closing():
             return
-        if not (self.complete and self.inbox.ended):
+        # All that was announced is all, though the client may have yet to say so.
+        heard_all = self.inbox.ended or self._received == self.request.length
+        if not (self.complete and heard_all):
+            self._taken(self.inbox.size)  # the connection's window is the other streams', too
             self._gone = True
             code = ErrorCodes.NO_ERROR if self.complete else ErrorCodes.INTERNAL_ERROR
             try:

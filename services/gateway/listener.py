@@ -78,16 +78,13 @@ class Listener:
         self._empty = asyncio.Event()
         self._empty.set()
         self._server: asyncio.Server
+        self.port = 0
+        """The port listened on."""
 
     @property
     def connections(self) -> int:
         """Return how many are open."""
         return len(self._connections)
-
-    @property
-    def port(self) -> int:
-        """Return the port listened on."""
-        return int(self._server.sockets[0].getsockname()[1])
 
     async def listen(self, address: str, port: int) -> None:
         """Begin."""
@@ -100,6 +97,7 @@ class Listener:
             backlog=_BACKLOG,
             ssl_handshake_timeout=_HANDSHAKE_SECONDS if tls else None,
         )
+        self.port = self._server.sockets[0].getsockname()[1]
 
     async def drain(self, seconds: float) -> None:
         """Take no more connections, let the answers under way end; what is left then is broken off."""
