@@ -350,12 +350,9 @@ class Agent:
         pod_ip = launcher.get("status", {}).get("podIP", "")
         status = machines.status(machine, guest, stopping=stopping, pod_ip=pod_ip, now=_now())
         if status != machine["status"]:
-            body = {
-                "metadata": {"resourceVersion": machine["metadata"]["resourceVersion"]},
-                "status": status,
-            }
+            # Replaced and not patched: a merge patch would take the nulls out of its conditions.
             path = f"{_KUBEVIRT}/namespaces/{key[0]}/virtualmachineinstances/{key[1]}"
-            self._machines.put(self._api.patch(path, body, MERGE, machines.HANDLER))
+            self._machines.put(self._api.replace(path, {**machine, "status": status}, machines.HANDLER))
             if status["phase"] != machine["status"]["phase"]:
                 log.info("machine %s/%s: %s", *key, status["phase"])
 
