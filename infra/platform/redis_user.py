@@ -64,7 +64,7 @@ class RedisUser(Resource, module="agent-platform", name="RedisUser"):
         super().__init__(
             _PROVIDER,
             resource_name,
-            {"name": name, "password": password, "rights": rights, "server": server},
+            {"name": name, "password": pulumi.Output.secret(password), "rights": rights, "server": server},
             pulumi.ResourceOptions.merge(
                 opts, pulumi.ResourceOptions(additional_secret_outputs=["password", "server"])
             ),
