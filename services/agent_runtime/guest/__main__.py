@@ -17,6 +17,8 @@ from services.agent_runtime.guest import instructions, power, system
 
 _USER = 1000
 _TOKEN = Path("/run/agent-platform/token")
+_PACKAGES = Path("/usr/lib/agent-platform/packages")
+"""Python's packages, beside our sources."""
 _GRACE = 2.0
 _PATIENCE = 1.0
 
@@ -159,6 +161,9 @@ def _become_runtime() -> None:
         os.setgid(_USER)
         os.setuid(_USER)
         os.environ.update(HOME="/workspace", USER="agent", TMPDIR="/tmp")  # noqa: S108 — the machine's own
+        # Only now: whoever looks for a module looks there last, and the setting up needs none of them.
+        sys.path.append(str(_PACKAGES))
+        os.environ["PYTHONPATH"] = f"{_PACKAGES.parent}:{_PACKAGES}"
         from services.agent_runtime.__main__ import main as serve
 
         serve()
