@@ -65,6 +65,10 @@ class Image:
         return self._parts.get("digest")
 
 
+_NO_IMAGE = "podAnnotations"
+"""Values of a chart in which no image can be; a hash of what is yet to be drawn may be."""
+
+
 def _images(resource: Resource) -> Iterator[Image]:
     if containers.includes(resource.type):
         for container in containers.parts(resource):
@@ -75,8 +79,9 @@ def _images(resource: Resource) -> Iterator[Image]:
         if "imageName" in resource.inputs["spec"]:
             yield Image("PostgreSQL", resource.inputs["spec"]["imageName"])
     else:
-        yield from _in_values(resource.inputs.get("values") or {}, "values")
-        searched(resource.inputs.get("values"))
+        values = resource.inputs.get("values") or {}
+        yield from _in_values(values, "values")
+        searched([value for key, value in dict.items(values) if key != _NO_IMAGE])
 
 
 def _disks(spec: Mapping[str, Any]) -> Iterator[Image]:
