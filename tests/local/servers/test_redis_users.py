@@ -88,17 +88,17 @@ def run(name: str, steps: Callable[[Activity], Awaitable[Result]]) -> Result:
 def test_the_gateway_can_do_its_work() -> None:
     async def steps(activity: Activity) -> None:
         await activity.alive()
-        await activity.enter([("acme", "gateway-1/request")])
-        standing = await activity.standing("acme")
-        await activity.take_lease("acme", "job", 60)
-        await activity.release_lease("acme", "job")
-        await activity.report("acme", ["ssh"])
-        await activity.record_wake("acme", {"seconds": 2.5})
-        assert await activity.started("acme", standing.generation)
-        await activity.verdicts(["acme"])
-        await activity.awake_seconds(["acme"], "2026-01")
+        await activity.enter([("corvus", "gateway-1/request")])
+        standing = await activity.standing("corvus")
+        await activity.take_lease("corvus", "job", 60)
+        await activity.release_lease("corvus", "job")
+        await activity.report("corvus", ["ssh"])
+        await activity.record_wake("corvus", {"seconds": 2.5})
+        assert await activity.started("corvus", standing.generation)
+        await activity.verdicts(["corvus"])
+        await activity.awake_seconds(["corvus"], "2026-01")
         await activity.last_sweep()
-        assert (await activity.wakes(["acme"]))["acme"]["seconds"] == 2.5
+        assert (await activity.wakes(["corvus"]))["corvus"]["seconds"] == 2.5
 
     run("gateway", steps)
 
