@@ -6,7 +6,7 @@ STACK ?= local
 PLUGINS ?= any
 
 .DEFAULT_GOAL := help
-.PHONY: help up preview status review env logs down tenant attack test bench lint docs lock manifests
+.PHONY: help up preview status token demo review env logs down tenant attack test bench lint docs lock images manifests
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s '	'
@@ -23,11 +23,17 @@ up: $(VENV)/.ready ## bring up cluster, platform and tenants on this machine (PL
 preview: $(VENV)/.ready ## show what `up` would change (STACK=prod: the whole production plan, no server needed)
 	@$(PYTHON) -m local preview --stack $(STACK) --plugins $(PLUGINS)
 
+demo: $(VENV)/.ready ## the tour: a machine sleeps, is woken by a request, idles and is suspended, as it happens
+	@$(PYTHON) -m local demo
+
 review: $(VENV)/.ready ## what this checkout changes for whom against BASE=<git ref> (STACK=prod: no server needed)
 	@$(PYTHON) -m review --base "$(BASE)" --stack $(STACK) --plugins $(PLUGINS)
 
-status: $(VENV)/.ready ## servers and tenants as they are now
+status: $(VENV)/.ready ## servers as they are now, and which tenants are awake and why
 	@$(PYTHON) -m local status
+
+token: $(VENV)/.ready ## a token for a tenant's URL, valid for an hour (TENANT=console: for the operators' page)
+	@$(PYTHON) -m local token "$(TENANT)"
 
 env: $(VENV)/.ready ## export lines for kubectl, psql, bao, aws, redis-cli: eval "$$(make env)"
 	@$(PYTHON) -m local env
@@ -68,6 +74,9 @@ lock: ## resolve requirements.txt into requirements.lock
 	@test -x $(PYTHON) || python3 -m venv $(VENV)
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check uv==0.13.9
 	@$(VENV)/bin/uv pip compile --quiet --generate-hashes --no-emit-index-url --python-version 3.11 --universal requirements.txt -o requirements.lock
+
+images: $(VENV)/.ready ## build the machine disk and the containers (NAME=agent-machine for one)
+	@$(PYTHON) -m images build $(NAME)
 
 manifests: $(VENV)/.ready ## regenerate the vendored KubeVirt manifest from its pinned module
 	@$(PYTHON) -m local manifests

@@ -42,12 +42,14 @@ ContainerImage = Annotated[
 ]
 """An image with its registry and its version; by digest it can never become another one."""
 
+Pem = Annotated[str, Field(pattern=r"^\s*-----BEGIN CERTIFICATE-----\n")]
+AbsolutePath = Annotated[str, Field(pattern=r"^/[A-Za-z0-9._/-]+$")]
 
 Layer = Literal["cluster", "platform", "tenants"]
 LAYERS: tuple[Layer, ...] = ("cluster", "platform", "tenants")
 """From the bottom to the top."""
 
-_UNOWNED: Any = None
+_UNOWNED: Any = object()
 """In place of what configures a layer that another stack owns, which nothing in this stack reads."""
 
 
@@ -313,6 +315,50 @@ class ManagedLonghorn(Section):
     """Longhorn from its own chart, backing up to the backups bucket."""
 
 
+class GivenCertificate(Section):
+    """A certificate from elsewhere: the secrets `gatewayCertificate`, with its chain, and `gatewayKey`."""
+
+    authority: Pem | None = Field(
+        default=None,
+        description="the certificate (PEM) of the private authority that vouches for it, and for the name in "
+        "agentsAddress, too; left out for a public one",
+    )
+
+
+class ManagedCertificate(Section):
+    """A certificate of the platform's own authority, which browsers have to be told to trust."""
+
+
+class GatewaySettings(Section):
+    """The one way in to tenants' agents."""
+
+    replicas: int = Field(
+        default=2, ge=2, le=8, description="2 to 8 pods, no more than there are nodes: each is on another"
+    )
+    agents_address: str = Field(
+        default="https://gateway.gateway.svc:8444",
+        description="the https:// address under which agents reach it",
+    )
+    certificate: Service[GivenCertificate, ManagedCertificate] = Field(
+        description="a mapping: given or managed"
+    )
+
+    @field_validator("agents_address")
+    @classmethod
+    def _tls(cls, address: str) -> str:
+        if urlsplit(address).scheme != "https":
+            raise _mistake("would send agents' tokens in the clear; write an https:// address")
+        return _tls_url(address)
+
+
+class MachineKernel(Section):
+    """The kernel on the machines' system disk, which a machine boots without a boot loader."""
+
+    path: AbsolutePath = Field(description="the kernel's path in machineImage, such as /boot/vmlinuz")
+    initrd: AbsolutePath = Field(description="the initial RAM disk's path there, such as /boot/initrd")
+    arguments: str = Field(default="", description="the kernel's command line")
+
+
 class Settings(Section):
     """The whole configuration of a stack; only what configures its own layers is there."""
 
@@ -344,6 +390,21 @@ class Settings(Section):
     runtime_image: ContainerImage = Field(
         default=_UNOWNED,
         description="the image of agents' containers, by digest: REGISTRY/agent-runtime@sha256:DIGEST",
+    )
+    gateway_image: ContainerImage = Field(
+        default=_UNOWNED,
+        description="the gateway's image, by digest: REGISTRY/agent-platform/gateway@sha256:DIGEST",
+    )
+    idle_suspender_image: ContainerImage = Field(
+        default=_UNOWNED,
+        description="the idle suspender's image, by digest: "
+        "REGISTRY/agent-platform/idle-suspender@sha256:DIGEST",
+    )
+    machine_kernel: MachineKernel | None = Field(
+        default=None, description="a mapping of path, initrd and arguments: the kernel on machineImage"
+    )
+    gateway: GatewaySettings = Field(
+        default=_UNOWNED, description="a mapping with certificate, and replicas and agentsAddress if need be"
     )
     operator_networks: tuple[IPvAnyNetwork, ...] = Field(
         default=(),
@@ -378,6 +439,10 @@ class Settings(Section):
     audit_token: SecretStr | None = Field(
         default=None, description="the bearer token that cluster.audit.endpoint expects"
     )
+    gateway_certificate: SecretStr | None = Field(
+        default=None, description="the certificate for gateway.certificate.given, and its chain (PEM)"
+    )
+    gateway_key: SecretStr | None = Field(default=None, description="its private key (PEM)")
 
     @field_validator("layers")
     @classmethod
@@ -390,7 +455,7 @@ class Settings(Section):
             )
         return layers
 
-    @field_validator("runtime_image")
+    @field_validator("runtime_image", "gateway_image", "idle_suspender_image")
     @classmethod
     def _by_digest(cls, image: str) -> str:
         if "@sha256:" not in image:
@@ -424,10 +489,12 @@ class Settings(Section):
 
 
 _SECRETS = {
-    "databaseAdminPassword": ("database", "given"),
-    "redisPassword": ("redis", "given"),
-    "vaultToken": ("vault", "given"),
-    "auditToken": ("cluster", "audit"),
+    "databaseAdminPassword": "database.given",
+    "redisPassword": "redis.given",
+    "vaultToken": "vault.given",
+    "auditToken": "cluster.audit",
+    "gatewayCertificate": "gateway.certificate.given",
+    "gatewayKey": "gateway.certificate.given",
 }
 """The secret keys, and the mapping that each belongs to when it is written."""
 
@@ -436,13 +503,27 @@ _OWNERS: Mapping[str, tuple[Layer, ...]] = {
     "objectStorage": ("cluster",),
     "operatorNetworks": ("cluster", "platform"),
     **dict.fromkeys(
-        ("domain", "machineImage", "runtimeImage", "database", "redis", "vault", "kubevirt", "longhorn"),
+        (
+            *(
+                "domain",
+                "machineImage",
+                "machineKernel",
+                "runtimeImage",
+                "gatewayImage",
+                "idleSuspenderImage",
+            ),
+            *("gateway", "database", "redis", "vault", "kubevirt", "longhorn"),
+        ),
         ("platform",),
     ),
 }
 """The layers that a key configures."""
 
-_TEXTS = {"domain", "roster", "machineImage", "runtimeImage", "baseStack", "shard", *_SECRETS}
+_TEXTS = {
+    *("domain", "roster", "baseStack", "shard"),
+    *("machineImage", "runtimeImage", "gatewayImage", "idleSuspenderImage"),
+    *_SECRETS,
+}
 """The keys whose value is text as it stands; all others hold YAML that the engine hands over as JSON."""
 
 
@@ -485,16 +566,16 @@ def _rules_across_keys(data: Mapping[str, Any]) -> Iterator[str]:
     layers = data.get("layers", list(LAYERS))
     if isinstance(layers, list) and layers and all(layer in LAYERS for layer in layers):
         yield from _rules_of_layers(data, layers)
-    for secret, (section, key) in _SECRETS.items():
-        needed = _has(data, section, key)
+    for secret, section in _SECRETS.items():
+        needed = _has(data, section)
         remedy = f"run: pulumi config set --secret {NAMESPACE}:{secret}"
         if needed and not data.get(secret):
-            yield f"{secret}: is missing, so {section}.{key} would let nobody in; {remedy}"
+            yield f"{secret}: is missing, so {section} would let nobody in; {remedy}"
         elif secret in data and not is_config_secret(f"{NAMESPACE}:{secret}"):
             yield f"{secret}: stands in the file in the clear; change it at the service, then {remedy}"
         elif secret in data and not needed:
-            yield f"{secret}: is used by nothing, since there is no {section}.{key}; remove it"
-    managed = [service for service in ("database", "redis", "vault") if _has(data, service, "managed")]
+            yield f"{secret}: is used by nothing, since there is no {section}; remove it"
+    managed = [service for service in ("database", "redis", "vault") if _has(data, f"{service}.managed")]
     if managed and not data.get("operatorNetworks"):
         yield (
             f"operatorNetworks: is missing, so nobody could reach the {' and the '.join(managed)} managed "
@@ -522,9 +603,12 @@ def _rules_of_layers(data: Mapping[str, Any], layers: list[Layer]) -> Iterator[s
         yield f"shard: {unused} owns more than tenants, or none; write `layers: [tenants]`, or remove it"
 
 
-def _has(data: Mapping[str, Any], section: str, key: str) -> bool:
-    written = data.get(section)
-    return isinstance(written, dict) and written.get(key) is not None
+def _has(data: Mapping[str, Any], path: str) -> bool:
+    """Whether something is written under that path of keys."""
+    written: Any = data
+    for key in path.split("."):
+        written = written.get(key) if isinstance(written, Mapping) else None
+    return written is not None
 
 
 def _is_echo(detail: ErrorDetails) -> bool:

@@ -1,4 +1,4 @@
-"""The embedded platform's command: `python -m local up | preview | status | env | logs | down | attack | …`.
+"""The embedded platform's command: `python -m local up | preview | status | token | env | logs | down | …`.
 
 Answers for scripts go to stdout; progress and messages go to stderr. Exit status: 0 done, 1 a mistake or a
 failure that is told in one message, 130 interrupted.
@@ -10,15 +10,27 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from pulumi import RunError
 from rich.console import Console
 from rich.table import Table
 
 from infra.tenants.roster import load_roster
-from local import engine, machines, roster_schema, roster_tool, servers, supervisor, toolchain
+from local import (
+    engine,
+    machines,
+    roster_schema,
+    roster_tool,
+    servers,
+    sleep,
+    supervisor,
+    tokens,
+    toolchain,
+)
 from local.errors import LocalError
 from local.paths import DATA, LOGS, ROOT
 from local.toolchain import manifests
@@ -64,6 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true", help="only the counts, as JSON on stdout")
     sub = add(_status, "status", "servers and tenants as they are now")
     sub.add_argument("--json", action="store_true", help="JSON on stdout")
+    sub = add(_token, "token", "a token for a tenant's URL, valid for an hour, on stdout")
+    sub.add_argument("audience", metavar="TENANT", help="a tenant's id, or `console` for the operators' page")
+    add(_demo, "demo", "the tour of sleep and wake, as it happens; puts back what it changes")
     add(_env, "env", "export lines for the ordinary clients")
     sub = add(_logs, "logs", "follow the servers' logs")
     sub.add_argument("server", nargs="?", help="only this server's")
@@ -101,7 +116,9 @@ def _bring_up(options: argparse.Namespace) -> None:
     declared = engine.tenants(engine.LOCAL_STACK)
     with CONSOLE.status("Waiting for the tenants' machines and pods to settle …"):
         machines.settle(declared)
-    _print_tenants(_table_console(), machines.observe(declared))
+    columns = ("id", "name", "tier", "served_by", "status", "url")
+    _print_tenants(_table_console(), columns, map(_with_url, machines.observe(declared)))
+    CONSOLE.print(f"Console: {_url(tokens.CONSOLE)} (`make token TENANT={tokens.CONSOLE}`)", markup=False)
 
 
 def _preview(options: argparse.Namespace) -> None:
@@ -126,24 +143,62 @@ def _check_roster() -> None:
 
 def _status(options: argparse.Namespace) -> None:
     services = servers.statuses()
-    reachable = all(status.ready for status in services.values())
-    tenants = machines.observe(engine.tenants(engine.LOCAL_STACK)) if reachable else []
+    known = services["kube-apiserver"].ready
+    tenants, trouble = sleep.explain(_observed()) if known else ([], "")
     if options.json:
         listed = {
             name: {"ready": status.ready, "pid": status.pid, "detail": status.detail}
             for name, status in services.items()
         }
-        sys.stdout.write(engine.as_json({"services": listed, "tenants": tenants}) + "\n")
+        report = {
+            "services": listed,
+            "tenants": [_with_url(tenant) for tenant in tenants],
+            "trouble": trouble,
+        }
+        sys.stdout.write(engine.as_json(report) + "\n")
         return
     console = _table_console()
     table = Table("server", "ready", "pid", "detail", title="Servers")
     for name, status in services.items():
         table.add_row(name, "yes" if status.ready else "no", str(status.pid or ""), status.detail)
     console.print(table)
-    if reachable:
-        _print_tenants(console, tenants)
-    else:
-        console.print("The tenants are known when every server is ready: `make up`.")
+    if not known:
+        console.print("The tenants are known when the Kubernetes API is ready: `make up`.")
+        return
+    _print_tenants(console, ("id", "tier", "sleep", "since", "reason", "last_wake"), map(_readable, tenants))
+    console.print(f"Guests: {servers.node_agent.guests()}.", markup=False)
+    if trouble:
+        console.print(trouble, style="yellow", markup=False)
+
+
+def _observed() -> list[dict[str, Any]]:
+    return machines.observe(engine.tenants(engine.LOCAL_STACK))
+
+
+def _with_url(tenant: machines.Tenant) -> machines.Tenant:
+    return {**tenant, "url": _url(tenant["id"])}
+
+
+def _url(host: str) -> str:
+    return f"https://{host}.{servers.load_balancer.DOMAIN}:{servers.load_balancer.port()}"
+
+
+def _readable(tenant: machines.Tenant) -> machines.Tenant:
+    """With moments as people write them."""
+    wake = tenant["last_wake"]
+    return {
+        **tenant,
+        "since": _clock(tenant["since"]),
+        "last_wake": f"{_clock(wake['at'])}, took {wake['seconds']:.1f} s" if wake else "",
+    }
+
+
+def _clock(moment: float | None) -> str:
+    if moment is None:
+        return ""
+    then = time.localtime(moment)
+    today = then[:3] == time.localtime()[:3]
+    return time.strftime("%H:%M:%S" if today else "%d %b %H:%M", then)
 
 
 def _table_console() -> Console:
@@ -151,13 +206,31 @@ def _table_console() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=120)
 
 
-def _print_tenants(console: Console, tenants: Sequence[machines.Tenant]) -> None:
-    columns = ("id", "name", "tier", "state", "served_by", "status", "namespace", "schema")
-    headings = (column.replace("_", " ") for column in columns)
-    table = Table(*headings, title=f"{len(tenants)} tenants")
-    for tenant in tenants:
-        table.add_row(*(str(tenant.get(column, "")) for column in columns))
+def _print_tenants(console: Console, columns: Sequence[str], tenants: Iterable[machines.Tenant]) -> None:
+    rows = [[str(tenant[column]) for column in columns] for tenant in tenants]
+    table = Table(*(column.replace("_", " ") for column in columns), title=f"{len(rows)} tenants")
+    for row in rows:
+        table.add_row(*row)
     console.print(table)
+
+
+def _token(options: argparse.Namespace) -> None:
+    known = [tenant["id"] for tenant in engine.tenants(engine.LOCAL_STACK)]
+    sys.stdout.write(tokens.mint(options.audience, known) + "\n")
+
+
+def _demo(_options: argparse.Namespace) -> None:
+    from local.demo import tour  # its clients, which no other command needs
+
+    with supervisor.exclusive():
+        _check_ready()
+        tenants = _observed()
+        console = _table_console()
+        _print_tenants(console, ("id", "name", "tier", "served_by", "status", "url"), map(_with_url, tenants))
+        console.print(f"Guests: {servers.node_agent.guests()}.", markup=False)
+        known = [tenant["id"] for tenant in tenants]
+        have_guests = servers.node_agent.have_guests()
+        tour.run(_observed, lambda host: tokens.mint(host, known), have_guests, console)
 
 
 def _env(_options: argparse.Namespace) -> None:

@@ -81,6 +81,7 @@ def _rules_of(tier: Tier) -> Iterator[dict[str, Any]]:
         parked = _at_most({**limits, "workspaceGib": largest})
         parked["properties"]["sizes"]["required"] = ["workspaceGib"]
         yield {"if": kept, "then": {**parked, "required": ["sizes"]}, "else": _at_most(limits)}
+        yield {"not": {"required": ["idleSeconds"]}}
         yield {"properties": {"overrides": {"not": {"required": ["image"]}}}}
     if not tier.vpn:
         yield {"not": {"required": ["vpn"]}}

@@ -146,6 +146,8 @@ def _move(options: argparse.Namespace) -> None:
         sizes["workspaceGib"] = volume  # a volume only grows
     if entry.vpn and not new.vpn:
         notes.append(f"The VPN is gone: tier {options.tier} has none.")
+    if entry.idle_seconds and not new.machine:
+        notes.append(f"idleSeconds is gone: only a machine sleeps, and tier {options.tier} has none.")
     if entry.overrides.image and not new.machine:
         notes.append(f"overrides.image is gone: it is a machine's, and tier {options.tier} has none.")
     unfounded = [claim for claim in entry.claims if not new.may_claim(claim)]
@@ -160,6 +162,7 @@ def _move(options: argparse.Namespace) -> None:
         put(mapping, "keep", keep or None)
         put(mapping, "discard", sorted(discarded) or None)
         if not new.machine:
+            put(mapping, "idleSeconds", None)
             put(mapping, "overrides", None)
         if not new.vpn:
             put(mapping, "vpn", None)

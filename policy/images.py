@@ -65,6 +65,10 @@ class Image:
         return self._parts.get("digest")
 
 
+_NO_IMAGE = "podAnnotations"
+"""Values of a chart in which no image can be; a hash of what is yet to be drawn may be."""
+
+
 def _images(resource: Resource) -> Iterator[Image]:
     if containers.includes(resource.type):
         for container in containers.parts(resource):
@@ -75,12 +79,13 @@ def _images(resource: Resource) -> Iterator[Image]:
         if "imageName" in resource.inputs["spec"]:
             yield Image("PostgreSQL", resource.inputs["spec"]["imageName"])
     else:
-        yield from _in_values(resource.inputs.get("values") or {}, "values")
-        searched(resource.inputs.get("values"))
+        values = resource.inputs.get("values") or {}
+        yield from _in_values(values, "values")
+        searched([value for key, value in dict.items(values) if key != _NO_IMAGE])
 
 
 def _disks(spec: Mapping[str, Any]) -> Iterator[Image]:
-    """The system disks in a machine's specification, or in the template of one, or of a pool of them."""
+    """The system disks and the kernel of a machine, of the template of one, or of a pool of them."""
     if "virtualMachineTemplate" in spec:
         spec = spec["virtualMachineTemplate"]["spec"]
     if "template" in spec:
@@ -88,6 +93,9 @@ def _disks(spec: Mapping[str, Any]) -> Iterator[Image]:
     for volume in spec.get("volumes") or ():
         if volume.get("containerDisk"):
             yield Image(f"disk {volume.get('name')}", volume["containerDisk"].get("image") or "")
+    kernel = ((spec.get("domain") or {}).get("firmware") or {}).get("kernelBoot") or {}
+    if kernel.get("container"):
+        yield Image("kernel", kernel["container"].get("image") or "")
 
 
 def _in_values(values: Any, path: str) -> Iterator[Image]:

@@ -18,14 +18,16 @@ _SERVICE = "kubernetes:core/v1:Service"
 _POLICY = "kubernetes:networking.k8s.io/v1:NetworkPolicy"
 _METADATA_SERVICE = ipaddress.ip_network("169.254.0.0/16")
 
-_WORLD_PORTS = {
-    "open": {
-        "type": "object",
-        "additionalProperties": {"type": "string", "minLength": 1},
-        "default": {"UDP/51820": "WireGuard answers nobody who holds no peer's key"},
-        "description": "PROTOCOL/PORT that the whole internet may reach, each with the reason why",
+
+def _open_to_the_world(port: str, reason: str) -> dict[str, Any]:
+    return {
+        "open": {
+            "type": "object",
+            "additionalProperties": {"type": "string", "minLength": 1},
+            "default": {"UDP/51820": "WireGuard answers nobody who holds no peer's key", port: reason},
+            "description": "PROTOCOL/PORT that the whole internet may reach, each with the reason why",
+        }
     }
-}
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ def ports_named(opening: Opening) -> Iterator[str]:
     reason="anybody on the internet can try the door",
     remedy="name the networks, or the port in this rule's `open`",
     source=_POLICIES,
-    settings=_WORLD_PORTS,
+    settings=_open_to_the_world("TCP/8443", "the gateway's pods let nobody in without a tenant's token"),
 )
 def not_from_world(opening: Opening, values: Mapping[str, Any]) -> Iterator[str]:
     """Nobody comes in from everywhere, but on the ports that are for it."""
@@ -186,6 +188,7 @@ def no_metadata(opening: Opening) -> Iterator[str]:
                 "vault-operators": "engineers and CI administer Vault",
                 "activity-operators": "engineers and CI administer the activity store",
                 "vpn": "a tenant's own VPN",
+                "gateway-public": "the gateway, the one way in to tenants' agents",
             },
             "description": "Services that may be load balancers, each with the reason why",
         }
@@ -210,7 +213,7 @@ def services_inside(service: Resource, values: Mapping[str, Any]) -> Iterator[st
     reason="anybody on the internet can try the door of what is administered behind it",
     remedy="list the networks in loadBalancerSourceRanges, with externalTrafficPolicy: Local",
     source=_SERVICES,
-    settings=_WORLD_PORTS,
+    settings=_open_to_the_world("TCP/443", "the gateway lets nobody in without a tenant's token"),
 )
 def entrances_closed(service: Resource, values: Mapping[str, Any]) -> Iterator[str]:
     """A load balancer lets known networks in and nobody else, but on the ports that are for everybody."""

@@ -13,6 +13,9 @@ SCRATCH_GIB = 10
 FOLDER = "/etc/agent-platform"
 AUTHORITY = "vault-ca.pem"
 """What Vault is verified by; without it, by what the system trusts."""
+GATEWAY_AUTHORITY = "gateway-ca.pem"
+"""What the gateway is verified by, likewise."""
+_COMMAND = ["python", "-m", "services.agent_runtime"]
 _TOKEN = "/var/run/secrets/vault"  # noqa: S105 — a folder, not a token
 _USER = 65532
 
@@ -38,7 +41,7 @@ class AgentPod:
             "memory": f"{self.memory_gib}Gi",
             "ephemeral-storage": f"{SCRATCH_GIB}Gi",
         }
-        environment: dict[str, str] = {
+        environment = {
             "VAULT_ADDR": vault.address,
             "VAULT_TOKEN_FILE": f"{_TOKEN}/token",
             "TMPDIR": "/tmp",  # noqa: S108 — a volume of the pod's own
@@ -61,8 +64,12 @@ class AgentPod:
                 {
                     "name": "agent",
                     "image": self.image,
+                    "command": _COMMAND,
                     "ports": [{"name": "http", "container_port": AGENT_PORT}],
-                    "env": [{"name": name, "value": value} for name, value in environment.items()],
+                    "env": [
+                        _OWN_ADDRESS,
+                        *(_variable(name, value) for name, value in environment.items()),
+                    ],
                     "security_context": {
                         "allow_privilege_escalation": False,
                         "read_only_root_filesystem": True,
@@ -98,6 +105,17 @@ class AgentPod:
                 {"name": "scratch", "empty_dir": {"size_limit": f"{SCRATCH_GIB}Gi"}},
             ],
         }
+
+
+_OWN_ADDRESS: k8s.core.v1.EnvVarArgsDict = {
+    "name": "POD_IP",
+    "value_from": {"field_ref": {"field_path": "status.podIP"}},
+}
+"""Where it listens."""
+
+
+def _variable(name: str, value: str) -> k8s.core.v1.EnvVarArgsDict:
+    return {"name": name, "value": value}
 
 
 def _probe(path: str) -> k8s.core.v1.ProbeArgsDict:

@@ -10,6 +10,7 @@ import pulumi
 import pulumi_kubernetes as k8s
 
 _EXOSCALE = "service.beta.kubernetes.io/exoscale-loadbalancer-service"
+_FIRST_NODE_PORT = 30000
 _ASSIGNED = {"pulumi.com/waitFor": "jsonpath={.status.loadBalancer.ingress[0].ip}"}
 """Wait for the address only: the pods behind it may still need a hand, as a sealed Vault does."""
 
@@ -65,3 +66,8 @@ def assigned_address(status: k8s.core.v1.outputs.ServiceStatus | None) -> str:
     """The assigned address; a preview on a running cluster can come here before there is one."""
     ingress = (status.load_balancer.ingress if status and status.load_balancer else None) or []
     return (ingress[0].ip if ingress else None) or "not-assigned-yet.invalid"
+
+
+def assigned_node_port(spec: k8s.core.v1.outputs.ServiceSpec) -> int:
+    """The port that every node opens for the Service; a preview can come here before there is one."""
+    return next((int(port.node_port) for port in spec.ports or () if port.node_port), _FIRST_NODE_PORT)

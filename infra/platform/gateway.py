@@ -1,17 +1,264 @@
-"""The gateway's place: it will wake a tenant's machine when a request comes in."""
+"""The gateway: the one way in to tenants' agents, which wakes a machine when a request comes in.
+
+Its pods stand behind a load balancer that passes bytes, so TLS ends in them. What it knows of tenants, their
+routes, are ConfigMaps in its namespace (`infra/tenants/route.py`).
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import pulumi
 import pulumi_kubernetes as k8s
+import pulumiverse_exoscale as exoscale
+from pulumi_vault.kv import SecretV2
 
+from infra.cluster.foundations import Nodes
+from infra.platform import shared_runtime
+from infra.platform.access_key import AccessKey
+from infra.platform.certificates import Certificates
+from infra.platform.entrance import assigned_node_port, load_balanced
+from infra.platform.gateway_certificates import gateway_certificates
+from infra.platform.gateway_rights import gateway_rights
 from infra.platform.namespaces import namespace
+from infra.platform.network_policies import (
+    AGENT_PORT,
+    GATEWAY_PORT,
+    IN_A_TENANTS_NAMESPACE,
+    PUBLIC,
+    TO_DNS,
+    TO_KUBERNETES,
+    Opening,
+    Peer,
+    declare_network,
+    pods,
+    to,
+)
+from infra.platform.redis import Redis, Users
+from infra.platform.service_pods import ServicePod, on_different_nodes, redis_credentials
+from infra.platform.vault import Vault
+from infra.settings import Settings
+
+NAMESPACE = "gateway"
+_NAME = "gateway"
+_PUBLIC_PORT = 8443
+_HEALTH_PORT = 9090
+_CONFIGURATION = "/etc/gateway"
+_OPERATORS = "operators.json"
+_CONSOLE = "console"
+"""The operators' page and whom a token for it is meant for: an id that no tenant can have."""
+_BALANCER_SECONDS = 20
+"""Until the load balancer has noticed that a node has none of the pods any more: two of its checks."""
+_DRAIN_SECONDS = 30
+"""How long requests under way may take after that."""
 
 
-def gateway_place(prefix: str, opts: pulumi.ResourceOptions) -> k8s.core.v1.ServiceAccount:
-    """Declare the namespace `gateway` and the account the gateway will run under, without any right yet."""
-    home = namespace(f"{prefix}-namespace", "gateway", "restricted", opts)
-    return k8s.core.v1.ServiceAccount(
+@dataclass(frozen=True, kw_only=True)
+class Gateway:
+    """Where agents reach the gateway."""
+
+    agents_address: str
+    authority: pulumi.Output[str] | None
+    """The certificate (PEM) of whoever vouches for it there; None: an authority that everybody trusts."""
+
+
+def declare_gateway(
+    prefix: str,
+    settings: Settings,
+    *,
+    redis: Redis,
+    users: Users,
+    vault: Vault,
+    certificates: Callable[[], Certificates],
+    nodes: Nodes,
+    opts: pulumi.ResourceOptions,
+) -> tuple[Gateway, k8s.core.v1.Namespace]:
+    """Declare all of the gateway's but the routes; returns also the namespace that these are put in."""
+    pod = ServicePod(
+        name=_NAME,
+        image=settings.gateway_image,
+        module="services.gateway",
+        requests={"cpu": "500m", "memory": "256Mi"},
+        memory_limit="1Gi",
+    )
+    home = namespace(f"{prefix}-namespace", NAMESPACE, "restricted", opts)
+    inside = pulumi.ResourceOptions.merge(opts, _after(home))
+    account = k8s.core.v1.ServiceAccount(
         prefix,
-        metadata=k8s.meta.v1.ObjectMetaArgs(name="gateway", namespace=home.metadata.name),
+        metadata={"name": _NAME, "namespace": NAMESPACE, "labels": pod.labels},
         automount_service_account_token=False,
+        opts=inside,
+    )
+    shown = gateway_certificates(prefix, NAMESPACE, settings, certificates, pod.labels, inside)
+    before = [
+        account,
+        *gateway_rights(prefix, NAMESPACE, pulumi.ResourceOptions.merge(inside, _after(account))),
+        *redis_credentials(prefix, pod, NAMESPACE, redis, users[_NAME], inside),
+        *declare_network(
+            prefix, NAMESPACE, _openings(redis), agents=pod.selected, labels=pod.labels, opts=inside
+        ),
+        *shown.declared,
+        _operators(prefix, pod, vault, inside),
+        users[_NAME].ready,
+    ]
+    k8s.apps.v1.Deployment(
+        f"{prefix}-deployment",
+        metadata={"name": _NAME, "namespace": NAMESPACE, "labels": pod.labels},
+        spec={
+            "replicas": settings.gateway.replicas,
+            "revision_history_limit": 2,
+            # One after the other, each in its predecessor's place: no node is needed that has none of them.
+            "strategy": {"type": "RollingUpdate", "rolling_update": {"max_surge": 0, "max_unavailable": 1}},
+            "selector": {"match_labels": pod.selected},
+            "template": {
+                "metadata": {"labels": pod.labels, "annotations": shown.annotations},
+                "spec": {
+                    **pod.spec(
+                        redis,
+                        environment={
+                            "DOMAIN": settings.domain,
+                            "ROUTES_NAMESPACE": NAMESPACE,
+                            "OPERATOR_KEYS": f"{_CONFIGURATION}/{_OPERATORS}",
+                            **shown.environment,
+                        },
+                        files={_CONFIGURATION: {"config_map": {"name": _NAME}}, **shown.files},
+                        container=_container(),
+                    ),
+                    "affinity": on_different_nodes(pod.selected),
+                    "termination_grace_period_seconds": _BALANCER_SECONDS + _DRAIN_SECONDS + 10,
+                },
+            },
+        },
+        opts=pulumi.ResourceOptions.merge(inside, _after(*before)),
+    )
+    k8s.policy.v1.PodDisruptionBudget(
+        f"{prefix}-disruption",
+        metadata={"name": _NAME, "namespace": NAMESPACE, "labels": pod.labels},
+        spec={"max_unavailable": 1, "selector": {"match_labels": pod.selected}},
+        opts=inside,
+    )
+    _services(prefix, pod, nodes, inside)
+    return Gateway(agents_address=settings.gateway.agents_address, authority=shown.authority), home
+
+
+def _container() -> Mapping[str, Any]:
+    own: list[k8s.core.v1.EnvVarArgsDict] = [
+        {"name": name, "value_from": {"field_ref": {"field_path": path}}}
+        for name, path in (("POD_NAME", "metadata.name"), ("POD_IP", "status.podIP"))
+    ]
+    ports = {"public": _PUBLIC_PORT, "agents": GATEWAY_PORT, "health": _HEALTH_PORT}
+    return {
+        "env": own,
+        "ports": [{"name": name, "container_port": port} for name, port in ports.items()],
+        "startup_probe": {**_probe("/livez"), "failure_threshold": 30, "period_seconds": 2},
+        "liveness_probe": _probe("/livez"),
+        "readiness_probe": {**_probe("/readyz"), "period_seconds": 5},
+        # It serves on while the load balancer still sends, then ends what is under way.
+        "lifecycle": {"pre_stop": {"sleep": {"seconds": _BALANCER_SECONDS}}},
+    }
+
+
+def _probe(path: str) -> k8s.core.v1.ProbeArgsDict:
+    return {"http_get": {"path": path, "port": "health"}, "timeout_seconds": 5}
+
+
+def _operators(
+    prefix: str, pod: ServicePod, vault: Vault, opts: pulumi.ResourceOptions
+) -> k8s.core.v1.ConfigMap:
+    """Declare the key that operators sign their tokens with: private in Vault, public for the gateway."""
+    own = pulumi.ResourceOptions(parent=opts.parent)
+    key = AccessKey(f"{prefix}-operators-key", own)
+    SecretV2(
+        f"{prefix}-operators",
+        mount=vault.kv_mount,
+        # No tenant's policy opens it, because none has that id.
+        name=f"{_CONSOLE}/{_NAME}",
+        data_json=pulumi.Output.json_dumps(
+            {"private_key": key.private, "key_id": key.public["kid"], "audience": _CONSOLE}
+        ),
+        delete_all_versions=True,
+        opts=pulumi.ResourceOptions.merge(
+            own, pulumi.ResourceOptions(provider=vault.provider, depends_on=vault.furnished)
+        ),
+    )
+    return k8s.core.v1.ConfigMap(
+        f"{prefix}-configuration",
+        metadata={"name": _NAME, "namespace": NAMESPACE, "labels": pod.labels},
+        data={_OPERATORS: key.public.apply(lambda public: json.dumps({"keys": [public]}, sort_keys=True))},
         opts=opts,
     )
+
+
+def _openings(redis: Redis) -> list[Opening]:
+    """Nobody else gets in or out; a node always reaches its own pods, so probes need no opening."""
+    runtime = pods(shared_runtime.NAMESPACE, shared_runtime.SELECTED)
+    monitoring: Peer = {"namespace_selector": {"match_labels": {"kubernetes.io/metadata.name": "monitoring"}}}
+    return [
+        Opening(name="from-internet", direction="ingress", peers=[PUBLIC], ports=[("TCP", _PUBLIC_PORT)]),
+        Opening(
+            name="from-agents",
+            direction="ingress",
+            peers=[IN_A_TENANTS_NAMESPACE],
+            ports=[("TCP", GATEWAY_PORT)],
+        ),
+        Opening(
+            name="from-monitoring", direction="ingress", peers=[monitoring], ports=[("TCP", _HEALTH_PORT)]
+        ),
+        TO_DNS,
+        TO_KUBERNETES,
+        to("to-redis", redis.destination),
+        Opening(
+            name="to-agents",
+            direction="egress",
+            peers=[IN_A_TENANTS_NAMESPACE, runtime],
+            ports=[("TCP", AGENT_PORT)],
+        ),
+    ]
+
+
+def _services(prefix: str, pod: ServicePod, nodes: Nodes, opts: pulumi.ResourceOptions) -> None:
+    """Declare the load balancer for everybody, and the name under which agents find the gateway."""
+    entrance = k8s.core.v1.Service(
+        f"{prefix}-entrance",
+        metadata={
+            "name": f"{_NAME}-public",
+            "namespace": NAMESPACE,
+            "labels": pod.labels,
+            "annotations": load_balanced(nodes.shared_instance_pool_id),
+        },
+        spec={
+            "type": "LoadBalancer",
+            # A client's address arrives as it is.
+            "external_traffic_policy": "Local",
+            "selector": pod.selected,
+            "ports": [{"name": "https", "port": 443, "target_port": "public", "protocol": "TCP"}],
+        },
+        opts=opts,
+    )
+    # The load balancer leaves a client's address as it is, so the nodes have to let everybody's in.
+    port = entrance.spec.apply(assigned_node_port)
+    exoscale.SecurityGroupRule(
+        f"{prefix}-port",
+        security_group_id=nodes.security_group_id,
+        type="INGRESS",
+        description="The gateway's load balancer",
+        protocol="TCP",
+        cidr="0.0.0.0/0",
+        start_port=port,
+        end_port=port,
+        opts=pulumi.ResourceOptions(parent=opts.parent),
+    )
+    k8s.core.v1.Service(
+        f"{prefix}-service",
+        metadata={"name": _NAME, "namespace": NAMESPACE, "labels": pod.labels},
+        spec={
+            "selector": pod.selected,
+            "ports": [{"name": "agents", "port": GATEWAY_PORT, "target_port": "agents", "protocol": "TCP"}],
+        },
+        opts=opts,
+    )
+
+
+def _after(*resources: pulumi.Resource) -> pulumi.ResourceOptions:
+    return pulumi.ResourceOptions(depends_on=list(resources))

@@ -1,49 +1,107 @@
-"""Idle suspension's place: the account of the CronJob that stops machines nobody uses, and all it may do."""
+"""Idle suspension: a CronJob that stops machines nobody uses, once a minute, and all that it may do."""
 
 import pulumi
 import pulumi_kubernetes as k8s
 
+from infra.platform.network_policies import TO_DNS, TO_KUBERNETES, declare_network, to
+from infra.platform.redis import Redis, Users
+from infra.platform.service_pods import ServicePod, redis_credentials
+
 _NAME = "idle-suspender"
+_DEADLINE = 50
+"""Seconds: a sweep ends before the next one begins."""
 
 
-def idle_suspension_place(
-    prefix: str, namespace: pulumi.Input[str], opts: pulumi.ResourceOptions
-) -> k8s.core.v1.ServiceAccount:
-    """Declare the account `idle-suspender`: it sees every tenant's machine and may stop it, nothing else.
+def idle_suspender(
+    prefix: str, namespace: str, image: str, redis: Redis, users: Users, opts: pulumi.ResourceOptions
+) -> None:
+    """Declare the CronJob in `namespace`, its account, its rights, and its ways out.
 
-    Stopping goes through KubeVirt's `stop` subresource, so that no right to change a machine is needed.
+    It stops machines through KubeVirt's `stop` subresource, so that no right to change one is needed.
     """
+    pod = ServicePod(
+        name=_NAME,
+        image=image,
+        module="services.idle_suspender",
+        requests={"cpu": "100m", "memory": "128Mi"},
+        memory_limit="256Mi",
+    )
     account = k8s.core.v1.ServiceAccount(
         prefix,
-        metadata=k8s.meta.v1.ObjectMetaArgs(name=_NAME, namespace=namespace),
-        # The CronJob's pod asks for the token by itself; no other pod gets one unasked.
+        metadata={"name": _NAME, "namespace": namespace, "labels": pod.labels},
         automount_service_account_token=False,
         opts=opts,
     )
+    before = [
+        account,
+        *_rights(prefix, namespace, pulumi.ResourceOptions.merge(opts, _after(account))),
+        *redis_credentials(prefix, pod, namespace, redis, users[_NAME], opts),
+        *declare_network(
+            prefix,
+            namespace,
+            [TO_DNS, TO_KUBERNETES, to("to-redis", redis.destination)],
+            agents=pod.selected,
+            labels=pod.labels,
+            opts=opts,
+            among_others=True,
+        ),
+    ]
+    k8s.batch.v1.CronJob(
+        f"{prefix}-job",
+        metadata={"name": _NAME, "namespace": namespace, "labels": pod.labels},
+        spec={
+            "schedule": "* * * * *",
+            # Two sweeps at once would do no harm, and no good.
+            "concurrency_policy": "Forbid",
+            "starting_deadline_seconds": _DEADLINE,
+            "successful_jobs_history_limit": 1,
+            "failed_jobs_history_limit": 3,
+            "job_template": {
+                "metadata": {"labels": pod.labels},
+                "spec": {
+                    # Whatever it did not come to, the next one does.
+                    "backoff_limit": 0,
+                    "active_deadline_seconds": _DEADLINE,
+                    "template": {
+                        "metadata": {"labels": pod.labels},
+                        "spec": {
+                            **pod.spec(redis, environment={}, files={}, container={}),
+                            "restart_policy": "Never",
+                            "termination_grace_period_seconds": 10,
+                        },
+                    },
+                },
+            },
+        },
+        opts=pulumi.ResourceOptions.merge(opts, _after(*before, users[_NAME].ready)),
+    )
+
+
+def _rights(prefix: str, namespace: str, opts: pulumi.ResourceOptions) -> list[pulumi.Resource]:
+    """Declare that it sees every tenant's machine, may stop it and says why, and nothing else."""
     role = k8s.rbac.v1.ClusterRole(
         f"{prefix}-role",
-        metadata=k8s.meta.v1.ObjectMetaArgs(name=_NAME),
+        metadata={"name": _NAME},
         rules=[
-            k8s.rbac.v1.PolicyRuleArgs(
-                api_groups=["kubevirt.io"],
-                resources=["virtualmachines", "virtualmachineinstances"],
-                verbs=["get", "list"],
-            ),
-            k8s.rbac.v1.PolicyRuleArgs(
-                api_groups=["subresources.kubevirt.io"],
-                resources=["virtualmachines/stop"],
-                verbs=["update"],
-            ),
+            {"api_groups": ["kubevirt.io"], "resources": ["virtualmachines"], "verbs": ["list"]},
+            {
+                "api_groups": ["subresources.kubevirt.io"],
+                "resources": ["virtualmachines/stop"],
+                "verbs": ["update"],
+            },
+            {"api_groups": [""], "resources": ["events"], "verbs": ["create"]},
         ],
         opts=opts,
     )
-    k8s.rbac.v1.ClusterRoleBinding(
+    binding = k8s.rbac.v1.ClusterRoleBinding(
         f"{prefix}-binding",
-        metadata=k8s.meta.v1.ObjectMetaArgs(name=_NAME),
-        role_ref=k8s.rbac.v1.RoleRefArgs(
-            api_group="rbac.authorization.k8s.io", kind="ClusterRole", name=_NAME
-        ),
-        subjects=[k8s.rbac.v1.SubjectArgs(kind="ServiceAccount", name=_NAME, namespace=namespace)],
-        opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=[role, account])),
+        metadata={"name": _NAME},
+        role_ref={"api_group": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": _NAME},
+        subjects=[{"kind": "ServiceAccount", "name": _NAME, "namespace": namespace}],
+        opts=pulumi.ResourceOptions.merge(opts, _after(role)),
     )
-    return account
+    return [role, binding]
+
+
+def _after(*resources: pulumi.Resource) -> pulumi.ResourceOptions:
+    return pulumi.ResourceOptions(depends_on=list(resources))

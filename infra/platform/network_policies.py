@@ -19,6 +19,9 @@ Peer = k8s.networking.v1.NetworkPolicyPeerArgsDict
 AGENT_PORT = 8080
 """Where an agent listens, in a pod and in a machine, and answers `/livez` and `/readyz`."""
 
+GATEWAY_PORT = 8444
+"""Where the gateway listens to agents."""
+
 NOT_PUBLIC = (
     "0.0.0.0/8",
     "10.0.0.0/8",
@@ -32,6 +35,9 @@ NOT_PUBLIC = (
 )
 """Nodes, pods and services of the cluster, providers' networks (CGNAT), and link-local, which holds the
 metadata service (RFC 6890)."""
+
+PUBLIC: Peer = {"ip_block": {"cidr": "0.0.0.0/0", "except_": NOT_PUBLIC}}
+"""The internet, and nothing of the cluster's."""
 
 _LINK_LOCAL = "169.254.0.0/16"
 
@@ -84,26 +90,54 @@ def url_at(url: str, *, never: Sequence[str] = (_LINK_LOCAL,)) -> Destination:
     return host_at(parts.hostname or "", port, never=never)
 
 
+def to(name: str, destination: Destination) -> Opening:
+    """The way out to a service."""
+    ports: list[tuple[Literal["TCP", "UDP"], int]] = [("TCP", destination.port)]
+    return Opening(name=name, direction="egress", peers=destination.peers, ports=ports)
+
+
+TO_DNS = Opening(
+    name="to-dns",
+    direction="egress",
+    peers=(pods("kube-system", {"k8s-app": "kube-dns"}),),
+    ports=(("UDP", 53), ("TCP", 53)),
+)
+
+TO_KUBERNETES = Opening(
+    name="to-kubernetes",
+    direction="egress",
+    # Exoscale runs the API server outside the cluster, under addresses of its own choice.
+    peers=({"ip_block": {"cidr": "0.0.0.0/0", "except_": (_LINK_LOCAL,)}},),
+    ports=(("TCP", 443), ("TCP", 6443)),
+)
+"""The Kubernetes API, for the platform's own services."""
+
+_GATEWAY = pods("gateway", {"app.kubernetes.io/name": "gateway"})
+
+TO_GATEWAY = Opening(name="to-gateway", direction="egress", peers=(_GATEWAY,), ports=(("TCP", GATEWAY_PORT),))
+"""For what can be stopped while nobody uses it: its agents say what they are at."""
+
+IN_A_TENANTS_NAMESPACE: Peer = {
+    "namespace_selector": {"match_expressions": [{"key": "tenant-id", "operator": "Exists"}]},
+    "pod_selector": {"match_expressions": [{"key": "tenant-id", "operator": "Exists"}]},
+}
+"""The agents' pods and machines of every tenant that has a namespace."""
+
+
 def agent_openings(vault: Destination, database: Destination, object_storage: str) -> list[Opening]:
     """All that an agent's pod or machine needs, whoever's it is; `object_storage` is the S3 endpoint.
 
     KubeVirt needs none: virt-handler reaches a launcher through a socket on its node, a machine moves from
     one virt-handler to another, and a node always reaches its own pods.
     """
-    https: Peer = {"ip_block": {"cidr": "0.0.0.0/0", "except_": NOT_PUBLIC}}
-    dns = pods("kube-system", {"k8s-app": "kube-dns"})
-    gateway = pods("gateway", {"app.kubernetes.io/name": "gateway"})
     # The provider's, on the internet: it is no way to the cluster's nodes, nor to the API server's address.
     storage = url_at(object_storage, never=NOT_PUBLIC)
     services = {"to-vault": vault, "to-database": database, "to-object-storage": storage}
     return [
-        Opening(name="from-gateway", direction="ingress", peers=[gateway], ports=[("TCP", AGENT_PORT)]),
-        Opening(name="to-dns", direction="egress", peers=[dns], ports=[("UDP", 53), ("TCP", 53)]),
-        *(
-            Opening(name=name, direction="egress", peers=service.peers, ports=[("TCP", service.port)])
-            for name, service in services.items()
-        ),
-        Opening(name="to-internet", direction="egress", peers=[https], ports=[("TCP", 443)]),
+        Opening(name="from-gateway", direction="ingress", peers=[_GATEWAY], ports=[("TCP", AGENT_PORT)]),
+        TO_DNS,
+        *(to(name, service) for name, service in services.items()),
+        Opening(name="to-internet", direction="egress", peers=[PUBLIC], ports=[("TCP", 443)]),
     ]
 
 
@@ -115,39 +149,42 @@ def declare_network(
     agents: Mapping[str, str],
     labels: Mapping[str, str],
     opts: pulumi.ResourceOptions,
+    among_others: bool = False,
 ) -> list[pulumi.Resource]:
-    """Close the namespace in both directions, then let the pods labelled `agents` through each opening."""
-    closed = k8s.networking.v1.NetworkPolicy(
-        f"{prefix}-default-deny",
-        metadata={"name": "default-deny", "namespace": namespace, "labels": labels},
-        spec={"pod_selector": {}, "policy_types": ["Ingress", "Egress"]},
-        opts=opts,
+    """Close the namespace in both directions, then let the pods labelled `agents` through each opening.
+
+    `among_others`: what else runs in the namespace is left as it is, and the policies are named for the pods.
+    """
+    begin = f"{agents['app.kubernetes.io/name']}-" if among_others else ""
+    selected: k8s.meta.v1.LabelSelectorArgsDict = {"match_labels": agents}
+
+    def policy(name: str, spec: k8s.networking.v1.NetworkPolicySpecArgsDict) -> pulumi.Resource:
+        return k8s.networking.v1.NetworkPolicy(
+            f"{prefix}-{name}",
+            metadata={"name": f"{begin}{name}", "namespace": namespace, "labels": labels},
+            spec=spec,
+            opts=opts,
+        )
+
+    closed = policy(
+        "default-deny",
+        {"pod_selector": selected if among_others else {}, "policy_types": ["Ingress", "Egress"]},
     )
-    return [closed, *(_open(prefix, namespace, opening, agents, labels, opts) for opening in openings)]
+    return [closed, *(policy(opening.name, _opened(opening, selected)) for opening in openings)]
 
 
-def _open(
-    prefix: str,
-    namespace: str,
-    opening: Opening,
-    agents: Mapping[str, str],
-    labels: Mapping[str, str],
-    opts: pulumi.ResourceOptions,
-) -> pulumi.Resource:
+def _opened(
+    opening: Opening, selected: k8s.meta.v1.LabelSelectorArgsDict
+) -> k8s.networking.v1.NetworkPolicySpecArgsDict:
     ports: list[k8s.networking.v1.NetworkPolicyPortArgsDict] = [
         {"protocol": protocol, "port": port} for protocol, port in opening.ports
     ]
     spec: k8s.networking.v1.NetworkPolicySpecArgsDict = {
-        "pod_selector": {"match_labels": agents},
+        "pod_selector": selected,
         "policy_types": [opening.direction.capitalize()],
     }
     if opening.direction == "ingress":
         spec["ingress"] = [{"from_": opening.peers, "ports": ports}]
     else:
         spec["egress"] = [{"to": opening.peers, "ports": ports}]
-    return k8s.networking.v1.NetworkPolicy(
-        f"{prefix}-{opening.name}",
-        metadata={"name": opening.name, "namespace": namespace, "labels": labels},
-        spec=spec,
-        opts=opts,
-    )
+    return spec

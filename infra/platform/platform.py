@@ -8,14 +8,14 @@ from pydantic import SecretStr
 from infra.cluster.foundations import Foundations
 from infra.platform.certificates import Certificates
 from infra.platform.database import Database, given_database, managed_database
-from infra.platform.gateway import gateway_place
-from infra.platform.idle_suspension import idle_suspension_place
+from infra.platform.gateway import declare_gateway
+from infra.platform.idle_suspension import idle_suspender
 from infra.platform.kubevirt import install_kubevirt
 from infra.platform.longhorn import install_longhorn, workspace_classes
 from infra.platform.monitoring import monitoring_place
 from infra.platform.namespaces import namespace
 from infra.platform.network_policies import agent_openings
-from infra.platform.redis import Redis, given_redis, managed_redis
+from infra.platform.redis import Redis, Users, given_redis, managed_redis
 from infra.platform.registrar import registrar_rights
 from infra.platform.services import Services
 from infra.platform.shared_runtime import shared_runtime
@@ -54,7 +54,18 @@ class Platform(pulumi.ComponentResource):
             pulumi.ResourceOptions.merge(self._opts, pulumi.ResourceOptions(depends_on=longhorn)),
         )
         database = self._database()
-        redis, vault = self._redis(), self._vault(database)
+        vault = self._vault(database)
+        redis, users = self._redis()
+        gateway, gateways_home = declare_gateway(
+            f"{name}-gateway",
+            settings,
+            redis=redis,
+            users=users,
+            vault=vault,
+            certificates=lambda: self._certificates,
+            nodes=foundations.nodes,
+            opts=self._opts,
+        )
         self.services = Services(
             kubernetes=foundations.kubernetes,
             api=foundations.api,
@@ -63,20 +74,25 @@ class Platform(pulumi.ComponentResource):
             database=database,
             redis=redis,
             vault=vault,
+            domain=settings.domain,
+            gateway=gateway,
             storage_class=classes.workspace,
             encrypted_storage_class=classes.encrypted,
             machine_image=settings.machine_image,
+            machine_kernel=settings.machine_kernel.model_dump() if settings.machine_kernel else None,
             runtime_image=settings.runtime_image,
-            ready=[*self._kubevirt(), *classes.declared],
+            ready=[*self._kubevirt(), *classes.declared, gateways_home],
         )
         monitoring_place(f"{name}-monitoring", self._opts)
-        gateway_place(f"{name}-gateway", self._opts)
-        idle_suspension_place(f"{name}-idle-suspender", _SYSTEM, self._in_system)
+        idle_suspender(
+            f"{name}-idle-suspender", _SYSTEM, settings.idle_suspender_image, redis, users, self._in_system
+        )
         openings = agent_openings(
             vault.destination, database.destination, foundations.object_storage.endpoint
         )
         shared_runtime(f"{name}-runtime", settings.runtime_image, vault, openings, self._opts)
-        registrar_rights(f"{name}-registrar", self._opts)
+        after_gateway = pulumi.ResourceOptions(depends_on=[gateways_home])
+        registrar_rights(f"{name}-registrar", pulumi.ResourceOptions.merge(self._opts, after_gateway))
 
         self.register_outputs(
             {
@@ -121,12 +137,12 @@ class Platform(pulumi.ComponentResource):
             opts=self._in_system,
         )
 
-    def _redis(self) -> Redis:
-        chosen = self._settings.redis.choice
+    def _redis(self) -> tuple[Redis, Users]:
+        prefix, chosen = f"{self._name}-redis", self._settings.redis.choice
         if isinstance(chosen, GivenRedis):
-            return given_redis(chosen, _secret(self._settings.redis_password))
+            return given_redis(prefix, chosen, _secret(self._settings.redis_password), self._opts)
         return managed_redis(
-            f"{self._name}-redis",
+            prefix,
             chosen,
             certificates=self._certificates,
             networks=[str(network) for network in self._settings.operator_networks],

@@ -1,5 +1,6 @@
 """What the platform's layer hands to the tenants: declared by this stack or by another one."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pulumi
@@ -10,6 +11,7 @@ from infra.cluster.foundations import Nodes, enter
 from infra.cluster.object_storage import ObjectStorage
 from infra.outputs import Reference
 from infra.platform.database import Database, database_of
+from infra.platform.gateway import Gateway
 from infra.platform.redis import Redis
 from infra.platform.vault import Vault, vault_of
 
@@ -25,16 +27,21 @@ class Services:
     database: Database
     redis: Redis
     vault: Vault
+    domain: str
+    """Each tenant is reached under its id as a name below this one."""
+    gateway: Gateway
     storage_class: str
     """For workspaces."""
     encrypted_storage_class: str
     """For workspaces that are encrypted under a key of their own."""
     machine_image: str
     """The system disk of machines whose entry names no other."""
+    machine_kernel: Mapping[str, str] | None
+    """`path` and `initrd` on that disk, and `arguments`; None: its own boot loader knows."""
     runtime_image: str
     """The image of agents' containers."""
     ready: list[pulumi.Resource]
-    """What a machine and its volume have to wait for: KubeVirt, Longhorn and its storage classes."""
+    """What a tenant's objects have to wait for: KubeVirt, Longhorn and its storage classes, the gateway."""
 
 
 async def services_of(base: Reference) -> Services:

@@ -12,13 +12,14 @@ from infra.platform.agent_pods import AUTHORITY, SCRATCH_GIB, AgentPod
 from infra.platform.limits import at_most, declare_limits
 from infra.platform.namespaces import namespace
 from infra.platform.network_policies import Opening, declare_network
+from infra.platform.service_pods import on_different_nodes
 from infra.platform.vault import Vault
 
 NAMESPACE = "runtime"
 SERVICE_ACCOUNT = "agent-runtime"
 _NAME = "agent-runtime"
-_SELECTED = {"app.kubernetes.io/name": _NAME}
-_MARKED = {**_SELECTED, "app.kubernetes.io/part-of": "agent-platform"}
+SELECTED = {"app.kubernetes.io/name": _NAME}
+_MARKED = {**SELECTED, "app.kubernetes.io/part-of": "agent-platform"}
 _REPLICAS = 2
 _CPU = 1
 _MEMORY_GIB = 4
@@ -31,7 +32,7 @@ def shared_runtime(
     home = namespace(f"{prefix}-namespace", NAMESPACE, "restricted", opts)
     inside = pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=[home]))
     guards = [
-        *declare_network(prefix, NAMESPACE, openings, agents=_SELECTED, labels=_MARKED, opts=inside),
+        *declare_network(prefix, NAMESPACE, openings, agents=SELECTED, labels=_MARKED, opts=inside),
         *declare_limits(
             prefix,
             NAMESPACE,
@@ -71,27 +72,16 @@ def shared_runtime(
                 "type": "RollingUpdate",
                 "rolling_update": {"max_surge": 0, "max_unavailable": 1},
             },
-            "selector": {"match_labels": _SELECTED},
+            "selector": {"match_labels": SELECTED},
             "template": {
                 "metadata": {"labels": _MARKED},
-                "spec": {**pod.spec(vault), "affinity": _on_different_nodes()},
+                "spec": {**pod.spec(vault), "affinity": on_different_nodes(SELECTED)},
             },
         },
         opts=pulumi.ResourceOptions.merge(
             inside, pulumi.ResourceOptions(depends_on=[*guards, account, configuration])
         ),
     )
-
-
-def _on_different_nodes() -> k8s.core.v1.AffinityArgsDict:
-    """A node that fails takes one of the pods with it, never all."""
-    return {
-        "pod_anti_affinity": {
-            "required_during_scheduling_ignored_during_execution": [
-                {"label_selector": {"match_labels": _SELECTED}, "topology_key": "kubernetes.io/hostname"}
-            ]
-        }
-    }
 
 
 def _hard() -> dict[str, str]:

@@ -3,9 +3,9 @@
 import pulumi
 import pulumi_kubernetes as k8s
 
-from infra.platform.agent_pods import AUTHORITY, AgentPod
+from infra.platform.agent_pods import AgentPod
 from infra.platform.services import Services
-from infra.tenants.identity import FILE, identity
+from infra.tenants.identity import identity_files
 from infra.tenants.namespace import agents, labels
 from infra.tenants.roster import TenantEntry
 from infra.tenants.secrets import SERVICE_ACCOUNT
@@ -19,13 +19,10 @@ def declare_agent(tenant: TenantEntry, platform: Services, opts: pulumi.Resource
     Its workspace is the folder `workspace/` of the prefix; what it keeps on disk is gone with the pod.
     """
     name, marked = tenant.id, labels(tenant)
-    files: dict[str, pulumi.Input[str]] = {FILE: identity(tenant, platform.vault)}
-    if platform.vault.authority:
-        files[AUTHORITY] = platform.vault.authority
     configuration = k8s.core.v1.ConfigMap(
         f"{name}-configuration",
         metadata={"name": _NAME, "namespace": tenant.dashed, "labels": marked},
-        data=files,
+        data=identity_files(tenant, platform),
         opts=opts,
     )
     pod = AgentPod(

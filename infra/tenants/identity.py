@@ -1,28 +1,65 @@
 """What an agent is told of itself: who it is and where to ask for the rest, and no credential."""
 
 import json
+from collections.abc import Mapping
 
-from infra.platform.agent_pods import AUTHORITY, FOLDER
-from infra.platform.vault import Vault
+import pulumi
+
+from infra.platform.agent_pods import AUTHORITY, FOLDER, GATEWAY_AUTHORITY
+from infra.platform.services import Services
 from infra.tenants.roster import TenantEntry
 from infra.tenants.secrets import OBJECT_STORAGE
 
 FILE = "identity.json"
 
 
-def identity(tenant: TenantEntry, vault: Vault) -> str:
-    """The contents of `identity.json`, alike in a machine and in a pod."""
+def identity_files(tenant: TenantEntry, platform: Services) -> pulumi.Output[Mapping[str, str]]:
+    """`identity.json` and what it refers to, by name, alike in a machine and in a pod."""
+    database = platform.database
+    return pulumi.Output.all(
+        vault=platform.vault.authority,
+        gateway=platform.gateway.authority if tenant.parts.machine else None,
+        database=tenant.underscored if tenant.own_database else database.name,
+    ).apply(
+        lambda known: {
+            name: content
+            for name, content in (
+                (FILE, _identity(tenant, platform, **known)),
+                (AUTHORITY, known["vault"]),
+                (GATEWAY_AUTHORITY, known["gateway"]),
+            )
+            if content
+        }
+    )
+
+
+def _identity(
+    tenant: TenantEntry, platform: Services, *, vault: str | None, gateway: str | None, database: str
+) -> str:
+    service = platform.vault
     return json.dumps(
         {
             "tenant": tenant.id,
             "tier": tenant.tier,
             "vault": {
-                "address": vault.address,
-                "authority": f"{FOLDER}/{AUTHORITY}" if vault.authority else None,
-                "authentication": {"path": f"auth/{vault.kubernetes_auth_path}", "role": tenant.dashed},
-                "secrets": f"{vault.kv_mount}/{tenant.id}",
-                "objectStorage": f"{vault.kv_mount}/{tenant.id}/{OBJECT_STORAGE}",
-                "databaseLogin": f"{vault.database_mount}/creds/{tenant.dashed}",
+                "address": service.address,
+                "authority": f"{FOLDER}/{AUTHORITY}" if vault else None,
+                "authentication": {"path": f"auth/{service.kubernetes_auth_path}", "role": tenant.dashed},
+                "secrets": f"{service.kv_mount}/{tenant.id}",
+                "objectStorage": f"{service.kv_mount}/{tenant.id}/{OBJECT_STORAGE}",
+                "databaseLogin": f"{service.database_mount}/creds/{tenant.dashed}",
+            },
+            "gateway": {
+                "address": platform.gateway.agents_address,
+                "authority": f"{FOLDER}/{GATEWAY_AUTHORITY}" if gateway else None,
+            }
+            # Where nothing sleeps, nobody has to be kept from it.
+            if tenant.parts.machine
+            else None,
+            "database": {
+                "host": platform.database.internal_host,
+                "port": platform.database.port,
+                "name": database,
             },
         }
     )

@@ -6,15 +6,17 @@ one. Anybody else's is off, and nothing but the roster starts it.
 """
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 import pulumi
 import pulumi_kubernetes as k8s
 
-from infra.platform.agent_pods import AUTHORITY, FOLDER
+from infra.platform.agent_pods import FOLDER
 from infra.platform.network_policies import AGENT_PORT
 from infra.platform.services import Services
 from infra.tenants import vpn
-from infra.tenants.identity import FILE, identity
+from infra.tenants.identity import identity_files
 from infra.tenants.namespace import labels
 from infra.tenants.node_pool import Placement
 from infra.tenants.roster import TenantEntry
@@ -23,6 +25,8 @@ from infra.tenants.workspace import claim_name
 
 _DEVICE = "/dev/disk/by-id/virtio-workspace"
 _VIRTIO = {"disk": {"bus": "virtio"}}
+_IDLE_SECONDS = "agent-platform/idle-seconds"
+"""The idle suspender goes by it. On the machine, not in its template: another limit restarts nothing."""
 
 
 def declare_machine(
@@ -41,9 +45,7 @@ def declare_machine(
         f"{name}-cloud-init",
         metadata=named("cloud-init"),
         string_data={
-            "userdata": pulumi.Output.from_input(platform.vault.authority).apply(
-                lambda authority: _cloud_config(tenant, identity(tenant, platform.vault), authority)
-            )
+            "userdata": identity_files(tenant, platform).apply(lambda files: _cloud_config(tenant, files))
         },
         opts=opts,
     )
@@ -62,7 +64,7 @@ def declare_machine(
         f"{name}-machine",
         api_version="kubevirt.io/v1",
         kind="VirtualMachine",
-        metadata=named(tenant.dashed),
+        metadata={**named(tenant.dashed), "annotations": {_IDLE_SECONDS: str(tenant.idle_limit)}},
         spec={
             "runStrategy": "RerunOnFailure" if tenant.state == "active" else "Halted",
             "instancetype": {
@@ -78,13 +80,14 @@ def declare_machine(
                     "terminationGracePeriodSeconds": 120,
                     "domain": {
                         "machine": {"type": "q35"},
+                        **_kernel(tenant, platform),
                         "devices": {
                             "disks": [
                                 {"name": "system", **_VIRTIO},
                                 {"name": "workspace", "serial": "workspace", **_VIRTIO},
                                 {"name": "cloud-init", **_VIRTIO},
                                 # KubeVirt puts the account's token on a disk of its own.
-                                {"name": "service-account", "serial": "service-account", "disk": {}},
+                                {"name": "service-account", "serial": "service-account", **_VIRTIO},
                             ],
                             "interfaces": [{"name": "default", "masquerade": {}, "ports": _ports(tenant)}],
                             "rng": {},
@@ -125,13 +128,32 @@ def declare_machine(
     )
 
 
+def _kernel(tenant: TenantEntry, platform: Services) -> dict[str, Any]:
+    """The kernel on the platform's own image, booted without a boot loader; another image's is not known."""
+    kernel = platform.machine_kernel
+    if kernel is None or tenant.overrides.image:
+        return {}
+    return {
+        "firmware": {
+            "kernelBoot": {
+                "container": {
+                    "image": platform.machine_image,
+                    "kernelPath": kernel["path"],
+                    "initrdPath": kernel["initrd"],
+                },
+                "kernelArgs": kernel["arguments"],
+            }
+        }
+    }
+
+
 def _ports(tenant: TenantEntry) -> list[dict[str, str | int]]:
     """What is let through to the guest."""
     listening = [("agent", "TCP", AGENT_PORT), *([("wireguard", "UDP", vpn.PORT)] if tenant.vpn else [])]
     return [{"name": name, "protocol": protocol, "port": port} for name, protocol, port in listening]
 
 
-def _cloud_config(tenant: TenantEntry, told: str, authority: str | None) -> str:
+def _cloud_config(tenant: TenantEntry, files: Mapping[str, str]) -> str:
     """What the guest is told at its first boot: who it is and where to ask, and no credential."""
     instructions = {
         "hostname": tenant.dashed,
@@ -140,8 +162,7 @@ def _cloud_config(tenant: TenantEntry, told: str, authority: str | None) -> str:
         "write_files": [
             {"path": path, "permissions": "0644", "content": content}
             for path, content in (
-                (f"{FOLDER}/{FILE}", told),
-                (f"{FOLDER}/{AUTHORITY}", authority),
+                *((f"{FOLDER}/{name}", content) for name, content in files.items()),
                 (vpn.CONFIGURATION, vpn.configuration(tenant)),
             )
             if content

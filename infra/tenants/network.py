@@ -3,7 +3,7 @@
 import pulumi
 
 from infra.platform.database import Database
-from infra.platform.network_policies import agent_openings, declare_network
+from infra.platform.network_policies import TO_GATEWAY, agent_openings, declare_network
 from infra.platform.services import Services
 from infra.tenants import vpn
 from infra.tenants.namespace import agents, labels
@@ -23,6 +23,8 @@ def close_network(
         openings = agent_openings(
             platform.vault.destination, database.destination, platform.object_storage.endpoint
         )
+    if tenant.parts.machine:
+        openings.append(TO_GATEWAY)
     if tenant.vpn:
         openings.append(vpn.OPENING)
     return declare_network(

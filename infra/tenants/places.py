@@ -6,11 +6,14 @@ The places are the same for every tier: a tenant may have been of another one be
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from infra.cluster.object_storage import s3_client
 from infra.tenants import clients
 
+ACTIVITY = ("activity", "suspension")
+"""What the activity store's keys of a tenant begin with: the gateway's, and the idle suspender's."""
 LONGHORN = ("longhorn.io", "v1beta2", "longhorn-system")
 
 
@@ -154,6 +157,7 @@ def _in_kubernetes(tenant: str, where: clients.Where) -> Iterator[Place]:
 
     client, namespace, label = clients.kubernetes(where), f"tenant-{tenant}", f"tenant-id={tenant}"
     core: Any = CoreV1Api(client)
+    route = f"route-{tenant}"
     objects = CustomObjectsApi(client)
 
     def names(answer: Any) -> list[str]:
@@ -169,6 +173,11 @@ def _in_kubernetes(tenant: str, where: clients.Where) -> Iterator[Place]:
     def namespaces() -> list[str]:
         found = core.list_namespace(field_selector=f"metadata.name={namespace}")
         return [item.metadata.name for item in found.items]
+
+    def routes() -> list[str]:
+        # In that namespace alone: of ConfigMaps, only those that say where the gateway leads.
+        found = core.list_namespaced_config_map("gateway", field_selector=f"metadata.name={route}")
+        return names(found)
 
     def volumes() -> list[str]:
         return [
@@ -198,6 +207,7 @@ def _in_kubernetes(tenant: str, where: clients.Where) -> Iterator[Place]:
         ),
         "volume claims": labelled("persistentvolumeclaims", lambda: names(claims(label_selector=label))),
         "nodes": labelled("nodes", lambda: [one.metadata.name for one in nodes(label_selector=label).items]),
+        "route": (f"configmaps: gateway/{route}", routes),
         "namespace": (f"namespaces: {namespace}", namespaces),
         "volumes": (f"persistentvolumes: claimRef.namespace = {namespace}", volumes),
         "Longhorn volumes": (
@@ -239,18 +249,21 @@ def cluster_objects(
 
 
 def _in_redis(tenant: str, where: clients.Where) -> Iterator[Place]:
-    key = f"activity:{tenant}"
-    yield Place(
-        server="Redis",
-        what="activity",
-        how=f"SCAN {key}, {key}:*",
-        look=lambda: activity_keys(tenant, where),
-    )
+    for what in ACTIVITY:
+        yield Place(
+            server="Redis",
+            what=what,
+            how=f"SCAN {what}:{tenant}, {what}:{tenant}:*",
+            look=partial(activity_keys, tenant, where, what),
+        )
 
 
-def activity_keys(tenant: str, where: clients.Where) -> list[str]:
-    """The tenant's keys in the activity store."""
-    store, key = clients.activity(where), f"activity:{tenant}"
+def activity_keys(tenant: str, where: clients.Where, *kinds: str) -> list[str]:
+    """The tenant's keys of these kinds in the activity store."""
+    store = clients.activity(where)
+    found = []
     # An id is letters and digits, so nothing in it is a pattern.
-    found = [key] if store.exists(key) else []
-    return [*found, *(str(name) for name in store.scan_iter(f"{key}:*", count=1000))]
+    for key in (f"{kind}:{tenant}" for kind in kinds):
+        found += [key] if store.exists(key) else []
+        found += [str(name) for name in store.scan_iter(f"{key}:*", count=1000)]
+    return found

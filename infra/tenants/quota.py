@@ -31,10 +31,11 @@ _VIDEO = 32
 _PAGE_TABLES = 512
 """One MiB of them for as many of the guest's."""
 
-# The containers besides the guest's, for its serial console and its system disk (serialconsolelog.go,
-# container-disk.go), rounded up: thousandths of a CPU, MiB.
-_HELPERS_CPU = 25
-_HELPERS_MEMORY = 100
+# The containers besides the guest's, for its serial console, its system disk and its kernel
+# (serialconsolelog.go, container-disk.go), rounded up: thousandths of a CPU, MiB.
+_HELPERS_CPU = 35
+_HELPERS_MEMORY_REQUEST = 40
+_HELPERS_MEMORY_LIMIT = 140
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +60,8 @@ def launcher(size: Size) -> Launcher:
     return Launcher(
         cpu=size.cpu * 1000 + _HELPERS_CPU,
         guest_memory_limit=limit,
-        memory_request=guest + overhead + _HELPERS_MEMORY,
-        memory_limit=limit + _HELPERS_MEMORY,
+        memory_request=guest + overhead + _HELPERS_MEMORY_REQUEST,
+        memory_limit=limit + _HELPERS_MEMORY_LIMIT,
     )
 
 

@@ -225,7 +225,7 @@ def _remove(props: dict[str, Any]) -> None:
     from infra.tenants import clients, places, receipt
 
     tenant = props["tenant"]
-    if keys := places.activity_keys(tenant, props["redis"]):
+    if keys := places.activity_keys(tenant, props["redis"], *places.ACTIVITY):
         clients.activity(props["redis"]).delete(*keys)
     checked = list(_all_gone(list(places.places(props))))
     receipt.write(

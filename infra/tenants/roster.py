@@ -96,6 +96,13 @@ class TenantEntry(Section):
         default="active", description="active, suspended or offboarding"
     )
     sizes: Sizes = Field(default=Sizes(), description="a mapping of cpu, memoryGib, workspaceGib")
+    idle_seconds: int | None = Field(
+        default=None,
+        # Who is idle is looked at once a minute, and a machine that is idle for a day is asleep or forgotten.
+        ge=60,
+        le=86400,
+        description="a whole number of seconds, 60 to 86400",
+    )
     overrides: Overrides = Field(default=Overrides(), description="a mapping; known in it: image")
     keep: Annotated[tuple[Literal["workspace"], ...], _ARRAY] = Field(
         default=(),
@@ -129,6 +136,11 @@ class TenantEntry(Section):
     def parts(self) -> Tier:
         """What its tier is made of."""
         return TIERS[self.tier]
+
+    @property
+    def idle_limit(self) -> int | None:
+        """How long nobody uses its machine until it is put to sleep, in seconds; None: it has none."""
+        return self.idle_seconds or self.parts.idle_seconds
 
     @property
     def has_workspace(self) -> bool:
@@ -205,6 +217,7 @@ _CONSEQUENCES = {
     "owner": "nobody could be asked about the tenant",
     "state": "nobody could say whether the tenant is to be served",
     "sizes": "the tenant could not be given its size",
+    "idleSeconds": "nobody could say when the machine is to sleep",
     "overrides": "the override would have no effect, or one that changes by itself",
     "keep": "nobody could say what is to stay",
     "discard": "nobody could say what may be lost",

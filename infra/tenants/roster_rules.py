@@ -143,6 +143,12 @@ def _not_in_tier(data: Mapping[str, Any], tier: Tier) -> _Found:
             f"tier {name} has a machine, which keeps its workspace anyway, so `keep` would do nothing; "
             "remove it",
         )
+    if data.get("idleSeconds") is not None and not tier.machine:
+        yield (
+            ("idleSeconds",),
+            f"tier {name} has no machine, and only a machine sleeps, so it would do nothing; remove it or "
+            f"change the tier ({_tiers_with('machine')})",
+        )
     if _section(data, "overrides").get("image") is not None and not tier.machine:
         yield (
             ("overrides", "image"),

@@ -14,6 +14,8 @@ from infra.tenants.storage import TenantStorage
 SERVICE_ACCOUNT = "agent"
 OBJECT_STORAGE = "object-storage"
 """The secret with the key to the tenant's objects: ours to write, the tenant's to read."""
+GATEWAY = "gateway"
+"""The secret with the key that signs the tenant's tokens for the gateway, as `private_key`: likewise."""
 VPN = "vpn"
 """The secret with the private key of the VPN's server, as `private_key`: likewise."""
 
@@ -24,6 +26,9 @@ path "{secrets}/data/{id}/*" {{
   capabilities = ["create", "read", "update", "patch", "delete"]
 }}
 path "{secrets}/data/{id}/{object_storage}" {{
+  capabilities = ["read"]
+}}
+path "{secrets}/data/{id}/{gateway}" {{
   capabilities = ["read"]
 }}
 path "{secrets}/data/{id}/{vpn}" {{
@@ -141,6 +146,7 @@ def declare_secrets(
             id=name,
             name=tenant.dashed,
             object_storage=OBJECT_STORAGE,
+            gateway=GATEWAY,
             vpn=VPN,
             secrets=platform.kv_mount,
             database=platform.database_mount,

@@ -16,6 +16,7 @@ from infra.tenants.node_pool import place
 from infra.tenants.quota import declare_quota
 from infra.tenants.registration import Registration
 from infra.tenants.roster import TenantEntry
+from infra.tenants.route import declare_access_key, declare_route, served_by
 from infra.tenants.secrets import declare_secrets
 from infra.tenants.storage import declare_storage
 from infra.tenants.vpn import declare_vpn
@@ -55,6 +56,7 @@ class Tenant(pulumi.ComponentResource):
         before_agents = declare_secrets(
             entry, platform.vault, storage, objects.endpoint, objects.region, schema, own
         )
+        key = declare_access_key(entry, platform.vault, _after(own, before_agents))
         if entry.has_namespace:
             namespace = declare_namespace(entry, on_cluster)
             inside = _after(on_cluster, namespace)
@@ -67,6 +69,9 @@ class Tenant(pulumi.ComponentResource):
         if entry.has_workspace:
             workspace = declare_workspace(entry, platform, _after(inside, guards))
             before_agents.append(workspace.declared)
+        if entry.state != "active":
+            # Before its machine is stopped for good, the gateway is told not to start it.
+            before_agents.append(declare_route(entry, key, _after(on_cluster, before_agents)))
         running: list[pulumi.Resource] = []
         vpn: dict[str, Any] = {}
         if entry.parts.machine:
@@ -84,6 +89,9 @@ class Tenant(pulumi.ComponentResource):
             running.append(declare_machine(entry, platform, placement, _after(inside, before_agents)))
         if entry.parts.dedicated_agent:
             running.append(declare_agent(entry, platform, _after(inside, before_agents)))
+        if entry.state == "active":
+            # And it is told where to send requests once somebody is there who may be woken.
+            declare_route(entry, key, _after(on_cluster, before_agents + running))
         if entry.offboarding and entry.offboarding.backup == "final":
             FinalBackup(
                 f"{entry.id}-final-backup",
@@ -98,7 +106,7 @@ class Tenant(pulumi.ComponentResource):
             "name": entry.name,
             "tier": entry.tier,
             "state": entry.state,
-            "served_by": _served_by(entry),
+            "served_by": served_by(entry),
             "namespace": entry.dashed if entry.has_namespace else "",
             "vm": entry.dashed if entry.parts.machine else "",
             "schema": entry.underscored,
@@ -110,10 +118,3 @@ class Tenant(pulumi.ComponentResource):
 
 def _after(opts: pulumi.ResourceOptions, resources: list[pulumi.Resource]) -> pulumi.ResourceOptions:
     return pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=resources))
-
-
-def _served_by(entry: TenantEntry) -> str:
-    """Where its agents run while it is active."""
-    if entry.parts.machine:
-        return "machine"
-    return "deployment" if entry.parts.dedicated_agent else "shared runtime"

@@ -39,6 +39,8 @@ class Tier:
     """Its agents run in a Deployment of its own."""
     machine: bool = False
     """Its agents run in a virtual machine of its own, with a volume as workspace."""
+    idle_seconds: int | None = None
+    """How long nobody uses its machine until it is put to sleep; None: it has none."""
     encrypted_workspace: bool = False
     """The volume is encrypted with a key of its own."""
     vpn: bool = False
@@ -106,6 +108,7 @@ TIERS: Mapping[TierName, Tier] = {
         maximum=Size(8, 32, 500),
         namespace=True,
         machine=True,
+        idle_seconds=900,
         encrypted_workspace=True,
         vpn=True,
         claims=_OF_MACHINES,
@@ -116,6 +119,7 @@ TIERS: Mapping[TierName, Tier] = {
         maximum=Size(16, 128, 2000),
         namespace=True,
         machine=True,
+        idle_seconds=900,
         encrypted_workspace=True,
         vpn=True,
         node_pool=True,

@@ -15,7 +15,7 @@ import pulumi_kubernetes as k8s
 import pulumiverse_exoscale as exoscale
 from pulumi_vault.kv import SecretV2
 
-from infra.platform.entrance import assigned_address, load_balanced
+from infra.platform.entrance import assigned_address, assigned_node_port, load_balanced
 from infra.platform.network_policies import NOT_PUBLIC, Opening
 from infra.platform.services import Services
 from infra.tenants.namespace import agents, labels
@@ -27,8 +27,6 @@ PORT = 51820
 CONFIGURATION = "/etc/wireguard/wg0.conf"
 _PRIVATE_KEY = "/etc/wireguard/wg0.key"
 """Written by the machine itself, once it has fetched the key."""
-
-_FIRST_NODE_PORT = 30000
 
 OPENING = Opening(
     name="from-vpn-peers",
@@ -87,7 +85,7 @@ def declare_vpn(
         },
         opts=inside,
     )
-    node_port = service.spec.apply(_node_port)
+    node_port = service.spec.apply(assigned_node_port)
     exoscale.SecurityGroupRule(
         f"{name}-vpn-port",
         security_group_id=platform.nodes.security_group_id,
@@ -147,8 +145,3 @@ def _network(tenant: TenantEntry) -> ipaddress.IPv6Network:
 
 def _bits(text: str, count: int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()) >> (256 - count)
-
-
-def _node_port(spec: k8s.core.v1.outputs.ServiceSpec) -> int:
-    """The port that every node opens for the Service; a preview can come here before there is one."""
-    return next((int(port.node_port) for port in spec.ports or () if port.node_port), _FIRST_NODE_PORT)

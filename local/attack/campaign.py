@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from local.attack import exoscale, kubernetes, network, object_storage, postgres, redis, vault
+from local.attack import exoscale, gateway, kubernetes, network, object_storage, postgres, redis, vault
 from local.attack.attempt import PLATFORM, Attempt, Target
 from local.attack.tenants import Tenant
 
@@ -34,6 +34,7 @@ SERVERS: Mapping[str, _Attacks] = {
     "exoscale": _on(exoscale.entered),
     "kubernetes": _on(kubernetes.entered),
     "redis": _on(redis.entered),
+    "gateway": _on(gateway.entered),
     "network": network.attempts,
 }
 """The attacks on each server, by the name under which it is asked for."""

@@ -47,9 +47,15 @@ def _is_public(address: Address) -> bool:
     return not any(address in block for block in _NOT_PUBLIC)
 
 
-def _sold_outwards(end: End) -> Ports:
-    """What an agent may reach: names, the platform's three services, and the web."""
+def _is_gateway(pod: Pod) -> bool:
+    return (pod.namespace, pod.labels.get("app.kubernetes.io/name")) == ("gateway", "gateway")
+
+
+def _sold_outwards(end: End, *, machine: bool) -> Ports:
+    """What an agent may reach: names, the platform's three services, the web, and what can stop it."""
     if isinstance(end, Pod):
+        if machine and _is_gateway(end):
+            return ports("TCP", 8444)
         dns = (end.namespace, end.labels.get("k8s-app")) == ("kube-system", "kube-dns")
         return ports("UDP", 53) | ports("TCP", 53) if dns else NONE
     if str(end) == "127.0.0.1":
@@ -63,9 +69,15 @@ def _sold_outwards(end: End) -> Ports:
 def _sold_inwards(end: End, *, vpn: bool) -> Ports:
     """Who may reach an agent: the gateway, and, where a VPN is sold, its peers."""
     if isinstance(end, Pod):
-        gateway = (end.namespace, end.labels.get("app.kubernetes.io/name")) == ("gateway", "gateway")
-        return ports("TCP", 8080) if gateway else NONE
+        return ports("TCP", 8080) if _is_gateway(end) else NONE
     return ports("UDP", 51820) if vpn and _is_public(end) else NONE
+
+
+def _sold_at_gateway(source: End) -> Ports:
+    """Who may reach the gateway, agents apart: everybody where it asks for a token, and monitoring."""
+    if isinstance(source, Pod):
+        return ports("TCP", 9090) if source.namespace == "monitoring" else NONE
+    return ports("TCP", 8443) if _is_public(source) else NONE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +86,7 @@ class _Place:
 
     name: str
     namespace: str
+    machine: bool
     vpn: bool
     agents: Sequence[Pod]
     stranger: Pod
@@ -105,6 +118,20 @@ def attempts(tenants: Sequence[Tenant]) -> Iterator[Attempt]:
         for way in _ways(place, places, platform, addresses):
             # Who is cut off from everything proves nothing by being cut off.
             yield way.broken(closed) if closed else way.decided(policies)
+    yield from _into_gateway(policies, [pod for pod in platform if not _is_gateway(pod)], addresses)
+
+
+def _into_gateway(
+    policies: Sequence[Policy], platform: Sequence[Pod], addresses: Sequence[tuple[str, Address]]
+) -> Iterator[Attempt]:
+    """Decide every way to the gateway but those of tenants' pods, which are decided with the others."""
+    sources: list[tuple[str, End]] = [*(("the platform's pods", pod) for pod in platform), *addresses]
+    closed = [end for end in _PUBLIC if _sold_at_gateway(end) & ~passing(policies, end, _GATEWAY)]
+    for kind, source in sources:
+        way = _Way(
+            name=f"reach the gateway from {kind}", source=source, end=_GATEWAY, sold=_sold_at_gateway(source)
+        )
+        yield way.broken(f"sold, but closed: from {_told(closed[0])}") if closed else way.decided(policies)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +193,7 @@ def _ways(
                 attacker=place.name,
                 source=pod,
                 end=end,
-                sold=_sold_outwards(end) if pod in place.agents else NONE,
+                sold=_sold_outwards(end, machine=place.machine) if pod in place.agents else NONE,
             )
             yield _Way(
                 name=f"be reached from {kind}",
@@ -182,8 +209,8 @@ def _closed(policies: Sequence[Policy], place: _Place) -> str:
     if not place.agents:
         return f"nothing runs in {place.namespace}, so nothing can be decided for it"
     for pod in place.agents:
-        for end in (_DNS, ip_address("127.0.0.1"), *_PUBLIC):
-            if missing := _sold_outwards(end) & ~passing(policies, pod, end):
+        for end in (_DNS, _GATEWAY, ip_address("127.0.0.1"), *_PUBLIC):
+            if missing := _sold_outwards(end, machine=place.machine) & ~passing(policies, pod, end):
                 return f"sold, but closed: {_told(pod)} to {_told(end)}, {told(missing)}"
         for end in (_GATEWAY, *_PUBLIC):
             if missing := _sold_inwards(end, vpn=place.vpn) & ~passing(policies, end, pod):
@@ -201,6 +228,7 @@ def _places(
         _Place(
             name=tenant.id if tenant.namespace else "shared runtime",
             namespace=namespace,
+            machine=bool(tenant.machine),
             vpn=tenant.has_vpn,
             agents=[pod for pod in (*pods, *machines) if pod.namespace == namespace],
             stranger=Pod("any other pod", namespace, {}, namespaces[namespace]),

@@ -18,6 +18,8 @@ from local.attack.tenants import Tenant
 _REFUSALS = (errors.AuthenticationError, errors.NoPermissionError)
 """NOAUTH, WRONGPASS and NOPERM."""
 _COMMON = ("", "redis", "password")
+_SERVICES = ("gateway", "idle-suspender")
+"""The platform's services, which have users of their own there."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def entered(tenants: Sequence[Tenant]) -> Iterator[Target[Session]]:
 def _pairs(tenant: Tenant) -> Iterator[tuple[str, str]]:
     """Every name that it could have there with every word that it holds, or that is common."""
     words = (*_COMMON, tenant.login[1], tenant.key["secret_key"], tenant.vault.token)
-    return itertools.product(("default", tenant.id, tenant.role), words)
+    return itertools.product(("default", *_SERVICES, tenant.id, tenant.role), words)
 
 
 def _session(pairs: Iterable[tuple[str, str]], stack: ExitStack) -> Session:

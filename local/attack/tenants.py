@@ -74,16 +74,24 @@ class Tenant:
     @cached_property
     def key(self) -> Mapping[str, str]:
         """Its key to object storage, with the bucket's name, as the platform keeps it for it in Vault."""
-        kept = self.vault.secrets.kv.v2.read_secret_version(
-            f"{self.id}/object-storage", mount_point="tenants", raise_on_deleted_version=True
-        )
-        return dict(kept["data"]["data"])
+        return self._kept("object-storage")
+
+    @cached_property
+    def signing_key(self) -> Mapping[str, str]:
+        """What it signs its tokens for the gateway with, as the platform keeps it for it in Vault."""
+        return self._kept("gateway")
 
     def leave(self) -> None:
         """Give the token back, and with it the login; nothing happens if there is none."""
         if "vault" in self.__dict__:
             with suppress(VaultError):
                 self.vault.auth.token.revoke_self()
+
+    def _kept(self, name: str) -> Mapping[str, str]:
+        kept = self.vault.secrets.kv.v2.read_secret_version(
+            f"{self.id}/{name}", mount_point="tenants", raise_on_deleted_version=True
+        )
+        return dict(kept["data"]["data"])
 
     @cached_property
     def _entry(self) -> Mapping[str, Any]:

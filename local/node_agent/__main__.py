@@ -1,6 +1,7 @@
-"""`python -m local.node_agent`: runs until SIGTERM; the processes of our own Pods go on without it.
+"""`python -m local.node_agent`: runs until SIGTERM; our own Pods' processes and guests go on without it.
 
-Reads KUBECONFIG; and for the node pools EXOSCALE_API_ENDPOINT, EXOSCALE_API_KEY and EXOSCALE_API_SECRET.
+Reads KUBECONFIG and AGENT_PLATFORM_GUESTS; and for the node pools EXOSCALE_API_ENDPOINT, EXOSCALE_API_KEY
+and EXOSCALE_API_SECRET.
 """
 
 import fcntl
@@ -11,10 +12,11 @@ import signal
 from kubernetes import config
 from kubernetes.client import ApiClient
 
-from local.node_agent import STATE
+from local.node_agent import MODE, STATE, qemu
 from local.node_agent.agent import Agent
 from local.node_agent.containers import Containers
-from local.node_agent.guests import ReportedGuests
+from local.node_agent.disks import Volumes
+from local.node_agent.guests import Hypervisor, ReportedGuests, SomeRealGuests
 from local.node_agent.kube import Api
 from local.node_agent.nodes import Pools
 from local.node_agent.own_pods import OwnPods
@@ -38,7 +40,15 @@ def main() -> None:
         os.environ["EXOSCALE_API_SECRET"],
     )
     own_pods = OwnPods(api, client.configuration.host, containers)
-    agent = Agent(api, queue, pools, ReportedGuests(), own_pods)
+    disks = Volumes(STATE / "volumes")
+    guests = Containers(STATE / "guests", LOGS / "guests", lambda uid: queue.add(("guest-ended", "", uid)))
+    hypervisor: Hypervisor = ReportedGuests()
+    if os.environ.get(MODE) != "reported":
+        real = qemu.Qemu(
+            api, client.configuration.host, guests, disks, LOGS / "guests", STATE / "accelerator.json"
+        )
+        hypervisor = SomeRealGuests(real, lambda machine: qemu.is_ours(machine) and not qemu.obstacle())
+    agent = Agent(api, queue, pools, hypervisor, own_pods, disks)
     if agent.read():
         with (STATE / "at-work").open("w") as at_work:
             fcntl.flock(at_work, fcntl.LOCK_EX)

@@ -9,9 +9,12 @@ from kubernetes.client.exceptions import ApiException
 
 from local.node_agent import load_balancers, machines, nodes, pods, storage
 from local.node_agent.addresses import PODS, loopback
+from local.node_agent.disks import Volumes
 from local.node_agent.guests import Hypervisor
 from local.node_agent.kube import CONFLICT, MERGE, NOT_FOUND, Api, Key, Object, Watched, key_of
 from local.node_agent.own_pods import OwnPods
+from local.node_agent.quantities import amount
+from local.node_agent.sandbox import ConfigurationError
 from local.node_agent.scheduling import place
 from local.node_agent.workqueue import Work, WorkQueue
 
@@ -21,6 +24,7 @@ _POOLS_SECONDS = 5.0
 _LEASE_SECONDS = 10.0
 _HEARTBEAT_SECONDS = 60.0
 _RETRY_SECONDS = 2.0
+_START_SECONDS = 0.05
 
 _CORE = "/api/v1"
 _LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
@@ -33,7 +37,13 @@ class Agent:
     """All nodes in one process: watches fill a queue of what to look at, and one thread works it off."""
 
     def __init__(
-        self, api: Api, queue: WorkQueue, pools: nodes.Pools, hypervisor: Hypervisor, own_pods: OwnPods
+        self,
+        api: Api,
+        queue: WorkQueue,
+        pools: nodes.Pools,
+        hypervisor: Hypervisor,
+        own_pods: OwnPods,
+        disks: Volumes,
     ) -> None:
         """Watch nothing yet."""
         self._api = api
@@ -41,6 +51,7 @@ class Agent:
         self._pools = pools
         self._hypervisor = hypervisor
         self._own_pods = own_pods
+        self._disks = disks
         self._instance_pools: frozenset[str] = frozenset()
         self._nodes = Watched(api, f"{_CORE}/nodes", lambda _: self._queue.add(("unscheduled", "", "")))
         self._pods = Watched(api, f"{_CORE}/pods", self._pod_changed)
@@ -58,6 +69,8 @@ class Agent:
             "unscheduled": self._retry_unscheduled,
             "sweep": self._sweep,
             "ended": self._look_at_ended,
+            "guests": self._forget_guests,
+            "guest-ended": self._look_at_ended_guest,
             "pod": self._look_at_pod,
             "machine": self._look_at_machine,
             "claim": self._look_at_claim,
@@ -88,7 +101,7 @@ class Agent:
 
     def run(self) -> None:
         """Work until the queue is closed."""
-        for kind in ("pools", "leases", "heartbeats", "sweep"):
+        for kind in ("pools", "leases", "heartbeats", "sweep", "guests"):
             self._queue.add((kind, "", ""))
         while (work := self._queue.take()) is not None:
             self._do(work)
@@ -101,6 +114,9 @@ class Agent:
         except ApiException as error:
             if error.status not in (CONFLICT, NOT_FOUND):  # those only say that our copy is behind
                 self._api.trouble(about, error)
+            self._queue.add(work, _RETRY_SECONDS)
+        except ConfigurationError as error:
+            self._api.trouble(about, error)
             self._queue.add(work, _RETRY_SECONDS)
         except (urllib3.exceptions.HTTPError, OSError) as error:
             self._api.trouble("Kubernetes API", error)
@@ -308,6 +324,7 @@ class Agent:
     def _look_at_machine(self, key: Key) -> None:
         machine = self._machines.get(key)
         if machine is None:
+            self._queue.add(("guests", "", ""))
             return
         if machines.is_final(machine):
             self._hypervisor.forget(machine["metadata"]["uid"])
@@ -317,25 +334,43 @@ class Agent:
         node = self._nodes.get(("", machine["status"].get("nodeName", "")))
         if launcher is None or node is None:  # gone with its node: virt-controller declares it failed
             self._hypervisor.shut_down(machine)
+            self._queue.add(("machine", *key), _RETRY_SECONDS)
             return
         stopping = any("deletionTimestamp" in obj["metadata"] for obj in (launcher, machine))
         guest = self._hypervisor.find(machine)
         if stopping and guest is not None:
             self._hypervisor.shut_down(machine)
         elif guest is None and not stopping and machine["status"]["phase"] == "Scheduled":
-            self._hypervisor.start(machine)
+            self._hypervisor.start(machine, launcher)
         guest = self._hypervisor.find(machine)
+        if guest is not None and guest.state == "running" and stopping:
+            self._queue.add(("machine", *key), _RETRY_SECONDS)
+        elif not stopping and (guest is None or guest.state == "starting"):
+            self._queue.add(("machine", *key), _START_SECONDS)
         pod_ip = launcher.get("status", {}).get("podIP", "")
         status = machines.status(machine, guest, stopping=stopping, pod_ip=pod_ip, now=_now())
         if status != machine["status"]:
-            body = {
-                "metadata": {"resourceVersion": machine["metadata"]["resourceVersion"]},
-                "status": status,
-            }
+            # Replaced and not patched: a merge patch would take the nulls out of its conditions.
             path = f"{_KUBEVIRT}/namespaces/{key[0]}/virtualmachineinstances/{key[1]}"
-            self._machines.put(self._api.patch(path, body, MERGE, machines.HANDLER))
+            self._machines.put(self._api.replace(path, {**machine, "status": status}, machines.HANDLER))
             if status["phase"] != machine["status"]["phase"]:
                 log.info("machine %s/%s: %s", *key, status["phase"])
+
+    def _look_at_ended_guest(self, key: Key) -> None:
+        """Look at the machine whose guest has ended; it is known by its uid."""
+        for machine in self._machines.all():
+            if machine["metadata"]["uid"] == key[1]:
+                self._queue.add(("machine", *key_of(machine)))
+
+    def _forget_guests(self, _: Key) -> None:
+        """Forget the guests whose machines are gone."""
+        if not self._machines.synced.is_set():
+            self._queue.add(("guests", "", ""), _RETRY_SECONDS)
+            return
+        for uid in self._hypervisor.known() - {
+            machine["metadata"]["uid"] for machine in self._machines.all()
+        }:
+            self._hypervisor.forget(uid)
 
     def _launcher(self, machine: Object) -> Object | None:
         uid = machine["metadata"]["uid"]
@@ -373,10 +408,12 @@ class Agent:
             # Without it, there is no volume yet: not found, it is looked for again.
             self._api.get(f"{_CORE}/namespaces/{secret['namespace']}/secrets/{secret['name']}")
         if volume is not None and self._volumes.get(("", volume["metadata"]["name"])) is None:
+            self._disks.provide(volume["metadata"]["name"], _size(volume))
             self._volumes.put(self._api.create(f"{_CORE}/persistentvolumes", volume))
         bound = self._volumes.get(("", claim["spec"].get("volumeName", "")))
         size = storage.size_to_grow(claim, bound) if bound else None
         if bound is not None and size is not None:
+            self._disks.provide(bound["metadata"]["name"], int(amount(size)))
             self._volumes.put(
                 self._api.patch(
                     f"{_CORE}/persistentvolumes/{bound['metadata']['name']}",
@@ -391,6 +428,7 @@ class Agent:
     def _look_at_volume(self, key: Key) -> None:
         volume = self._volumes.get(key)
         if volume is not None and storage.is_to_delete(volume):
+            self._disks.delete(key[1])
             self._api.delete(f"{_CORE}/persistentvolumes/{key[1]}")
 
     def _look_at_snapshot(self, key: Key) -> None:
@@ -421,6 +459,10 @@ class Agent:
 def _owner(obj: Object) -> Object | None:
     owners: list[Object] = obj["metadata"].get("ownerReferences") or []
     return next((owner for owner in owners if owner.get("controller")), None)
+
+
+def _size(volume: Object) -> int:
+    return int(amount(volume["spec"]["capacity"]["storage"]))
 
 
 def _path(obj: Object, collection: str) -> str:

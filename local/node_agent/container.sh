@@ -24,6 +24,7 @@ finish() {
 trap 'finish $?' EXIT
 trap : TERM INT
 
+layered=
 # A missing mount point is made in an overlay, so that nothing is written to this machine's own folders.
 make_mount_point() {
     parent=$(dirname "$2")
@@ -33,9 +34,13 @@ make_mount_point() {
         echo "container.sh: $2 cannot be mounted: no folder of this machine holds it" >&2
         exit 128
     fi
-    layer=$(mktemp -d "$scratch/XXXXXX")
-    mkdir "$layer/upper" "$layer/work"
-    mount -t overlay overlay -o "lowerdir=$parent,upperdir=$layer/upper,workdir=$layer/work" "$parent"
+    # One for each folder: the kernel lays no more than two upon each other.
+    case ":$layered:" in *":$parent:"*) ;; *)
+        layer=$(mktemp -d "$scratch/XXXXXX")
+        mkdir "$layer/upper" "$layer/work"
+        mount -t overlay overlay -o "lowerdir=$parent,upperdir=$layer/upper,workdir=$layer/work" "$parent"
+        layered=$layered:$parent
+    esac
     if [ -d "$1" ]; then mkdir -p "$2"; else mkdir -p "$(dirname "$2")" && : >"$2"; fi
 }
 

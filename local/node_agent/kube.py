@@ -61,6 +61,10 @@ class Api:
         """Patch the object at `path`, on behalf of `user` if given; return it as it is now."""
         return self._request("PATCH", path, body, kind, user)
 
+    def replace(self, path: str, body: Object, user: str) -> Object:
+        """Put `body` in the place of the object at `path`, on behalf of `user`; return it as it is now."""
+        return self._request("PUT", path, body, user=user)
+
     def delete(self, path: str, options: Object | None = None) -> None:
         """Delete the object at `path`; that it is gone already is no error."""
         try:

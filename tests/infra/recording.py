@@ -1,6 +1,8 @@
 """Runs the program's components against Pulumi's mocks and records what they register."""
 
 import asyncio
+import datetime
+import ipaddress
 import json
 import unittest.mock
 from collections.abc import Awaitable, Callable, Mapping
@@ -10,6 +12,11 @@ from typing import Any, NamedTuple
 
 import pulumi
 import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from pulumi.runtime import mocks
 from pulumi.runtime.proto import resource_pb2
 from pulumi.runtime.stack import run_pulumi_func
@@ -30,6 +37,10 @@ _OUTPUTS: dict[str, dict[str, Any]] = {
     "pulumi-python:dynamic/agent-platform:WireGuardKeyPair": {
         "private": "drawn-private",
         "public": "drawn-public",
+    },
+    "pulumi-python:dynamic/agent-platform:AccessKey": {
+        "private": "drawn-signing-key",
+        "public": {"kty": "OKP", "crv": "Ed25519", "x": "drawn-public", "kid": "drawn-kid"},
     },
 }
 """What the cloud would answer, by resource type."""
@@ -162,10 +173,37 @@ def stack(name: str) -> dict[str, Any]:
     return {key.removeprefix("agent-platform:"): value for key, value in document["config"].items()}
 
 
+def certificate(*names: str, days: int = 30) -> tuple[str, str]:
+    """A certificate for those names and addresses, vouched for by nobody, and its key (PEM)."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "gateway")])
+    now = datetime.datetime.now(datetime.UTC)
+    called = [
+        x509.IPAddress(ipaddress.ip_address(name)) if name[0].isdigit() else x509.DNSName(name)
+        for name in names
+    ]
+    signed = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=60))
+        .not_valid_after(now + datetime.timedelta(days=days))
+        .add_extension(x509.SubjectAlternativeName(called), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return signed.public_bytes(Encoding.PEM).decode(), private.decode()
+
+
+CERTIFICATE, _KEY = certificate("*.agents.localhost", "127.0.0.1")
 SECRETS = {
     "databaseAdminPassword": "db-secret",
     "redisPassword": "redis-secret",
     "vaultToken": "vault-secret",
+    "gatewayCertificate": CERTIFICATE,
+    "gatewayKey": _KEY,
 }
 """The secrets of a stack in which everything is given."""
 
@@ -177,4 +215,6 @@ def local_stack() -> dict[str, Any]:
     values["redis"]["given"]["port"] = 6379
     values["vault"]["given"]["address"] = "http://127.0.0.1:8200"
     values["objectStorage"]["endpoint"] = "http://127.0.0.1:8333"
+    values["gateway"]["agentsAddress"] = "https://127.0.0.1:8444"
+    values["gateway"]["certificate"]["given"]["authority"] = CERTIFICATE
     return values

@@ -223,6 +223,8 @@ def test_a_given_service_needs_its_secret() -> None:
         "databaseAdminPassword: is missing, so database.given would let nobody in",
         "redisPassword: is missing, so redis.given would let nobody in",
         "vaultToken: is missing, so vault.given would let nobody in",
+        "gatewayCertificate: is missing, so gateway.certificate.given would let nobody in",
+        "gatewayKey: is missing, so gateway.certificate.given would let nobody in",
     ]
     assert all("pulumi config set --secret agent-platform:" in line for line in found)
 

@@ -47,8 +47,9 @@ def leave_data_everywhere(platform: Platform, tenant: str, *, account: str, name
     s3.put_object(Bucket=bucket, Key=f"{prefix}/kept ü", Body=b"kept")
     s3.create_multipart_upload(Bucket=bucket, Key=f"{prefix}/unfinished")
     activity = redis.Redis.from_url(platform.exports()["REDIS_URL"])
-    activity.set(f"activity:{tenant}", "now")
+    activity.hset(f"activity:{tenant}", "seen", 1)
     activity.set(f"activity:{tenant}:session", "now")
+    activity.set(f"suspension:{tenant}:verdict", "awake")
     return login
 
 

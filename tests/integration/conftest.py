@@ -56,9 +56,13 @@ class Platform:
 
     @staticmethod
     def environment() -> dict[str, str]:
-        """The caller's, without what would move the platform or stand in for its servers."""
+        """The caller's, without what would move the platform or stand in for its servers.
+
+        Machines are reported, unless the caller says that they are to boot.
+        """
         foreign = ("AGENT_PLATFORM_DATA", "PULUMI_", "EXOSCALE_", "VAULT_", "PG", "AWS_", "KUBECONFIG")
-        return {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+        return {"AGENT_PLATFORM_GUESTS": "reported"} | inherited
 
     def up(self) -> subprocess.CompletedProcess[str]:
         """`up`, which must succeed."""
@@ -171,6 +175,11 @@ class Platform:
             aws_secret_access_key=secret_key or exports["AWS_SECRET_ACCESS_KEY"],
         )
 
+    def pause_the_suspender(self) -> None:
+        """No sweep but by hand: the tests take longer than a machine may idle."""
+        batch: Any = client.BatchV1Api(self._kubernetes())
+        batch.patch_namespaced_cron_job("idle-suspender", "platform-system", {"spec": {"suspend": True}})
+
     def core(self) -> Any:
         """The cluster's core API, as its administrator."""
         return client.CoreV1Api(self._kubernetes())
@@ -221,6 +230,7 @@ def platform() -> Iterator[Platform]:
     platform = Platform(root)
     try:
         platform.up()
+        platform.pause_the_suspender()
         yield platform
     finally:
         platform.run("down")

@@ -10,6 +10,7 @@ import pytest
 
 # Before anything imports `local.paths`, which reads it once.
 os.environ["AGENT_PLATFORM_DATA"] = tempfile.mkdtemp(prefix="agent-platform-tests-")
+os.environ.setdefault("AGENT_PLATFORM_GUESTS", "reported")
 
 from rich.console import Console
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from local import machines
+from local.machines import Seen
 
 
 def deployment(replicas: int, *, there: int = 0, available: int = 0, progressing: str = "True") -> Any:
@@ -29,10 +30,9 @@ def test_the_state_of_a_deployment(found: Any, told: str) -> None:
 
 
 def test_each_tenant_has_the_status_of_what_serves_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machines, "_machines", lambda: iter([("acme", "Running")]))
-    monkeypatch.setattr(
-        machines, "_deployments", lambda: iter([("corvus", "Starting"), ("runtime", "Available")])
-    )
+    monkeypatch.setattr(machines, "_machines", lambda: iter([("acme", Seen("Running", 5.0))]))
+    deployments = [("corvus", Seen("Starting")), ("runtime", Seen("Available", 7.0))]
+    monkeypatch.setattr(machines, "_deployments", lambda: iter(deployments))
 
     def tenant(identifier: str, served_by: str, state: str = "active") -> dict[str, str]:
         return {"id": identifier, "served_by": served_by, "state": state}
@@ -47,10 +47,10 @@ def test_each_tenant_has_the_status_of_what_serves_it(monkeypatch: pytest.Monkey
         ]
     )
 
-    assert {one["id"]: one["status"] for one in seen} == {
-        "acme": "Running",
-        "corvus": "Starting",
-        "bluebird": "Available",
-        "dodo": "NotServed",
-        "ember": "absent",
+    assert {one["id"]: (one["status"], one["since"]) for one in seen} == {
+        "acme": ("Running", 5.0),
+        "corvus": ("Starting", None),
+        "bluebird": ("Available", 7.0),
+        "dodo": ("NotServed", None),
+        "ember": ("absent", None),
     }

@@ -90,6 +90,7 @@ entries = st.fixed_dictionaries(
     optional={
         "state": st.sampled_from(["active", "suspended", "offboarding"]),
         "sizes": _maybe({"cpu": size, "memoryGib": size, "workspaceGib": size}) | junk,
+        "idleSeconds": st.sampled_from([59, 60, 900, 86400, 86401]) | junk,
         "overrides": _maybe(
             {"image": st.sampled_from(["r.example/a:1", "r.example/a:latest", "r.example/a"]) | junk}
         ),

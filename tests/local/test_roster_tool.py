@@ -202,9 +202,11 @@ def test_a_tenant_that_loses_its_machine_says_what_becomes_of_the_workspace(path
 
 
 def test_what_a_tier_has_no_use_for_goes_and_is_told(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path.write_text(ROSTER.replace("    overrides:", "    idleSeconds: 3600\n    overrides:"))
     tenant("move", "acme", "--tier", "professional", "--keep", "workspace")
     told = capsys.readouterr().err
     assert "sizes.cpu 6 is gone: tier professional has at most 4" in told
+    assert "idleSeconds is gone: only a machine sleeps" in told
     assert "overrides.image is gone" in told
     assert "image" not in path.read_text()
 

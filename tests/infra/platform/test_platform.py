@@ -9,6 +9,7 @@ import yaml
 from infra.cluster.cluster import Cluster
 from infra.platform.kubevirt import VERSION
 from infra.platform.platform import Platform
+from infra.platform.redis import RIGHTS
 from infra.settings import load_settings
 from tests.infra.recording import ROOT, SECRETS, Recorder, Registered, configure, local_stack, record, stack
 
@@ -72,9 +73,10 @@ def test_each_namespace_says_what_its_pods_may_do(managed: Recorder, given: Reco
 def test_a_given_service_is_not_installed(given: Recorder) -> None:
     assert not releases(given)
     assert not given.of_type("kubernetes:kubevirt.io/v1:KubeVirt")
-    assert [one.name for one in given.of_type("kubernetes:apps/v1:Deployment")] == [
-        "platform-runtime-deployment"
-    ]
+    assert {one.name for one in given.of_type("kubernetes:apps/v1:Deployment")} == {
+        "platform-gateway-deployment",
+        "platform-runtime-deployment",
+    }
 
 
 def test_every_chart_is_pinned_and_from_its_own_project(managed: Recorder) -> None:
@@ -218,14 +220,20 @@ def test_every_server_has_a_certificate_for_the_names_it_is_called_by(managed: R
         if not one.inputs["spec"].get("isCA")
     }
     # That in the system's namespace is nobody's: it shows the authority's certificate.
-    assert set(names) == {"databases", "activity", "vault", "platform-system"}
+    assert set(names) == {"databases", "activity", "vault", "gateway", "platform-system"}
+    assert names["gateway"] == ["*.agents.example.ch", "gateway.gateway.svc"]
     assert "postgres-rw.databases.svc" in names["databases"]
     assert "valkey.activity.svc" in names["activity"]
     assert {"vault.agents.example.ch", "vault-active.vault.svc", "*.vault-internal"} <= set(names["vault"])
 
 
 def test_only_operators_reach_a_managed_service(managed: Recorder) -> None:
-    services = managed.of_type("kubernetes:core/v1:Service")
+    services = [
+        service
+        for service in managed.of_type("kubernetes:core/v1:Service")
+        if service.inputs["spec"].get("type") == "LoadBalancer"
+        and service.inputs["metadata"]["namespace"] != "gateway"
+    ]
     assert {service.inputs["metadata"]["name"] for service in services} == {
         "postgres-operators",
         "vault-operators",
@@ -241,13 +249,24 @@ def test_only_operators_reach_a_managed_service(managed: Recorder) -> None:
         assert service.inputs["spec"]["externalTrafficPolicy"] == "Local"
 
 
-def test_valkey_speaks_tls_and_lets_the_platform_do_no_more_than_it_has_to(managed: Recorder) -> None:
+def test_valkey_speaks_tls_and_lets_nobody_do_more_than_it_has_to(managed: Recorder) -> None:
     values = releases(managed)["valkey"].inputs["values"]
     assert values["tls"]["enabled"] is True
-    rights = values["auth"]["aclUsers"]["default"]["permissions"].split()
-    assert rights[:3] == ["~activity:*", "resetchannels", "-@all"]
-    assert rights[-1] == "-@dangerous"
-    assert secret(managed["platform-redis-users"].inputs["stringData"]) == {"default": "drawn"}
+    users = {name: user["permissions"] for name, user in values["auth"]["aclUsers"].items()}
+    program = users.pop("default").split()
+    assert program[:4] == ["~activity:*", "~suspension:*", "resetchannels", "-@all"]
+    assert program[-1] == "-@dangerous"
+    assert users == RIGHTS
+    drawn = secret(managed["platform-redis-users"].inputs["stringData"])
+    assert drawn.keys() == {"default", *RIGHTS}
+
+
+def test_a_given_redis_gets_the_same_users(given: Recorder) -> None:
+    users = given.of_type("pulumi-python:dynamic/agent-platform:RedisUser")
+    assert {user.inputs["name"]: user.inputs["rights"] for user in users} == RIGHTS
+    for user in users:
+        assert secret(user.inputs["password"]) == "drawn"
+        assert secret(user.inputs["server"])["password"] == "redis-secret"
 
 
 def test_vault_is_highly_available_tls_only_and_audited(managed: Recorder) -> None:
@@ -313,23 +332,6 @@ def test_a_vault_outside_the_cluster_reviews_tokens_with_an_account_of_its_own(g
     assert secret(given["platform-vault-provider"].inputs["token"]) == "vault-secret"
 
 
-def test_the_idle_suspender_may_stop_machines_and_nothing_else(given: Recorder) -> None:
-    assert given["platform-idle-suspender-role"].inputs["rules"] == [
-        {
-            "apiGroups": ["kubevirt.io"],
-            "resources": ["virtualmachines", "virtualmachineinstances"],
-            "verbs": ["get", "list"],
-        },
-        {
-            "apiGroups": ["subresources.kubevirt.io"],
-            "resources": ["virtualmachines/stop"],
-            "verbs": ["update"],
-        },
-    ]
-    (subject,) = given["platform-idle-suspender-binding"].inputs["subjects"]
-    assert (subject["name"], subject["namespace"]) == ("idle-suspender", "platform-system")
-
-
 @pytest.mark.parametrize("mode", ["managed", "given"])
 def test_no_secret_stands_in_the_clear(mode: str, request: pytest.FixtureRequest) -> None:
     registered: Recorder = request.getfixturevalue(mode)
@@ -364,3 +366,8 @@ def test_a_removal_looks_at_the_cluster_and_has_volumes_backed_up_and_no_more(gi
     assert "secrets" not in {resource for resource, _ in may}
     (subject,) = given["platform-registrar-binding"].inputs["subjects"]
     assert (subject["kind"], subject["name"]) == ("Group", "agent-platform:registrar")
+    routes = given["platform-registrar-routes"].inputs
+    assert routes["metadata"]["namespace"] == "gateway"
+    assert routes["rules"] == [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get", "list"]}]
+    (group,) = given["platform-registrar-routes-binding"].inputs["subjects"]
+    assert group == subject

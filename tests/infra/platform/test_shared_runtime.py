@@ -73,7 +73,7 @@ def test_it_verifies_a_vault_of_the_platforms_own() -> None:
             "containers"
         ]
         files = recorder["platform-runtime-configuration"].inputs.get("data") or {}
-        return {item["name"]: item["value"] for item in container["env"]}, set(files)
+        return {item["name"]: item.get("value", "") for item in container["env"]}, set(files)
 
     environment, files = told(platform(stack("prod")))
     assert environment["VAULT_ADDR"] == "https://vault-active.vault.svc:8200"

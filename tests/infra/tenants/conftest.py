@@ -15,9 +15,9 @@ os.environ.setdefault("AGENT_PLATFORM_DATA", tempfile.mkdtemp(prefix="agent-plat
 
 from rich.console import Console
 
-from local import credentials, supervisor
+from local import credentials, ports, supervisor
 from local.paths import DATA
-from local.servers import Module, object_storage, postgres, vault
+from local.servers import Module, object_storage, postgres, redis, vault
 
 Connect = Callable[..., psycopg.Connection[Any]]
 
@@ -103,6 +103,18 @@ def openbao() -> Iterator[dict[str, str]]:
     """Address and token."""
     with _running(vault):
         yield {"address": vault.url(), "token": vault.root_token()}
+
+
+@pytest.fixture(scope="package")
+def activity_store() -> Iterator[dict[str, Any]]:
+    """The properties that say how to enter the activity store."""
+    with _running(redis):
+        yield {
+            "host": "127.0.0.1",
+            "port": float(ports.port("redis")),
+            "tls": False,
+            "password": credentials.secret("redis"),
+        }
 
 
 @pytest.fixture(scope="package")

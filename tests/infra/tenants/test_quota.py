@@ -28,10 +28,10 @@ def kubevirts(size: Size) -> dict[str, Decimal]:
     overhead = math.ceil(guest / 512) + processes + 8 * MIB * size.cpu + 8 * MIB + 32 * MIB
     ratio, megabyte = Decimal("1.1"), Decimal(10**6)
     return {
-        "requests.cpu": size.cpu + Decimal("0.005") + Decimal("0.001"),
-        "limits.cpu": size.cpu + Decimal("0.015") + Decimal("0.010"),
-        "requests.memory": guest + overhead + (35 + 1) * megabyte,
-        "limits.memory": ratio * (guest + overhead) + (60 + 40) * megabyte,
+        "requests.cpu": size.cpu + Decimal("0.005") + 2 * Decimal("0.001"),
+        "limits.cpu": size.cpu + Decimal("0.015") + 2 * Decimal("0.010"),
+        "requests.memory": guest + overhead + (35 + 2 * 1) * megabyte,
+        "limits.memory": ratio * (guest + overhead) + (60 + 2 * 40) * megabyte,
         "guest.limits.memory": ratio * (guest + overhead),
     }
 

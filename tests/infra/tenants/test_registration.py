@@ -14,7 +14,7 @@ import pytest
 from hvac.exceptions import InvalidRequest  # type: ignore[import-untyped]
 
 from infra.cluster.object_storage import s3_client
-from infra.tenants import places, receipt, registration
+from infra.tenants import clients, places, receipt, registration
 from infra.tenants.places import Place
 from infra.tenants.registration import RegistrationProvider
 from local import supervisor
@@ -261,6 +261,25 @@ def test_object_storage_is_searched_for_versions_markers_and_uploads(
     seen = found(places._in_object_storage("tenant_acme/", where))
     assert len(seen["objects, versions, delete markers"]) == 2
     assert seen["unfinished uploads"] == ["tenant_acme/y"]
+
+
+def test_the_activity_store_is_searched_for_both_kinds_of_keys_and_no_other_tenants(
+    activity_store: dict[str, Any],
+) -> None:
+    store = clients.activity(activity_store)
+    for key in ("activity:acme2", "activity:acme2:leases", "suspension:acme2", "suspension:sweep"):
+        store.set(key, "")
+    assert found(places._in_redis("acme", activity_store)) == {}
+
+    for key in ("activity:acme", "activity:acme:leases", "suspension:acme:verdict"):
+        store.set(key, "")
+
+    seen = {what: sorted(names) for what, names in found(places._in_redis("acme", activity_store)).items()}
+    assert seen == {
+        "activity": ["activity:acme", "activity:acme:leases"],
+        "suspension": ["suspension:acme:verdict"],
+    }
+    store.flushall()
 
 
 @pytest.mark.parametrize(

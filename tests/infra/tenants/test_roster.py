@@ -77,6 +77,7 @@ def test_no_tier_is_sold_above_its_maximum(tier: str) -> None:
         ("sizes: {cpu: '2'}", '`sizes.cpu`: "2" does not fit'),
         ("sizes: [1]", "`sizes`: a list does not fit"),
         ("sizes:", "`sizes`: nothing does not fit"),
+        ("idleSeconds: 900", "has no machine, and only a machine sleeps"),
         ("state: asleep", '`state`: "asleep" does not fit'),
         ("keep: workspace", '`keep`: "workspace" does not fit'),
         ("keep: [machine]", '`keep[0]`: "machine" does not fit'),
@@ -131,6 +132,10 @@ def peers(*keys: str) -> str:
         ("enterprise", "overrides: {image: 'registry.example.ch/agent:latest'}", "changes by itself"),
         ("enterprise", "overrides: {image: registry.example.ch/agent}", "`overrides.image`"),
         ("professional", "overrides: {image: 'example.ch/agent:1'}", "has no machine, and the image is the"),
+        ("professional", "idleSeconds: 900", "change the tier (enterprise or private-cloud)"),
+        ("enterprise", "idleSeconds: 59", "`idleSeconds`: 59 does not fit"),
+        ("enterprise", "idleSeconds: 86401", "write a whole number of seconds, 60 to 86400"),
+        ("enterprise", "idleSeconds: '900'", "nobody could say when the machine is to sleep"),
         ("starter", "keep: [workspace], sizes: {workspaceGib: 2001}", "is above the 2000 of"),
         ("enterprise", "vpn: {peers: []}", "`vpn.peers`: a list does not fit"),
         ("enterprise", f"vpn: {{peers: [{peers(KEY[:-2])}]}}", "`vpn.peers[0].publicKey`"),
@@ -183,6 +188,19 @@ def test_what_a_change_may_keep_and_destroy_and_how_a_tenant_leaves_is_read(tmp_
     ]
     assert leaving.offboarding
     assert (leaving.offboarding.backup, leaving.offboarding.reason) == ("waived", "a trial")
+
+
+def test_a_machine_sleeps_when_its_tier_says_so_or_its_entry(tmp_path: Path) -> None:
+    usual, patient, never = load(
+        tmp_path,
+        "tenants:\n"
+        + entry_of("enterprise", "state: active", "one")
+        + entry_of("private-cloud", "idleSeconds: 3600", "two")
+        + entry_of("professional", "state: active", "three"),
+    )
+
+    assert (usual.idle_limit, patient.idle_limit, never.idle_limit) == (900, 3600, None)
+    assert all((tier.idle_seconds is not None) == tier.machine for tier in TIERS.values())
 
 
 def test_a_peer_of_one_tenant_is_none_of_another(tmp_path: Path) -> None:

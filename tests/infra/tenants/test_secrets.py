@@ -57,6 +57,7 @@ def furnished(
                 id=tenant,
                 name=f"tenant-{tenant}",
                 object_storage=secrets.OBJECT_STORAGE,
+                gateway=secrets.GATEWAY,
                 vpn=secrets.VPN,
                 secrets="tenants",
                 database="database",

@@ -3,7 +3,7 @@ from typing import Any
 from local.node_agent import machines
 from local.node_agent.guests import Guest, ReportedGuests
 from local.node_agent.kube import Object
-from tests.local.node_agent.objects import a_machine
+from tests.local.node_agent.objects import a_machine, a_pod
 
 NOW = "2026-01-01T00:00:00Z"
 RUNNING = Guest(state="running")
@@ -68,7 +68,7 @@ def test_reported_guests_outlive_the_agent() -> None:
     guests = ReportedGuests()
     assert guests.find(a_machine("Scheduled")) is None
     assert guests.find(a_machine("Running")) == RUNNING
-    guests.start(a_machine())
+    guests.start(a_machine(), a_pod())
     assert guests.find(a_machine("Scheduled")) == RUNNING
     guests.shut_down(a_machine())
     assert guests.find(a_machine("Running")) == Guest(state="shutdown")

@@ -68,6 +68,7 @@ def test_the_servers_are_those_of_the_design() -> None:
     assert list(servers.statuses()) == [
         *("postgres", "vault", "object-storage", "redis", "etcd", "kube-apiserver"),
         *("virt-api", "virt-controller", "kube-controller-manager", "exoscale", "node-agent"),
+        "load-balancer",
     ]
 
 

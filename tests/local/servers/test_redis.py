@@ -4,7 +4,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError
 
-from local import ports
+from local import credentials, ports
 from local.paths import DATA
 from local.servers import Module
 from local.servers import redis as server
@@ -65,3 +65,32 @@ def test_it_listens_on_loopback_and_its_files_are_private(owner: Redis) -> None:
     files = [path for path in (DATA / "redis").rglob("*") if path.is_file()]
     assert files
     assert all(path.stat().st_mode & 0o077 == 0 for path in files)
+
+
+def test_what_redis_6_kept_is_taken_over(
+    owner: Redis, kill: Callable[[Module], None], up: Callable[[Module], None]
+) -> None:
+    home = DATA / "redis"
+    kill(server)
+    for path in sorted(home.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    (home / "redis.conf").write_text("appendonly yes\n")
+    (home / "users.acl").write_text(
+        f"user default on >{credentials.secret('redis')} ~* &* +@all\n"
+        "user old on >pw ~activity:* resetchannels -@all +get\n"
+    )
+    commands = [["SELECT", "0"], ["SET", "activity:acme", "before"]]
+    (home / "appendonly.aof").write_text("".join(map(_spoken, commands)), newline="")
+
+    up(server)
+
+    assert owner.get("activity:acme") == "before"
+    assert owner.info("server")["server_name"] == "valkey"
+    with as_user(username="old", password="pw") as old:
+        assert old.get("activity:acme") == b"before"
+    assert not (home / "redis.conf").exists()
+
+
+def _spoken(command: list[str]) -> str:
+    """A command as the protocol, and so the append-only file, has it."""
+    return f"*{len(command)}\r\n" + "".join(f"${len(word)}\r\n{word}\r\n" for word in command)

@@ -50,6 +50,14 @@ def by_tag(scene: Scene) -> None:
 
 
 @failing("images-by-digest")
+def kernel_by_tag(scene: Scene) -> None:
+    machine = _machine(f"quay.io/kubevirt/disk@{_DIGEST}")
+    container = {"image": "quay.io/kubevirt/disk:v1", "kernelPath": "/boot/vmlinuz"}
+    machine["spec"]["template"]["spec"]["domain"]["firmware"] = {"kernelBoot": {"container": container}}
+    scene.kubernetes("kubevirt.io/v1:VirtualMachine", machine)
+
+
+@failing("images-by-digest")
 def disk_by_tag(scene: Scene) -> None:
     scene.kubernetes("kubevirt.io/v1:VirtualMachine", _machine("quay.io/kubevirt/disk:v1"))
 

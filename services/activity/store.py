@@ -1,0 +1,274 @@
+"""What is kept in Redis of tenants' activity and of suspensions, and the steps that change it.
+
+Each step is one script in `lua/` and so happens at once or not at all. All times are seconds since 1970 by
+Redis' clock, the only one. Every method raises one of `connection.UNREACHABLE` if Redis is away or refuses.
+
+Keys: `activity:TENANT…` is written by the gateway alone, `suspension:TENANT…` by the suspender alone.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from redis.asyncio import Redis
+from redis.exceptions import NoScriptError
+
+Kind = Literal["request", "stream"]
+Signal = Literal["ssh", "load", "network"]
+Refused = Literal["suspending", "cap", "many"]
+Decision = Literal["awake", "suspended", "left", "failed"]
+
+HOLD_SECONDS = 30
+"""How long a hold lasts unless it is renewed (`HOLD_SECONDS` of common.lua)."""
+
+LEASE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+"""What a lease may be called."""
+
+LEASE_SECONDS = 600
+"""The longest that a lease is given at a time."""
+
+LEASE_CAP_SECONDS = 4 * 3600
+"""How long one lease can keep its machine awake in all."""
+
+_LEASES = 32
+_FOLDER = Path(__file__).parent / "lua"
+_SWEEP = "suspension::sweep"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """The suspender is about to stop this run of the machine, or has."""
+
+    state: Literal["claimed", "sent"]
+    """`sent`: KubeVirt has taken the stop, so none can arrive any more that is not seen in the machine."""
+    seconds: float
+    """When it lapses; by then no stop can arrive any more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """Where a machine stands between gateway and suspender."""
+
+    generation: int
+    """How often it was started."""
+    claim: Claim | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """Whether a machine is idle, and if not, why it is left running."""
+
+    kind: Literal[
+        "idle",
+        "recent",
+        "hold",
+        "lease",
+        "claimed",
+        "unreadable",
+        "future",
+        "no gateway",
+        "new gateway",
+        "new server",
+    ]
+    who: str = ""
+    """The signal, holder or lease; what is unreadable."""
+    seconds: float = 0
+    """How long ago the last sign was; how far off a clock is."""
+    at: float = 0
+    """When a lease ends."""
+    generation: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """A machine to be judged."""
+
+    tenant: str
+    limit: int
+    """Seconds without any sign after which it is idle."""
+    since: float
+    """When it began to run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What the suspender decided last about a tenant's machine."""
+
+    decision: Decision
+    reason: str
+    at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """A verdict as the suspender hands it in."""
+
+    tenant: str
+    decision: Decision
+    reason: str
+    since: float
+    """When the machine began to run; the time awake is counted from there."""
+
+
+class Activity:
+    """The store, for either side; what a side may not do, its Redis user is refused."""
+
+    def __init__(self, redis: Redis, scripts: Mapping[str, str] | None = None) -> None:
+        """Use a client that decodes answers (`connection.connect`)."""
+        self._redis = redis
+        self._scripts = scripts or compose()
+        self._digests: dict[str, str] = {}
+
+    # The gateway's side.
+
+    async def enter(self, holders: Sequence[tuple[str, str]]) -> list[Standing]:
+        """Hold machines, each given as tenant and holder (`INSTANCE/KIND`), for `HOLD_SECONDS`."""
+        if not holders:
+            return []
+        found = await self._json("enter", *(part for holder in holders for part in holder))
+        return [_standing(each) for each in found]
+
+    async def standing(self, tenant: str) -> Standing:
+        """Where the machine stands now."""
+        return _standing(await self._json("standing", tenant))
+
+    async def started(self, tenant: str, generation: int) -> bool:
+        """Begin a new run of a machine seen stopped at that generation; only then may it be started.
+
+        False: somebody else has begun one since, or a stop can still arrive. Look again.
+        """
+        return bool(await self._run("started", tenant, generation))
+
+    async def take_lease(self, tenant: str, name: str, seconds: int) -> float | Refused:
+        """Take or renew a work lease; return when it ends, or why there is none."""
+        answer = await self._json(
+            "lease", tenant, name, min(seconds, LEASE_SECONDS), LEASE_CAP_SECONDS, _LEASES
+        )
+        refused: Refused | None = answer.get("refused")
+        return refused or float(answer["until"])
+
+    async def release_lease(self, tenant: str, name: str) -> None:
+        """Give a lease back; that there is none is no error."""
+        async with self._redis.pipeline(transaction=True) as pipeline:
+            pipeline.zrem(f"activity:{tenant}:leases", name)
+            pipeline.hdel(f"activity:{tenant}:leases:taken", name)
+            await pipeline.execute()
+
+    async def report(self, tenant: str, signals: Iterable[Signal]) -> None:
+        """Note what the guest reports of itself."""
+        await self._run("report", tenant, *signals)
+
+    async def record_wake(self, tenant: str, phases: Mapping[str, float]) -> None:
+        """Keep how many seconds the phases of the last wake took, and `seconds` in all."""
+        await self._run("wake", tenant, *(part for phase in phases.items() for part in phase))
+
+    async def alive(self) -> None:
+        """Tell that a gateway reports; without, the suspender leaves every machine running."""
+        await self._run("alive")
+
+    # The suspender's side.
+
+    async def now(self) -> float:
+        """The time."""
+        return float(await self._run("now"))
+
+    async def judge(self, machines: Sequence[Machine]) -> list[Judged]:
+        """Judge machines, and change nothing."""
+        if not machines:
+            return []
+        told = (part for machine in machines for part in (machine.tenant, machine.limit, machine.since))
+        return [Judged(**each) for each in await self._json("judge", *told)]
+
+    async def claim(self, machine: Machine, by: str) -> Judged:
+        """Judge a machine, and if it is idle, claim it for `by`, a name that no other attempt has."""
+        return Judged(**await self._json("claim", machine.tenant, machine.limit, machine.since, by))
+
+    async def sent(self, tenant: str, by: str) -> None:
+        """Say that KubeVirt has taken the stop."""
+        await self._run("settle", tenant, by, "sent")
+
+    async def withdraw(self, tenant: str, by: str) -> None:
+        """Give the claim back; only if it is certain that no stop will arrive."""
+        await self._run("settle", tenant, by, "withdrawn")
+
+    async def publish(self, month: str, verdicts: Sequence[Published]) -> list[str]:
+        """Publish verdicts and count time awake to `month` (YYYY-MM); return the decisions before."""
+        if not verdicts:
+            return []
+        told = (part for each in verdicts for part in (each.tenant, each.decision, each.reason, each.since))
+        before: list[str] = await self._json("publish", month, *told)
+        return before
+
+    async def record_sweep(self, counts: Mapping[str, float]) -> None:
+        """Keep the summary of a sweep, with `at`."""
+        await self._redis.hset(_SWEEP, items=[part for pair in counts.items() for part in pair])
+
+    # For whoever shows it.
+
+    async def last_sweep(self) -> dict[str, float]:
+        """The summary of the last sweep; empty if there was none."""
+        (found,) = await self._hashes([_SWEEP])
+        return {name: float(value) for name, value in found.items()}
+
+    async def verdicts(self, tenants: Sequence[str]) -> dict[str, Verdict]:
+        """The last verdict on each tenant's machine, if there is one."""
+        found = await self._hashes(f"suspension:{tenant}:verdict" for tenant in tenants)
+        return {
+            tenant: Verdict(decision=each["decision"], reason=each["reason"], at=float(each["at"]))
+            for tenant, each in zip(tenants, found, strict=True)
+            if each
+        }
+
+    async def awake_seconds(self, tenants: Sequence[str], month: str) -> dict[str, float]:
+        """How long each tenant's machine was awake in `month` (YYYY-MM)."""
+        found = await self._hashes(f"suspension:{tenant}:usage" for tenant in tenants)
+        return {tenant: float(each.get(month, 0)) for tenant, each in zip(tenants, found, strict=True)}
+
+    async def wakes(self, tenants: Sequence[str]) -> dict[str, dict[str, float]]:
+        """The last wake of each tenant's machine, if there was one: `at`, and what was recorded."""
+        found = await self._hashes(f"activity:{tenant}:wake" for tenant in tenants)
+        return {
+            tenant: {name: float(value) for name, value in each.items()}
+            for tenant, each in zip(tenants, found, strict=True)
+            if each
+        }
+
+    async def _hashes(self, keys: Iterable[str]) -> list[dict[str, Any]]:
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for key in keys:
+                pipeline.hgetall(key)
+            found: list[dict[str, Any]] = await pipeline.execute()
+        return found
+
+    async def _json(self, script: str, *arguments: str | float) -> Any:
+        return json.loads(await self._run(script, *arguments))
+
+    async def _run(self, script: str, *arguments: str | float) -> Any:
+        """Run a script by its digest; a server that does not know it, or has forgotten it, is told."""
+        try:
+            if script in self._digests:
+                return await self._redis.evalsha(self._digests[script], 0, *arguments)
+        except NoScriptError:
+            pass
+        self._digests[script] = await self._redis.script_load(self._scripts[script])
+        return await self._redis.evalsha(self._digests[script], 0, *arguments)
+
+
+def compose(folder: Path = _FOLDER) -> dict[str, str]:
+    """The scripts by their names, each with what it shares with others before it."""
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in folder.glob("*.lua")}
+    common, rule = texts.pop("common"), texts.pop("rule")
+    return {
+        name: common + (rule if name in ("judge", "claim") else "") + text for name, text in texts.items()
+    }
+
+
+def _standing(found: Mapping[str, Any]) -> Standing:
+    claim = found.get("claim")
+    return Standing(
+        generation=int(found["generation"]),
+        claim=Claim(state=claim["state"], seconds=float(claim["seconds"])) if claim else None,
+    )

@@ -1,0 +1,81 @@
+"""Who the agents act as, and where they ask for the rest: `identity.json`, as the platform writes it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path("/etc/agent-platform")
+FILE = FOLDER / "identity.json"
+
+
+class NotReadyError(Exception):
+    """What is missing before agents can run, what follows from it, and how to mend it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """A server of the platform's."""
+
+    address: str
+    authority: Path | None
+    """What it is verified by; without it, by what the system trusts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """One tenant, and its places at the platform's servers."""
+
+    tenant: str
+    tier: str
+    vault: Server
+    login: str
+    """The path at which Vault is asked for a login, such as `auth/kubernetes/login`."""
+    role: str
+    secrets: str
+    """The tenant's folder of secrets, such as `tenants/acme`."""
+    gateway: Server | None = None
+    """Where work leases are taken; a tenant without a machine never sleeps, and takes none."""
+
+
+def read(file: Path = FILE) -> Identity:
+    """Read the identity of the only tenant that is served here.
+
+    Raises NotReadyError if the file cannot be read or is none.
+    """
+    try:
+        said = json.loads(file.read_bytes())
+        vault, gateway = said["vault"], said.get("gateway")
+        return Identity(
+            tenant=said["tenant"],
+            tier=said["tier"],
+            vault=_server(vault),
+            login=f"{vault['authentication']['path']}/login",
+            role=vault["authentication"]["role"],
+            secrets=vault["secrets"],
+            gateway=_server(gateway) if gateway else None,
+        )
+    except OSError as error:
+        raise NotReadyError(f"{file}: {error.strerror}, so it is unknown whose agents run here.") from None
+    except (ValueError, LookupError, TypeError) as error:
+        raise NotReadyError(
+            f"{file}: no identity ({type(error).__name__}: {error}), so it is unknown whose agents run here; "
+            "the platform writes this file, and writes it again at the next start."
+        ) from None
+
+
+def shared(tenant: str, address: str, authority: Path | None) -> Identity:
+    """The identity of one of the tenants that the shared runtime serves: all follows from its id."""
+    return Identity(
+        tenant=tenant,
+        tier="starter",
+        vault=Server(address=address, authority=authority),
+        login="auth/kubernetes/login",
+        role=f"tenant-{tenant}",
+        secrets=f"tenants/{tenant}",
+    )
+
+
+def _server(said: dict[str, Any]) -> Server:
+    authority = said.get("authority")
+    return Server(address=said["address"], authority=Path(authority) if authority else None)

@@ -1,0 +1,55 @@
+"""A model that needs no network: it does what a prompt says word by word, for tests and for the tour."""
+
+import json
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+from strands.models import Model
+from strands.types.content import Messages
+from strands.types.streaming import StreamEvent
+
+_WRITE = re.compile(r"write (?P<path>\S+): (?P<text>.*)", re.IGNORECASE | re.DOTALL)
+_READ = re.compile(r"read (?P<path>\S+)", re.IGNORECASE)
+
+
+class LiteralModel(Model):
+    """Knows `write PATH: TEXT`, `read PATH` and `list`, and says anything else back."""
+
+    def update_config(self, **model_config: Any) -> None:
+        """Take no settings."""
+
+    def get_config(self) -> dict[str, Any]:
+        """Return no settings: there are none."""
+        return {}
+
+    def structured_output(self, *_: Any, **__: Any) -> Any:
+        """Refuse: nobody asks this model for more than text."""
+        raise NotImplementedError("The literal model answers in text alone.")
+
+    async def stream(self, messages: Messages, *_: Any, **__: Any) -> AsyncIterator[StreamEvent]:
+        """Ask for the tool that the last prompt names, or say what the tool said."""
+        last = messages[-1]["content"]
+        results = [block["toolResult"] for block in last if "toolResult" in block]
+        prompt = " ".join(block["text"] for block in last if "text" in block).strip()
+        wanted = None if results else _tool(prompt)
+        yield {"messageStart": {"role": "assistant"}}
+        if wanted:
+            name, argument = wanted
+            yield {"contentBlockStart": {"start": {"toolUse": {"name": name, "toolUseId": "literal"}}}}
+            yield {"contentBlockDelta": {"delta": {"toolUse": {"input": argument}}}}
+        else:
+            yield {"contentBlockStart": {"start": {}}}
+            said = " ".join(block.get("text", "") for result in results for block in result["content"])
+            for word in re.findall(r"\S+\s*", said or f"You said: {prompt}"):
+                yield {"contentBlockDelta": {"delta": {"text": word}}}
+        yield {"contentBlockStop": {}}
+        yield {"messageStop": {"stopReason": "tool_use" if wanted else "end_turn"}}
+
+
+def _tool(prompt: str) -> tuple[str, str] | None:
+    if found := _WRITE.fullmatch(prompt):
+        return "write_file", json.dumps(found.groupdict())
+    if found := _READ.fullmatch(prompt):
+        return "read_file", json.dumps(found.groupdict())
+    return ("list_files", "{}") if prompt.lower() == "list" else None

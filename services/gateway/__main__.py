@@ -1,0 +1,116 @@
+"""`python -m services.gateway`: serves until SIGTERM, then lets what is under way end."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import signal
+import sys
+from collections.abc import AsyncIterator, Coroutine
+from pathlib import Path
+
+import uvloop
+
+from services.activity import connection
+from services.activity.holds import Holds
+from services.activity.store import Activity
+from services.gateway import asgi, console, internal, kube, metrics
+from services.gateway.app import App
+from services.gateway.auth import Keys, SignedTokens
+from services.gateway.cluster import Cluster
+from services.gateway.listener import Certificate, Handle, Listener
+from services.gateway.proxy import Proxy
+from services.gateway.routes import RouteError, Routes, public_keys
+from services.gateway.settings import AGENTS_PORT, HEALTH_PORT, PUBLIC_PORT, Settings, SettingsError
+from services.gateway.upstream import Upstreams
+from services.gateway.wake import Wakes
+
+log = logging.getLogger(__name__)
+
+
+async def serve(settings: Settings) -> None:
+    """Run the gateway."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    certificate = Certificate(settings.certificate, settings.key)
+    operator_keys = _operator_keys(settings.operator_keys)
+    limits = settings.limits
+    api = kube.Api(kube.Access.find())
+    routes, cluster = Routes(api, settings.routes_namespace), Cluster(api)
+    redis = connection.connect()
+    activity = Activity(redis)
+    holds = Holds(activity, settings.pod_name)
+    wakes = Wakes(cluster, activity)
+    app = App(
+        domain=settings.domain,
+        limits=limits,
+        routes=routes,
+        holds=holds,
+        wakes=wakes,
+        proxy=Proxy(Upstreams(limits), limits),
+        console=console.application(routes, wakes, activity),
+        authenticator=SignedTokens(),
+        operator_keys=operator_keys,
+    )
+    public = Listener(app.handle, limits, certificate)
+    agents = Listener(_applied(internal.application(cluster, activity, routes)), limits, certificate)
+
+    def ready() -> bool:
+        return routes.synced.is_set() and cluster.synced and not stop.is_set()
+
+    health = Listener(_applied(metrics.application(routes, activity, ready)), limits)
+    background = (routes.follow(), cluster.follow(), holds.run(), certificate.follow(), stop.wait())
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(api.close)
+        stack.push_async_callback(redis.aclose)
+        stack.push_async_callback(wakes.close)
+        for listener, port in ((health, HEALTH_PORT), (public, PUBLIC_PORT), (agents, AGENTS_PORT)):
+            await listener.listen(settings.address, port)
+        log.info(
+            "serving %s on %s, ports %d and %d", settings.domain, settings.address, PUBLIC_PORT, AGENTS_PORT
+        )
+        async with _running(background):
+            await stop.wait()
+            log.info("draining for %.0f s at most", limits.drain_seconds)
+            await asyncio.gather(public.drain(limits.drain_seconds), agents.drain(limits.drain_seconds))
+            await health.drain(0)
+
+
+def _applied(application: asgi.Application) -> Handle:
+    return lambda exchange: asgi.run(application, exchange)
+
+
+@contextlib.asynccontextmanager
+async def _running(background: "tuple[Coroutine[object, object, object], ...]") -> AsyncIterator[None]:
+    """Do the background's work meanwhile; if a part of it fails, so does the whole."""
+    tasks = [asyncio.create_task(work) for work in background]
+    yield
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _operator_keys(file: Path) -> Keys:
+    try:
+        return public_keys(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, RouteError) as error:
+        raise SettingsError(
+            f"{file} (OPERATOR_KEYS) holds no JWK set of the operators' public keys, so the gateway does not "
+            f"start ({error}); the program makes them"
+        ) from None
+
+
+def main() -> None:
+    """Read the environment and serve."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, stream=sys.stdout)
+    try:
+        uvloop.run(serve(Settings.read()))
+    except SettingsError as error:
+        sys.exit(f"{error}.")
+    except OSError as error:
+        sys.exit(f"the gateway does not start: {error}.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,270 @@
+"""The Kubernetes API as the gateway uses it: plain objects, and collections kept in step by a watch."""
+
+import asyncio
+import base64
+import json
+import logging
+import os
+import ssl
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import aiohttp
+import yaml
+
+log = logging.getLogger(__name__)
+
+Object = dict[str, Any]
+"""A Kubernetes object as JSON."""
+
+T = TypeVar("T")
+
+Key = tuple[str, str]
+"""Namespace and name."""
+
+_SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+_TOKEN_SECONDS = 60
+_REQUEST = aiohttp.ClientTimeout(total=10, connect=5)
+_WATCH_SECONDS = 300
+# Bookmarks come once a minute: a connection that says nothing for longer is dead.
+_WATCH = aiohttp.ClientTimeout(total=None, connect=5, sock_read=90)
+_RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
+# One line of a watch is one object; etcd takes none above 1.5 MiB.
+_LINE_BYTES = 4 * 1024 * 1024
+
+
+class ApiError(Exception):
+    """The API server refused; anything else that goes wrong is an `OSError` or `aiohttp.ClientError`."""
+
+    def __init__(self, status: int, message: str) -> None:
+        """Keep the HTTP status and the server's words."""
+        super().__init__(f"{status} {message}")
+        self.status = status
+
+
+UNREACHABLE = (aiohttp.ClientError, OSError, asyncio.TimeoutError, ValueError)
+"""What a request raises when the API server is away or talks nonsense."""
+
+TRY_AGAIN = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS)
+"""Refusals below 500 that another attempt may not meet."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Access:
+    """Where the API server is and how it knows us."""
+
+    server: str
+    tls: ssl.SSLContext
+    token_file: Path | None = None
+
+    @classmethod
+    def find(cls) -> "Access":
+        """Return the access that `KUBECONFIG` names, else that of the Pod's service account."""
+        path = os.environ.get("KUBECONFIG")
+        return cls.from_file(Path(path)) if path else cls._of_pod()
+
+    @classmethod
+    def _of_pod(cls) -> "Access":
+        host, port = os.environ["KUBERNETES_SERVICE_HOST"], os.environ["KUBERNETES_SERVICE_PORT"]
+        return cls(
+            server=f"https://{f'[{host}]' if ':' in host else host}:{port}",
+            tls=ssl.create_default_context(cafile=str(_SERVICE_ACCOUNT / "ca.crt")),
+            token_file=_SERVICE_ACCOUNT / "token",
+        )
+
+    @classmethod
+    def from_file(cls, path: Path) -> "Access":
+        """Return the access of a kubeconfig's current context."""
+        config = yaml.safe_load(path.read_text())
+        context = _named(config["contexts"], config["current-context"])["context"]
+        cluster = _named(config["clusters"], context["cluster"])["cluster"]
+        user = _named(config["users"], context["user"])["user"]
+        tls = ssl.create_default_context(
+            cafile=cluster.get("certificate-authority"),
+            cadata=_decoded(cluster, "certificate-authority-data"),
+        )
+        if certificate := _decoded(user, "client-certificate-data"):
+            # The ssl module reads a certificate from files only.
+            with tempfile.NamedTemporaryFile("w") as pair:
+                pair.write(certificate + "\n" + (_decoded(user, "client-key-data") or ""))
+                pair.flush()
+                tls.load_cert_chain(pair.name)
+        token = user.get("tokenFile")
+        return cls(server=cluster["server"].rstrip("/"), tls=tls, token_file=Path(token) if token else None)
+
+
+class Api:
+    """Requests with JSON in and out; raises `ApiError` or one of `UNREACHABLE`."""
+
+    def __init__(self, access: Access) -> None:
+        """Use `access`; must be made inside the event loop."""
+        self._access = access
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=access.tls, limit=0),
+            # KubeVirt answers start and stop with nothing, and refuses who asks for JSON alone (406).
+            headers={"Accept": "application/json, */*"},
+            timeout=_REQUEST,
+            read_bufsize=_LINE_BYTES,
+        )
+        self._token = ""
+        self._token_read = -float(_TOKEN_SECONDS)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._session.close()
+
+    async def request(
+        self, method: str, path: str, body: Object | None = None, query: dict[str, str] | None = None
+    ) -> Object:
+        """Return what the server answers."""
+        async with self._session.request(
+            method, self._access.server + path, json=body, params=query, headers=self._headers()
+        ) as response:
+            await _refusal(response)
+            text = await response.text()
+        answer: Object = json.loads(text) if text else {}
+        return answer
+
+    async def watch(self, path: str, query: dict[str, str]) -> AsyncIterator[Object]:
+        """Yield events until the server ends the watch, in five minutes at most."""
+        query = {
+            **query,
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": str(_WATCH_SECONDS),
+        }
+        async with self._session.get(
+            self._access.server + path, params=query, headers=self._headers(), timeout=_WATCH
+        ) as response:
+            await _refusal(response)
+            async for line in response.content:
+                event = json.loads(line)
+                if event["type"] == "ERROR":
+                    raise ApiError(event["object"].get("code", 500), event["object"].get("message", ""))
+                yield event
+
+    def _headers(self) -> dict[str, str]:
+        if self._access.token_file is None:
+            return {}
+        # The kubelet renews the token in its file long before it expires.
+        if time.monotonic() - self._token_read > _TOKEN_SECONDS:
+            self._token = self._access.token_file.read_text().strip()
+            self._token_read = time.monotonic()
+        return {"Authorization": f"Bearer {self._token}"}
+
+
+class Watched(Generic[T]):
+    """A collection of the API server, listed once and then followed by a watch.
+
+    While the API server is away it holds what was last seen. `synced` is set after the first list.
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        path: str,
+        read: Callable[[Object], T],
+        changed: Callable[[Key], None] | None = None,
+        selector: str = "",
+    ) -> None:
+        """Follow the objects at `path` and keep what `read` makes of each; `changed` is told which did."""
+        self._api = api
+        self._path = path
+        self._query = {"labelSelector": selector} if selector else {}
+        self._read = read
+        self._told = changed or (lambda _: None)
+        self._items: dict[Key, T] = {}
+        self.synced = asyncio.Event()
+
+    def get(self, key: Key) -> T | None:
+        """Return one as last seen."""
+        return self._items.get(key)
+
+    def items(self) -> list[tuple[Key, T]]:
+        """Return all as last seen."""
+        return list(self._items.items())
+
+    async def follow(self) -> None:
+        """Stay in step until cancelled."""
+        failures = 0
+        while True:
+            try:
+                version = await self._list()
+                if failures:
+                    log.info("%s: the Kubernetes API answers again", self._path)
+                failures = 0
+                while True:
+                    version = await self._follow_from(version)
+            except ApiError as error:
+                if error.status == HTTPStatus.GONE:
+                    continue
+                self._warn(error, failures)
+            except UNREACHABLE as error:
+                self._warn(error, failures)
+            await asyncio.sleep(_RETRY_SECONDS[min(failures, len(_RETRY_SECONDS) - 1)])
+            failures += 1
+
+    def _warn(self, error: Exception, failures: int) -> None:
+        if failures == 0:
+            log.warning(
+                "%s: %s; what is known stays, retrying until it works", self._path, error or "timeout"
+            )
+
+    async def _list(self) -> str:
+        listed: dict[Key, T] = {}
+        query = {**self._query, "limit": "500"}
+        while True:
+            answer = await self._api.request("GET", self._path, query=query)
+            listed |= {_key(item): self._read(item) for item in answer["items"]}
+            if not (more := answer["metadata"].get("continue")):
+                break
+            query["continue"] = more
+        before, self._items = self._items, listed
+        for key in before.keys() | listed.keys():
+            if before.get(key) != listed.get(key):
+                self._told(key)
+        self.synced.set()
+        return str(answer["metadata"]["resourceVersion"])
+
+    async def _follow_from(self, version: str) -> str:
+        async for event in self._api.watch(self._path, {**self._query, "resourceVersion": version}):
+            item = event["object"]
+            version = item["metadata"]["resourceVersion"]
+            if event["type"] == "BOOKMARK":
+                continue
+            key = _key(item)
+            if event["type"] == "DELETED":
+                self._items.pop(key, None)
+            else:
+                self._items[key] = self._read(item)
+            self._told(key)
+        return version
+
+
+def _key(item: Object) -> Key:
+    return item["metadata"].get("namespace", ""), item["metadata"]["name"]
+
+
+def _named(entries: list[Object], name: str) -> Object:
+    return next(entry for entry in entries if entry["name"] == name)
+
+
+def _decoded(entry: Object, name: str) -> str | None:
+    return base64.b64decode(entry[name]).decode() if name in entry else None
+
+
+async def _refusal(response: aiohttp.ClientResponse) -> None:
+    """Raise what the server refused, in its words."""
+    if response.status < HTTPStatus.BAD_REQUEST:
+        return
+    text = await response.text()
+    try:
+        message = str(json.loads(text)["message"])
+    except (ValueError, KeyError, TypeError):
+        message = response.reason or text[:200]
+    raise ApiError(response.status, message)

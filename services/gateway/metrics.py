@@ -1,0 +1,96 @@
+"""What Prometheus is told, on a port that only the cluster reaches, and whether this gateway is well.
+
+Every gateway also tells what the idle suspender left in Redis: that one is gone before anybody can ask it.
+"""
+
+import logging
+from collections.abc import Callable
+from http import HTTPStatus
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route as Endpoint
+
+from services.activity.connection import UNREACHABLE
+from services.activity.store import Activity
+from services.gateway.routes import Routes
+
+log = logging.getLogger(__name__)
+
+_SECONDS = (0.5, 1, 2, 3, 5, 8, 13, 20, 30, 60, 120, 300)
+
+WAKE_SECONDS = Histogram(
+    "gateway_wake_seconds",
+    "From the request that found the tenant asleep until its agents were ready.",
+    ["tenant"],
+    buckets=_SECONDS,
+)
+WAKE_PHASE_SECONDS = Histogram(
+    "gateway_wake_phase_seconds",
+    "The phases of a wake: queued for its turn, start of the machine, boot until it answers, ready.",
+    ["tenant", "phase"],
+    buckets=_SECONDS,
+)
+WAKE_FAILURES = Counter("gateway_wake_failures_total", "Wakes that failed, by why.", ["tenant", "kind"])
+STARTS = Counter("gateway_starts_total", "Starts that KubeVirt took from this gateway.", ["tenant"])
+WAKING = Gauge("gateway_wakes_in_progress", "Tenants that are being woken, queued ones included.")
+WAITING = Gauge("gateway_waiting_requests", "Requests that wait for a tenant to wake.")
+REQUESTS = Counter(
+    "gateway_requests_total", "Requests by the status that was answered.", ["tenant", "status"]
+)
+IN_FLIGHT = Gauge(
+    "gateway_requests_in_flight", "Requests and streams that hold their tenant awake.", ["kind"]
+)
+
+
+def application(routes: Routes, activity: Activity, ready: Callable[[], bool]) -> Starlette:
+    """Return the ASGI application with `/livez`, `/readyz` and `/metrics`."""
+
+    async def livez(_: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def readyz(_: Request) -> Response:
+        if ready():
+            return PlainTextResponse("ok\n")
+        return PlainTextResponse("routes and machines are not known yet\n", HTTPStatus.SERVICE_UNAVAILABLE)
+
+    async def metrics(_: Request) -> Response:
+        text = generate_latest() + await _suspender(routes, activity)
+        return Response(text, headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
+
+    return Starlette(
+        routes=[Endpoint("/livez", livez), Endpoint("/readyz", readyz), Endpoint("/metrics", metrics)]
+    )
+
+
+async def _suspender(routes: Routes, activity: Activity) -> bytes:
+    """Return what the suspender has published, nothing while Redis is away."""
+    registry = CollectorRegistry()
+    verdict = Gauge(
+        "idle_suspender_verdict",
+        "1 for what was last decided about the tenant's machine.",
+        ["tenant", "decision"],
+        registry=registry,
+    )
+    sweep = Gauge(
+        "idle_suspender_last_sweep",
+        "The last sweep: `at` in seconds since 1970, how long it took, how many it decided what about.",
+        ["figure"],
+        registry=registry,
+    )
+    try:
+        verdicts = await activity.verdicts(
+            [route.tenant for route in routes.all() if route.served_by == "machine"]
+        )
+        figures = await activity.last_sweep()
+    except UNREACHABLE as error:
+        log.warning("no metrics of the idle suspender: %s", error)
+        return b""
+    for tenant, found in verdicts.items():
+        verdict.labels(tenant, found.decision).set(1)
+    for figure, value in figures.items():
+        sweep.labels(figure).set(value)
+    return generate_latest(registry)

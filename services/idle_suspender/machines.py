@@ -1,0 +1,73 @@
+"""What the suspender sees of KubeVirt's machines, and which of them it leaves alone."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from services.activity.store import Machine
+
+TENANT = "tenant-id"
+"""The label that says whose machine it is."""
+
+IDLE_SECONDS = "agent-platform/idle-seconds"
+"""The annotation that says after how many seconds without a sign a machine is idle."""
+
+DEFAULT_IDLE_SECONDS = 900
+
+Object = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    """A machine that runs."""
+
+    tenant: str
+    namespace: str
+    name: str
+    uid: str
+    since: float | None
+    """Since when it is ready, in seconds since 1970; None: it is not."""
+    limit: int
+    left: str | None
+    """Why it is not even judged."""
+
+    def judged(self) -> Machine:
+        """What the store judges by."""
+        return Machine(tenant=self.tenant, limit=self.limit, since=self.since or 0)
+
+
+def running(machine: Object) -> Running | None:
+    """Read a VirtualMachine; None: it does not run."""
+    metadata, status = machine["metadata"], machine.get("status") or {}
+    state = status.get("printableStatus")
+    if state not in ("Running", "Migrating", "Paused"):
+        return None
+    tenant, namespace = metadata["labels"][TENANT], metadata["namespace"]
+    ready: Object = next((each for each in status.get("conditions") or () if each["type"] == "Ready"), {})
+    since = _time(ready.get("lastTransitionTime")) if ready.get("status") == "True" else None
+    told = (metadata.get("annotations") or {}).get(IDLE_SECONDS, str(DEFAULT_IDLE_SECONDS))
+    limit = int(told) if told.isascii() and told.isdecimal() else 0
+    reasons = {
+        f"it is not in its tenant's namespace but in {namespace}": namespace != f"tenant-{tenant}",
+        "it migrates to another node": state == "Migrating",
+        "it is paused": state == "Paused",
+        "it is being deleted": metadata.get("deletionTimestamp") is not None,
+        "a snapshot of it is being taken": status.get("snapshotInProgress") is not None,
+        "it is being restored": status.get("restoreInProgress") is not None,
+        "a start or stop of it is under way": bool(status.get("stateChangeRequests")),
+        "it is not ready": since is None,
+        f'its {IDLE_SECONDS} is "{told}", which is no number of seconds': limit < 1,
+    }
+    return Running(
+        tenant=tenant,
+        namespace=namespace,
+        name=metadata["name"],
+        uid=metadata["uid"],
+        since=since,
+        limit=limit,
+        left=next((reason for reason, holds in reasons.items() if holds), None),
+    )
+
+
+def _time(text: str | None) -> float | None:
+    return datetime.fromisoformat(text).timestamp() if text else None

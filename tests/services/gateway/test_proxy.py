@@ -1,0 +1,306 @@
+"""What goes through the gateway, and how it comes out."""
+
+import asyncio
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from cryptography import x509
+from websockets.exceptions import ConnectionClosedError, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+
+from services.gateway.settings import Limits
+from services.gateway.states import CannotWake, StillWaking
+from services.gateway.upstream import Connection, Upstreams
+from tests.services.gateway import harness
+from tests.services.gateway.harness import Gateway, make_certificate, token, until
+from tests.services.valkey import Valkey
+
+MIB = 2**20
+
+
+@pytest.fixture
+def gateway(tmp_path: Path, redis_server: Valkey) -> Iterator[Gateway]:
+    with harness.gateway(tmp_path, redis_server) as running:
+        yield running
+
+
+def client(gateway: Gateway, *, http2: bool = False, tenant: str = "acme") -> httpx.Client:
+    return httpx.Client(
+        http1=not http2,
+        http2=http2,
+        verify=gateway.trust(),
+        base_url=gateway.base,
+        headers={"Authorization": f"Bearer {token(tenant)}", "Host": gateway.authority(tenant)},
+        timeout=20,
+        trust_env=False,
+    )
+
+
+def socket(gateway: Gateway) -> ClientConnection:
+    address = gateway.authority()
+    return connect(
+        f"wss://{address}/socket?room=1",
+        ssl=gateway.trust(),
+        additional_headers={"Authorization": f"Bearer {token('acme')}"},
+        subprotocols=["chat"],  # type: ignore[list-item]
+        proxy=None,
+        sock=gateway.tcp(),
+    )
+
+
+@pytest.mark.parametrize("http2", [False, True])
+def test_headers_that_only_the_gateway_may_say(gateway: Gateway, http2: bool) -> None:
+    theirs = {
+        "X-Tenant": "globex",
+        "x_subject": "root",
+        "X-Forwarded-For": "1.2.3.4",
+        "Forwarded": "for=1.2.3.4",
+        "X-Request-Id": "theirs",
+        "Cookie": "a=1; __Host-agent-platform=secret; b=2",
+        "X-Kept": "yes",
+    }
+    with client(gateway, http2=http2) as session:
+        answer = session.get("/some%2Fpath/x?q=%20", headers=theirs)
+    assert answer.http_version == ("HTTP/2" if http2 else "HTTP/1.1")
+    told = answer.json()
+    headers = {name.lower(): value for name, value in told["headers"]}
+    assert len(headers) == len(told["headers"])
+    assert told["target"] == "/some%2Fpath/x?q=%20"
+    assert headers["x-tenant"] == "acme" and headers["x-subject"] == "ada"
+    assert headers["x-forwarded-for"] == "127.0.0.1" and headers["x-forwarded-proto"] == "https"
+    assert headers["host"] == headers["x-forwarded-host"] == gateway.authority()
+    assert headers["x-request-id"] != "theirs" and headers["x-kept"] == "yes"
+    assert headers["cookie"] == "a=1; b=2"
+    assert not {"authorization", "forwarded", "x_subject", "connection"} & set(headers)
+    assert answer.headers["set-cookie"] == "a=b; Path=/"
+    assert "x-hop" not in answer.headers
+
+
+@pytest.mark.parametrize("http2", [False, True])
+def test_bodies_with_and_without_a_length(gateway: Gateway, http2: bool) -> None:
+    with client(gateway, http2=http2) as session:
+        assert session.post("/upload", content=b"x" * 300_000).json() == {"body": 300_000}
+        assert session.post("/upload", content=iter([b"x" * 200_000] * 3)).json() == {"body": 600_000}
+        assert session.post("/upload").json() == {"body": 0}
+        assert session.head("/download?mib=1").status_code == 200
+        assert session.request("DELETE", "/x", content=b"y").json()["body"] == 1
+        assert len(session.get("/download?mib=3").content) == 3 * MIB
+
+
+@pytest.mark.parametrize("http2", [False, True])
+def test_a_large_upload_and_download_leave_no_trace_in_memory(gateway: Gateway, http2: bool) -> None:
+    def pieces() -> Iterator[bytes]:
+        piece = b"x" * MIB
+        for _ in range(200):
+            yield piece
+
+    with client(gateway, http2=http2) as session:
+        session.get("/")
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        answer = session.post("/upload", content=pieces(), headers={"Content-Length": str(200 * MIB)})
+        assert answer.json() == {"body": 200 * MIB}
+        size = 0
+        with session.stream("GET", "/download?mib=50") as stream:
+            for piece in stream.iter_raw():
+                size += len(piece)
+        assert size == 50 * MIB
+        # Client, gateway and agent together: all of them are in this process.
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 48 * 1024
+
+
+@pytest.mark.parametrize("http2", [False, True])
+def test_a_slow_reader_slows_the_agent(gateway: Gateway, http2: bool) -> None:
+    with client(gateway, http2=http2) as session, session.stream("GET", "/download?mib=100") as stream:
+        next(stream.iter_raw(1024))
+        written = -1
+        while gateway.agent.connections != written:
+            written = gateway.agent.connections
+            gateway.run(asyncio.sleep(0.3))
+        assert written < 100 * 16 / 2
+
+
+@pytest.mark.parametrize("http2", [False, True])
+def test_server_sent_events_come_one_by_one(gateway: Gateway, http2: bool) -> None:
+    with client(gateway, http2=http2) as session, session.stream("GET", "/events") as stream:
+        assert stream.headers["content-type"] == "text/event-stream"
+        seen = []
+        for line in stream.iter_lines():
+            if line:
+                seen.append(line)
+                gateway.loop.call_soon_threadsafe(gateway.agent.cut.set)
+    assert seen == ["data: 0", "data: 1", "data: 2"]
+
+
+@pytest.mark.parametrize("http2", [False, True])
+def test_an_answer_that_breaks_off_does_not_look_whole(gateway: Gateway, http2: bool) -> None:
+    with client(gateway, http2=http2) as session, pytest.raises(httpx.RemoteProtocolError):
+        session.get("/broken")
+
+
+def test_an_early_answer_reaches_who_is_still_sending(gateway: Gateway) -> None:
+    with client(gateway) as session:
+        answer = session.post("/early", content=b"x" * 3_000_000)
+        assert (answer.status_code, answer.text) == (422, "no")
+        assert session.get("/").status_code == 200
+
+
+def test_redirects_are_the_clients_to_follow(gateway: Gateway) -> None:
+    with client(gateway) as session:
+        answer = session.get("/elsewhere")
+    assert answer.status_code == 302
+    assert answer.headers["location"] == "http://169.254.169.254/"
+    assert "alt-svc" not in answer.headers
+
+
+def test_many_requests_share_one_http2_connection(gateway: Gateway) -> None:
+    async def run() -> list[int]:
+        headers = {"Authorization": f"Bearer {token('acme')}", "Host": gateway.authority()}
+        async with httpx.AsyncClient(
+            http1=False, http2=True, verify=gateway.trust(), headers=headers, trust_env=False
+        ) as session:
+            url = f"{gateway.base}/upload"
+            answers = await asyncio.gather(*(session.post(url, content=b"x" * 5000) for _ in range(100)))
+        return [answer.json()["body"] for answer in answers]
+
+    assert asyncio.run(run()) == [5000] * 100
+    assert gateway.listener.connections <= 1
+
+
+def test_a_websocket_carries_both_ways(gateway: Gateway) -> None:
+    with socket(gateway) as ours:
+        assert ours.subprotocol == "chat"
+        ours.send("hello")
+        assert ours.recv() == "ada: hello"
+        ours.send(b"\0" * 500_000)
+        assert ours.recv() == b"\0" * 500_000
+        held = gateway.run(gateway.holds.activity.enter([("acme", "test/request")]))
+        assert held[0].claim is None
+        ours.send("close")
+        with pytest.raises(ConnectionClosedError) as closed:
+            ours.recv()
+    assert closed.value.rcvd is not None
+    assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (4001, "enough")
+
+
+def test_the_code_a_client_closes_a_websocket_with_reaches_the_agent(gateway: Gateway) -> None:
+    with socket(gateway) as ours:
+        ours.send("hello")
+        ours.recv()
+        ours.close(4321, "done")
+    until(lambda: gateway.agent.closed_with == [4321])
+
+
+def test_a_websocket_is_refused_without_a_token(gateway: Gateway) -> None:
+    with pytest.raises(InvalidStatus) as refused:
+        connect(f"wss://{gateway.authority()}/socket", ssl=gateway.trust(), sock=gateway.tcp())
+    assert refused.value.response.status_code == 401
+    assert gateway.agent.requests == []
+
+
+def test_a_program_is_held_and_then_told_when_to_ask_again(gateway: Gateway) -> None:
+    gateway.places.found["acme"] = StillWaking("boot", 60, 3)
+    with client(gateway) as session:
+        answer = session.get("/")
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "3")
+        assert gateway.places.asked == [("acme", 60)]
+        gateway.places.found["acme"] = CannotWake("no-capacity", "no node has room", 20)
+        answer = session.get("/")
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "20")
+        assert "no-capacity" in answer.text
+
+
+def test_a_browser_is_shown_a_page_instead(gateway: Gateway) -> None:
+    gateway.places.found["acme"] = StillWaking("boot", 3, 2)
+    with client(gateway) as session:
+        answer = session.get("/", headers={"Accept": "text/html,*/*"})
+    assert answer.status_code == 503
+    assert answer.headers["content-type"].startswith("text/html")
+    assert gateway.places.asked[0][1] < 1
+
+
+def test_a_suspended_tenant_is_never_woken(gateway: Gateway) -> None:
+    with client(gateway, tenant="paused") as session:
+        assert session.get("/").status_code == 403
+    assert gateway.places.asked == []
+
+
+def test_a_refused_connection_is_tried_once_more_where_the_tenant_is_now(gateway: Gateway) -> None:
+    gateway.places.then["acme"] = gateway.places.found["acme"]
+    gateway.places.found["acme"] = "http://127.0.0.1:9"
+    with client(gateway) as session:
+        assert session.post("/upload", content=b"xyz").json() == {"body": 3}
+        assert gateway.places.invalidated == ["acme"]
+        gateway.places.then["acme"] = "http://127.0.0.1:9"
+        gateway.places.found["acme"] = "http://127.0.0.1:9"
+        assert session.get("/").status_code == 502
+
+
+def test_an_address_that_went_to_another_tenant_gets_no_old_connection(gateway: Gateway) -> None:
+    base = str(gateway.places.found["acme"])
+
+    async def run() -> None:
+        upstreams = Upstreams(Limits())
+
+        async def used(tenant: str, workload: str) -> Connection:
+            connection = await upstreams.connect(tenant, workload, base)
+            connection.send("GET", b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            await connection.answer
+            while not connection.inbox.finished:
+                await connection.read()
+            upstreams.give_back(tenant, base, connection)
+            return connection
+
+        first = await used("acme", "tenant-acme")
+        assert await used("acme", "tenant-acme") is first
+        other = await used("globex", "tenant-globex")
+        assert other is not first and first.transport.is_closing()
+        assert await used("acme", "tenant-acme") is not first
+        assert other.transport.is_closing()
+        # The shared runtime is one workload of many tenants; their connections stay apart all the same.
+        mine, yours = await used("acme", "runtime"), await used("globex", "runtime")
+        assert mine is not yours
+        assert await used("acme", "runtime") is mine and await used("globex", "runtime") is yours
+
+    gateway.run(run())
+
+
+def test_a_new_certificate_serves_from_the_next_handshake_on(gateway: Gateway) -> None:
+    def serial() -> int:
+        with gateway.tls() as connection:
+            certificate = connection.getpeercert(binary_form=True)
+        assert certificate is not None
+        return x509.load_der_x509_certificate(certificate).serial_number
+
+    assert serial() == 1
+    make_certificate(gateway.folder, 2)
+    gateway.loop.call_soon_threadsafe(gateway.certificate.renew)
+    until(lambda: serial() == 2)
+    (gateway.folder / "tls.key").write_text("half written")
+    gateway.certificate.renew()
+    assert serial() == 2
+
+
+def test_draining_lets_answers_end_and_refuses_new_connections(gateway: Gateway) -> None:
+    with client(gateway) as session, session.stream("GET", "/events") as stream:
+        lines = (line for line in stream.iter_lines() if line)
+        assert next(lines) == "data: 0"
+        drained = asyncio.run_coroutine_threadsafe(gateway.listener.drain(20), gateway.loop)
+        until(lambda: refuses(gateway))
+        seen = []
+        gateway.loop.call_soon_threadsafe(gateway.agent.cut.set)
+        for line in lines:
+            seen.append(line)
+            gateway.loop.call_soon_threadsafe(gateway.agent.cut.set)
+        assert seen == ["data: 1", "data: 2"]
+    drained.result(20)
+
+
+def refuses(gateway: Gateway) -> bool:
+    try:
+        gateway.tls().close()
+    except OSError:
+        return True
+    return False

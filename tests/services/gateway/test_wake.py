@@ -1,0 +1,278 @@
+"""Waking, with a real Valkey and a Kubernetes API over HTTP whose machines do as a test says."""
+
+import asyncio
+import itertools
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from services.activity.holds import Holds
+from services.activity.store import Activity
+from services.gateway.cluster import Cluster
+from services.gateway.wake import CannotWake, StillWaking, Wakes
+from tests.services.gateway import api
+from tests.services.gateway.api import route
+from tests.services.valkey import Valkey
+
+_SECONDS = 60
+ACME = "tenant-acme"
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """The parts of a gateway that wake, and the cluster they see."""
+
+    api: api.Cluster
+    cluster: Cluster
+    activity: Activity
+    holds: Holds
+    wakes: Wakes
+
+    async def get(self, tenant: str = "acme", patience: float = _SECONDS) -> str:
+        """Do what is done for every request before it is proxied."""
+        standing = await self.holds.enter(tenant)
+        try:
+            return await self.wakes.awake(route(tenant), patience, standing.claim)
+        finally:
+            self.holds.leave(tenant)
+
+
+@asynccontextmanager
+async def gateway(server: Valkey, *asleep: str, **limits: Any) -> AsyncIterator[Gateway]:
+    server.operator().flushall()
+    client = server.client("gateway")
+    activity = Activity(client)
+    async with api.serve() as (kubernetes, connection):
+        for tenant in asleep:
+            kubernetes.machine(f"tenant-{tenant}", "Stopped")
+        cluster = Cluster(connection)
+        wakes = Wakes(cluster, activity, **limits)
+        following = asyncio.create_task(cluster.follow())
+        await until(lambda: cluster.synced and kubernetes.watches == 3)
+        try:
+            yield Gateway(kubernetes, cluster, activity, Holds(activity, "gateway-1"), wakes)
+        finally:
+            await wakes.close()
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+            await client.aclose()
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    async with asyncio.timeout(_SECONDS):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(work, 2 * _SECONDS))
+
+
+def test_a_thousand_requests_start_a_sleeping_machine_once(server: Valkey) -> None:
+    async def check() -> None:
+        async with gateway(server, "acme") as here:
+            addresses = await asyncio.gather(*(here.get() for _ in range(1000)))
+            assert set(addresses) == {here.cluster.machine(route("acme")).address}
+            assert here.api.starts[ACME] == 1
+            assert here.wakes.state(route("acme")).phase == "awake"
+            await until(lambda: here.api.events and server.operator().exists("activity:acme:wake"))
+            (wake,) = (await here.activity.wakes(["acme"])).values()
+            phases = sum(wake[phase] for phase in ("queued", "start", "boot", "ready"))
+            assert wake["seconds"] == pytest.approx(phases, abs=0.1)
+            assert [event["reason"] for event in here.api.events] == ["Woken"]
+
+    run(check())
+
+
+def test_a_request_while_a_stop_is_under_way_ends_in_a_wake(server: Valkey) -> None:
+    async def check() -> None:
+        async with gateway(server, "acme") as here:
+            await here.api.run(ACME)
+            await here.get()
+            server.operator().delete("activity:acme:holds")
+            claim: dict[Any, Any] = {"generation": 0, "state": "claimed", "by": "sweep"}
+            claim["until"] = time.time() + 30
+            server.operator().hset("suspension:acme", mapping=claim)
+            other = Holds(here.activity, "gateway-2")
+            standing = await other.enter("acme")
+            assert standing.claim is not None
+            asked = asyncio.create_task(here.wakes.awake(route("acme"), _SECONDS, standing.claim))
+            await until(lambda: here.wakes.state(route("acme")).phase == "queued")
+            await here.api.stop(ACME)
+            assert not asked.done()
+            assert here.api.starts[ACME] == 0
+            server.operator().hset("suspension:acme", "state", "sent")
+            await asked
+            assert here.api.starts[ACME] == 1
+            assert server.operator().get("activity:acme:generation") == "1"
+
+    run(check())
+
+
+def test_wakes_queue_up_and_all_come_through(server: Valkey) -> None:
+    tenants = ["acme", "globex", "paused"]
+
+    async def check() -> None:
+        async with gateway(server, *tenants, at_once=1) as here:
+            here.api.ready = 503
+            asked = [asyncio.create_task(here.get(tenant)) for tenant in tenants]
+            await until(lambda: any(here.wakes.state(route(tenant)).phase == "ready" for tenant in tenants))
+            phases = sorted(here.wakes.state(route(tenant)).phase for tenant in tenants)
+            assert phases == ["queued", "queued", "ready"]
+            here.api.ready = 200
+            assert len(set(await asyncio.gather(*asked))) == 3
+
+    run(check())
+
+
+def test_more_requests_than_may_wait_are_told_at_once(server: Valkey) -> None:
+    async def check() -> None:
+        async with gateway(server, "acme", waiting=2) as here:
+            here.api.ready = 503
+            asked = [asyncio.create_task(here.get()) for _ in range(2)]
+            await until(lambda: here.wakes.state(route("acme")).phase == "ready")
+            with pytest.raises(StillWaking):
+                await here.get()
+            here.api.ready = 200
+            await asyncio.gather(*asked)
+
+    run(check())
+
+
+def test_patience_runs_out_and_the_wake_goes_on(server: Valkey) -> None:
+    async def check() -> None:
+        async with gateway(server, "acme") as here:
+            here.api.ready = 503
+            with pytest.raises(StillWaking) as still:
+                await here.get(patience=0.5)
+            assert still.value.retry_after > 0
+            here.api.ready = 200
+            await until(lambda: here.wakes.state(route("acme")).phase == "awake")
+            await here.get()
+            assert here.api.starts[ACME] == 1
+
+    run(check())
+
+
+@pytest.mark.parametrize(
+    ("status", "phase", "kind"),
+    [
+        ("ErrorUnschedulable", "Scheduling", "no-capacity"),
+        ("ErrImagePull", "Scheduling", "image"),
+        ("ErrorPvcNotFound", "Pending", "volume"),
+        ("CrashLoopBackOff", "Failed", "crash-loop"),
+    ],
+)
+def test_failures_are_told_apart_and_paused_after(server: Valkey, status: str, phase: str, kind: str) -> None:
+    async def check() -> None:
+        async with gateway(server, "acme") as here:
+
+            async def fails(name: str) -> None:
+                here.api.instance(name, phase, message="so it is")
+                here.api.machine(name, status)
+
+            here.api.started = fails
+            with pytest.raises(CannotWake) as cannot:
+                await here.get()
+            assert cannot.value.kind == kind
+            assert here.wakes.state(route("acme")).phase == "failed"
+            with pytest.raises(CannotWake) as again:
+                await here.get()
+            assert 0 < again.value.retry_after <= 5
+            assert here.api.starts[ACME] == 1
+            await until(lambda: here.api.events)
+            assert here.api.events[0]["reason"] == "WakeFailed"
+
+    run(check())
+
+
+def test_a_machine_that_ends_again_and_again_is_a_crash_loop(server: Valkey) -> None:
+    async def check() -> None:
+        async with gateway(server, "acme") as here:
+
+            async def crash(name: str) -> None:
+                for number in itertools.count():
+                    here.api.instance(name, "Running", f"run-{number}", address="127.0.0.1")
+                    here.api.machine(name, "Running")
+                    await asyncio.sleep(1.2)
+
+            crashing: list[asyncio.Task[None]] = []
+
+            async def begin(name: str) -> None:
+                crashing.append(asyncio.create_task(crash(name)))
+
+            here.api.started = begin
+            with pytest.raises(CannotWake) as cannot:
+                await here.get()
+            crashing[0].cancel()
+            assert cannot.value.kind == "crash-loop"
+
+    run(check())
+
+
+def test_agents_that_never_get_ready(server: Valkey) -> None:
+    async def check() -> None:
+        async with gateway(server, "acme", limit=2) as here:
+            here.api.ready = 503
+            with pytest.raises(CannotWake) as cannot:
+                await here.get()
+            assert cannot.value.kind == "not-ready"
+
+    run(check())
+
+
+@pytest.mark.parametrize("state", ["suspended", "offboarding"])
+def test_only_active_tenants_are_woken(server: Valkey, state: str) -> None:
+    async def check() -> None:
+        async with gateway(server, "acme") as here:
+            with pytest.raises(CannotWake) as cannot:
+                await here.wakes.awake(route("acme", state=state), 1)
+            assert cannot.value.kind == "not-active"
+            assert not here.api.starts
+
+    run(check())
+
+
+def test_without_redis_the_awake_are_served_and_the_asleep_stay_so(server: Valkey) -> None:
+    async def check() -> None:
+        async with gateway(server, "acme", "globex") as here:
+            await here.api.run(ACME)
+            await here.get()
+            wakes = Wakes(here.cluster, Activity(Redis(port=1, decode_responses=True)))
+            assert await wakes.awake(route("acme"), _SECONDS)
+            with pytest.raises(StillWaking):
+                await wakes.awake(route("globex"), 1)
+            await wakes.close()
+            assert not here.api.starts
+
+    run(check())
+
+
+def test_a_wake_outlives_an_api_server_that_is_away(server: Valkey) -> None:
+    async def check() -> None:
+        async with gateway(server, "acme") as here:
+            here.api.away = True
+            here.api.break_watches()
+            asked = asyncio.create_task(here.get())
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(asked), 1)
+            here.api.away = False
+            await asked
+            assert here.api.starts[ACME] == 1
+
+    run(check())
+
+
+def test_a_watch_that_is_too_old_begins_anew(server: Valkey) -> None:
+    async def check() -> None:
+        async with gateway(server, "acme") as here:
+            here.api.break_watches(gone=True)
+            here.api.machine("tenant-globex", "Stopped")
+            await until(lambda: here.cluster.machine(route("globex")).status == "off")
+
+    run(check())
