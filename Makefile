@@ -58,8 +58,8 @@ lint: $(VENV)/.ready ## formatting, style, types, architecture contracts, workfl
 	$(PYTHON) -m local actionlint
 
 # A process each: the servers that a group starts share a data folder with nobody else's.
-TEST_GROUPS := tests/infra tests/policy tests/review $(patsubst %/__init__.py,%,$(wildcard tests/local/*/__init__.py)) \
-  "$(wildcard tests/local/test_*.py)" tests/integration
+TEST_GROUPS := tests/infra tests/policy tests/review tests/images tests/services \
+  $(patsubst %/__init__.py,%,$(wildcard tests/local/*/__init__.py)) "$(wildcard tests/local/test_*.py)" tests/integration
 
 test: lint ## everything that guards the project
 	@for group in $(TEST_GROUPS); do echo "pytest $$group"; $(VENV)/bin/pytest $$group || exit 1; done

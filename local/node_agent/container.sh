@@ -44,10 +44,21 @@ make_mount_point() {
     if [ -d "$1" ]; then mkdir -p "$2"; else mkdir -p "$(dirname "$2")" && : >"$2"; fi
 }
 
+# A checkout or a data folder in /tmp is needed below a Pod's own /tmp as well.
+keep_in_sight() {
+    for needed in "$PWD" "$(dirname "$(dirname "$record")")"; do
+        case $needed in "$2"/*)
+            mkdir -p "$1${needed#"$2"}"
+            mount --rbind "$needed" "$1${needed#"$2"}"
+        esac
+    done
+}
+
 if [ "$1" != -- ]; then mount -t tmpfs -o mode=0700 tmpfs "$scratch"; fi
 while [ "$1" != -- ]; do
     [ -e "$2" ] || make_mount_point "$1" "$2"
-    mount --bind "$1" "$2"
+    keep_in_sight "$1" "$2"
+    mount --rbind "$1" "$2"
     shift 2
 done
 shift

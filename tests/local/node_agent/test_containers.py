@@ -141,3 +141,20 @@ def test_mounts_are_seen_by_the_container_only(
     assert output(tmp_path) == "abc"
     assert not Path(target).exists()
     assert not Path("/var/run/agent-platform-test").exists()
+
+
+@pytest.mark.skipif(namespace() is None, reason="this machine gives processes no mounts of their own")
+def test_a_mount_above_the_records_leaves_them_in_sight(
+    containers: Containers, ended: "queue.Queue[str]", tmp_path: Path
+) -> None:
+    own, other = tmp_path / "pods" / UID, tmp_path / "other"
+    scratch = own / "volumes" / "scratch"
+    scratch.mkdir(parents=True)
+    other.mkdir()
+    command = Command(
+        arguments=["ls", str(tmp_path)], environment={"PATH": os.defpath}, mounts=[(scratch, str(tmp_path))]
+    )
+    containers.start(UID, "main", 0, command, label=LABEL)
+    ended.get(timeout=10)
+    assert output(tmp_path) == "pods\n"
+    assert last(containers).exit_code == 0
