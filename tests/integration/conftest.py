@@ -29,6 +29,7 @@ class Platform:
     """A checkout of its own with its own servers."""
 
     root: Path
+    guests: str = "reported"
 
     def run(self, *arguments: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         """`python -m local ARGUMENTS` in the copy, as make calls it; what it printed is captured."""
@@ -54,15 +55,11 @@ class Platform:
             start_new_session=True,
         )
 
-    @staticmethod
-    def environment() -> dict[str, str]:
-        """The caller's, without what would move the platform or stand in for its servers.
-
-        Machines are reported, unless the caller says that they are to boot.
-        """
+    def environment(self) -> dict[str, str]:
+        """The caller's, without what would move the platform or stand in for its servers."""
         foreign = ("AGENT_PLATFORM_DATA", "PULUMI_", "EXOSCALE_", "VAULT_", "PG", "AWS_", "KUBECONFIG")
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
-        return {"AGENT_PLATFORM_GUESTS": "reported"} | inherited
+        return inherited | {"AGENT_PLATFORM_GUESTS": self.guests}
 
     def up(self) -> subprocess.CompletedProcess[str]:
         """`up`, which must succeed."""

@@ -59,7 +59,7 @@ def _offline(root: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*(isolated if allowed else []), *command],
         cwd=root,
-        env=Platform.environment(),
+        env=Platform(root).environment(),
         capture_output=True,
         text=True,
         timeout=900,

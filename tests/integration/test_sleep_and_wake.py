@@ -1,6 +1,6 @@
 """An idle machine is suspended, a request wakes it, and the program sees no change in either.
 
-Where guests are only reported, a small server in the guest's place answers what its agent would.
+Machines are only reported here: a small server in the guest's place answers what its agent would.
 """
 
 import contextlib
@@ -9,25 +9,22 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 import redis
-import urllib3
 from kubernetes import client
 
 from tests.integration.conftest import Platform
+from tests.integration.sleeping import ask, place, print_token, suspend, virtual_machine
 from tests.integration.test_runtime_state import call, wait_for
 
 pytestmark = pytest.mark.integration
 
 TENANT = "acme"
 NAMESPACE = f"tenant-{TENANT}"
-VM = ("kubevirt.io", "v1", NAMESPACE, "virtualmachines", NAMESPACE)
-IDLE = "agent-platform/idle-seconds"
 VISITORS = 40
 SUSPENDER = "system:serviceaccount:platform-system:idle-suspender"
 
@@ -47,7 +44,7 @@ class Agent(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module", autouse=True)
 def _guest(platform: Platform) -> Iterator[None]:
-    """Stand in for the guest wherever the machine gets an address, unless a real one listens there."""
+    """Stand in for the guest wherever the machine gets an address."""
     done = threading.Event()
     serving: dict[str, ThreadingHTTPServer] = {}
 
@@ -72,35 +69,36 @@ def _guest(platform: Platform) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def token(platform: Platform) -> str:
-    done = platform.run("token", TENANT)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    return print_token(platform, TENANT)
 
 
 @pytest.fixture(autouse=True)
 def _awake_before_and_after(platform: Platform) -> Iterator[None]:
     wait_for(platform, TENANT, "Running")
     yield
-    if virtual_machine(platform)["status"]["printableStatus"] != "Running":
-        until(lambda: virtual_machine(platform)["status"]["printableStatus"] in ("Stopped", "Running"))
+    if virtual_machine(platform, TENANT)["status"]["printableStatus"] != "Running":
+        until(
+            lambda: virtual_machine(platform, TENANT)["status"]["printableStatus"] in ("Stopped", "Running")
+        )
         with contextlib.suppress(subprocess.CalledProcessError):  # started meanwhile
             call(platform, TENANT, "start")
     wait_for(platform, TENANT, "Running")
 
 
-def virtual_machine(platform: Platform) -> dict[str, Any]:
-    found: dict[str, Any] = platform.objects().get_namespaced_custom_object(*VM)
-    return found
-
-
 def guest_address(platform: Platform) -> str:
     try:
-        found = platform.objects().get_namespaced_custom_object(*VM[:3], "virtualmachineinstances", NAMESPACE)
+        found = platform.objects().get_namespaced_custom_object(
+            *place(TENANT)[:3], "virtualmachineinstances", NAMESPACE
+        )
     except client.ApiException:
         return ""
     interfaces = found.get("status", {}).get("interfaces") or [{}]
     running = found.get("status", {}).get("phase") == "Running"
     return str(interfaces[0].get("ipAddress", "")) if running else ""
+
+
+def get(platform: Platform, token: str = "") -> int:
+    return ask(platform, TENANT, token)[0]
 
 
 def until(holds: Callable[[], Any], seconds: float = 90) -> None:
@@ -110,76 +108,13 @@ def until(holds: Callable[[], Any], seconds: float = 90) -> None:
         time.sleep(0.5)
 
 
-def get(platform: Platform, token: str = "") -> int:
-    """The status of the answer to a program that asks again when it is told to."""
-    exports = platform.exports()
-    domain, _, port = exports["GATEWAY"].partition(":")
-    name = f"{TENANT}.{domain}"
-    headers = {"Host": f"{name}:{port}", **({"Authorization": f"Bearer {token}"} if token else {})}
-    deadline = time.monotonic() + 150
-    with urllib3.HTTPSConnectionPool(
-        "127.0.0.1", int(port), server_hostname=name, assert_hostname=name, ca_certs=exports["GATEWAY_CA"]
-    ) as pool:
-        while True:
-            answer = pool.request("GET", "/hello", headers=headers, timeout=90, retries=False)
-            if answer.status != HTTPStatus.SERVICE_UNAVAILABLE or time.monotonic() > deadline:
-                return answer.status
-            time.sleep(int(answer.headers["Retry-After"]))
-
-
-@contextmanager
-def idle_limit(platform: Platform, seconds: int) -> Iterator[None]:
-    def annotate(value: str) -> None:
-        platform.objects().patch_namespaced_custom_object(*VM, {"metadata": {"annotations": {IDLE: value}}})
-
-    before = virtual_machine(platform)["metadata"]["annotations"][IDLE]
-    annotate(str(seconds))
-    try:
-        yield
-    finally:
-        annotate(before)
-
-
-def sweep(platform: Platform) -> None:
-    """Run the suspender's CronJob once, now."""
-
-    def kubectl(*arguments: str) -> str:
-        return subprocess.run(
-            ["kubectl", "-n", "platform-system", *arguments],
-            env=platform.exports(),
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-
-    job = f"sweep-{time.monotonic_ns()}"
-    kubectl("create", "job", "--from=cronjob/idle-suspender", job)
-    try:
-        kubectl("wait", "--for=condition=complete", f"job/{job}", "--timeout=90s")
-    finally:
-        kubectl("delete", "job", job)
-
-
-def suspend(platform: Platform) -> None:
-    """Let the suspender find the machine idle."""
-    deadline = time.monotonic() + 150
-    with idle_limit(platform, 1):
-        while True:
-            sweep(platform)
-            tenant = next(one for one in platform.status()["tenants"] if one["id"] == TENANT)
-            if tenant["sleep"] in ("asleep", "falling asleep"):
-                break
-            assert time.monotonic() < deadline, tenant["reason"]
-    wait_for(platform, TENANT, "Stopped")
-
-
 def assert_unchanged(platform: Platform) -> None:
     changes = platform.changes()
     assert {step: count for step, count in changes.items() if count and step != "same"} == {}
 
 
 def test_an_idle_machine_is_suspended_and_woken_once_by_many_requests(platform: Platform, token: str) -> None:
-    suspend(platform)
+    suspend(platform, TENANT)
     tenant = next(one for one in platform.status()["tenants"] if one["id"] == TENANT)
     assert (tenant["sleep"], tenant["reason"][:5]) == ("asleep", "idle ")
     events = platform.core().list_namespaced_event(NAMESPACE).items
@@ -187,7 +122,7 @@ def test_an_idle_machine_is_suspended_and_woken_once_by_many_requests(platform: 
     assert_unchanged(platform)
 
     assert get(platform) == HTTPStatus.UNAUTHORIZED
-    assert virtual_machine(platform)["status"]["printableStatus"] == "Stopped"
+    assert virtual_machine(platform, TENANT)["status"]["printableStatus"] == "Stopped"
 
     with redis.Redis.from_url(platform.exports()["REDIS_URL"], decode_responses=True) as notes:
         before = int(notes.get(f"activity:{TENANT}:generation") or 0)
@@ -211,7 +146,7 @@ def test_a_suspended_tenant_is_not_woken(platform: Platform, token: str) -> None
         write_route(platform, rewritten)
         until(lambda: get(platform, token) == HTTPStatus.FORBIDDEN)
         assert get(platform, token) == HTTPStatus.FORBIDDEN
-        assert virtual_machine(platform)["status"]["printableStatus"] == "Stopped"
+        assert virtual_machine(platform, TENANT)["status"]["printableStatus"] == "Stopped"
     finally:
         write_route(platform, route)
 
@@ -283,7 +218,7 @@ def test_the_suspenders_own_token_reads_machines_and_no_secret(platform: Platfor
     suspender = client.ApiClient(configuration)
 
     objects: Any = client.CustomObjectsApi(suspender)
-    found = objects.list_cluster_custom_object(*VM[:2], "virtualmachines")
+    found = objects.list_cluster_custom_object(*place(TENANT)[:2], "virtualmachines")
     assert TENANT in {one["metadata"]["labels"].get("tenant-id") for one in found["items"]}
     with pytest.raises(client.ApiException) as refused:
         client.CoreV1Api(suspender).list_namespaced_secret(NAMESPACE)

@@ -1,0 +1,73 @@
+"""What a tenant wrote is there after its machine was suspended and woken, in machines that really boot."""
+
+import dataclasses
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
+
+import pytest
+from rich.console import Console
+
+import images
+from local.errors import LocalError
+from local.node_agent.qemu import EMULATOR, IMAGE
+from tests.integration.conftest import Platform
+from tests.integration.sleeping import ask, print_token, suspend
+from tests.integration.test_runtime_state import call, wait_for
+
+pytestmark = pytest.mark.integration
+
+TENANTS = ("acme", "dufour")
+CYCLES = 2
+
+
+@pytest.fixture(scope="module")
+def booting(platform: Platform) -> Iterator[Platform]:
+    """The platform with machines that boot; all are asleep."""
+    if shutil.which(EMULATOR) is None:
+        pytest.skip(f"{EMULATOR} is not on PATH")
+    try:
+        images.build(IMAGE, Console(stderr=True))
+    except LocalError as error:
+        pytest.skip(str(error))
+    for tenant in TENANTS:
+        call(platform, tenant, "stop")
+        wait_for(platform, tenant, "Stopped")
+    restarted = dataclasses.replace(platform, guests="real")
+    assert restarted.run("down").returncode == 0
+    restarted.up()
+    restarted.pause_the_suspender()
+    yield restarted
+    suspend(restarted, *TENANTS)
+    assert platform.run("down").returncode == 0
+    platform.up()
+    platform.pause_the_suspender()
+    for tenant in TENANTS:
+        call(platform, tenant, "start")
+        wait_for(platform, tenant, "Running")
+
+
+def test_a_workspace_survives_suspend_and_wake(booting: Platform) -> None:
+    tokens = {tenant: print_token(booting, tenant) for tenant in TENANTS}
+
+    def use(tenant: str, cycle: int) -> None:
+        """Wake it with what is to be written; read what earlier cycles wrote."""
+        file = f"/v1/files/cycle-{cycle}"
+        written = ask(booting, tenant, tokens[tenant], file, method="PUT", body=f"{tenant} {cycle}".encode())
+        assert written[0] == HTTPStatus.CREATED
+        for earlier in range(cycle + 1):
+            read = ask(booting, tenant, tokens[tenant], f"/v1/files/cycle-{earlier}")
+            assert read == (HTTPStatus.OK, f"{tenant} {earlier}".encode())
+
+    for cycle in range(CYCLES):
+        with ThreadPoolExecutor(len(TENANTS)) as visitors:
+            for used in [visitors.submit(use, tenant, cycle) for tenant in TENANTS]:
+                used.result()
+        assert changed(booting) == {}
+        suspend(booting, *TENANTS)
+        assert changed(booting) == {}
+
+
+def changed(platform: Platform) -> dict[str, int]:
+    return {step: count for step, count in platform.changes().items() if count and step != "same"}
