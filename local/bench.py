@@ -20,7 +20,7 @@ from pulumi import automation as auto
 from pulumi.runtime.rpc import UNKNOWN
 from rich.console import Console
 
-from local import bench_slices, engine, toolchain
+from local import bench_slices, bench_sweep, engine, toolchain
 from local.paths import DATA, ROOT
 from local.providers.schema import Schema
 
@@ -79,6 +79,7 @@ def run(console: Console) -> list[Figure]:
         _figure("preview of 100 tenants / of 25 tenants", whole, quarter, 4.4, console),
         _figure("preview of 100 tenants with the policy pack / without", guarded, whole, 1.3, console),
         _one_slice(console),
+        *_one_sweep(console),
     ]
 
 
@@ -93,6 +94,25 @@ def _one_slice(console: Console) -> Figure:
     )
     name = f"preview of one slice of {bench_slices.SLICES} / of {_LONG} tenants in one stack"
     return _figure(name, [part], [whole], 0.15, console)
+
+
+def _one_sweep(console: Console) -> list[Figure]:
+    """One sweep of the idle suspender, once: to make its machines takes minutes."""
+    found = bench_sweep.measure()
+    name = f"sweep over {bench_sweep.MACHINES} machines"
+    seconds, peak = round(found["seconds"], 2), round(found["peak_mb"])
+    console.print(f"{name}: {seconds} s (goal at most 10 s), at its peak {peak} MB (goal at most 150 MB)")
+    return [
+        {"name": name, "value": seconds, "unit": "s", "goal": 10, "met": seconds <= 10},
+        {"name": f"{name}, peak memory", "value": peak, "unit": "MB", "goal": 150, "met": peak <= 150},
+        _figure(
+            f"{name} / one after the other (from a sample)",
+            [found["seconds"]],
+            [found["sequential_seconds"]],
+            1,
+            console,
+        ),
+    ]
 
 
 def _figure(

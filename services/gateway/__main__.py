@@ -11,10 +11,11 @@ from pathlib import Path
 
 import uvloop
 
+from services import kube
 from services.activity import connection
 from services.activity.holds import Holds
 from services.activity.store import Activity
-from services.gateway import asgi, console, internal, kube, metrics
+from services.gateway import asgi, console, internal, metrics
 from services.gateway.app import App
 from services.gateway.auth import Keys, SignedTokens
 from services.gateway.cluster import Cluster

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Literal
 
-from services.gateway.kube import UNREACHABLE, Api, ApiError, Key, Object, Watched
 from services.gateway.routes import Route
+from services.kube import UNREACHABLE, Api, ApiError, Key, Object, Watched
 
 log = logging.getLogger(__name__)
 

@@ -18,9 +18,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route as Endpoint
 
+from services import kube
 from services.activity import connection
 from services.activity.store import LEASE_NAME, LEASE_SECONDS, Activity, Refused, Signal
-from services.gateway import kube
 from services.gateway.cluster import Cluster
 from services.gateway.routes import Routes
 

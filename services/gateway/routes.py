@@ -12,7 +12,7 @@ from jwt.algorithms import OKPAlgorithm
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
-from services.gateway.kube import Api, Object, Watched
+from services.kube import Api, Object, Watched
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,10 @@ from http import HTTPStatus
 
 import aiohttp
 
+from services import kube
 from services.activity import connection
 from services.activity.store import Activity, Claim
-from services.gateway import kube, metrics
+from services.gateway import metrics
 from services.gateway.cluster import Cluster, Machine, Trouble
 from services.gateway.routes import Route
 from services.gateway.states import Kind, Phase

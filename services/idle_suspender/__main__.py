@@ -6,9 +6,9 @@ import sys
 
 from redis.exceptions import RedisError
 
+from services import kube
 from services.activity import connection
 from services.activity.store import Activity
-from services.gateway import kube
 from services.idle_suspender.sweep import Sweep
 
 log = logging.getLogger("idle_suspender")

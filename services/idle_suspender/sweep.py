@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 
 from services.activity.store import Activity, Decision, Published
-from services.gateway.kube import UNREACHABLE, Api, ApiError
 from services.idle_suspender.machines import TENANT, Object, Running, running
 from services.idle_suspender.reasons import duration, explain
+from services.kube import UNREACHABLE, Api, ApiError
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from aiohttp import web
 
-from services.gateway.kube import Access, Api
 from services.gateway.routes import Route
+from services.kube import Access, Api
 
 Object = dict[str, Any]
 

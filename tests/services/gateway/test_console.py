@@ -14,12 +14,12 @@ from redis.asyncio import Redis
 from services.activity.store import Activity, Published
 from services.gateway import asgi, console, pages
 from services.gateway.cluster import Cluster
-from services.gateway.kube import Access, Api
 from services.gateway.listener import Listener
 from services.gateway.routes import Price, Route, Routes
 from services.gateway.settings import Limits
 from services.gateway.states import CannotWake, Kind, State, StillWaking
 from services.gateway.wake import Wakes
+from services.kube import Access, Api
 from tests.services.gateway.api import route
 from tests.services.valkey import Valkey
 

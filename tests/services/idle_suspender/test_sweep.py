@@ -13,8 +13,8 @@ from aiohttp.test_utils import TestServer
 from redis.exceptions import RedisError
 
 from services.activity.store import Activity
-from services.gateway.kube import UNREACHABLE, Access, Api
 from services.idle_suspender.sweep import Sweep
+from services.kube import UNREACHABLE, Access, Api
 from tests.services.valkey import NOW, Valkey, scripts
 
 

@@ -1,4 +1,4 @@
-"""The Kubernetes API as the gateway uses it: plain objects, and collections kept in step by a watch."""
+"""The Kubernetes API as the services use it: plain objects, and collections kept in step by a watch."""
 
 import asyncio
 import base64
