@@ -1,17 +1,13 @@
 """One sweep of the idle suspender over many machines, on an API server and a Redis of its own.
 
-The sweep is the program as the CronJob runs it, from start to end. The API server is real and has KubeVirt's
-definitions; nobody plays KubeVirt, so the machines' statuses are given and none is idle. It is set against a
-loop that looks at one machine after the other, of which a sample is run.
+The sweep is the program as the CronJob runs it, from start to end; no machine is idle, as nothing here would
+stop one. It is set against a loop that looks at one machine after the other, of which a sample is run.
 """
 
 import asyncio
-import copy
-import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
@@ -19,9 +15,9 @@ from typing import Any, TypedDict
 
 from rich.console import Console
 
-from local import credentials, supervisor, toolchain
-from local.paths import DATA, ROOT
-from local.servers import kubernetes, redis
+from local import bench_cluster
+from local.bench_cluster import VIRTUAL_MACHINES
+from local.paths import ROOT
 from services.activity import connection
 from services.activity.store import Activity, Machine, Published
 from services.kube import Access, Api
@@ -29,7 +25,6 @@ from services.kube import Access, Api
 MACHINES = 10_000
 _SAMPLE = 500
 _AT_ONCE = 32
-_VIRTUAL_MACHINES = "/apis/kubevirt.io/v1"
 
 
 class Measured(TypedDict):
@@ -41,43 +36,12 @@ class Measured(TypedDict):
 
 
 def measure() -> Measured:
-    """Measure in a process and a data folder of their own; what is there already stays as it is."""
-    with tempfile.TemporaryDirectory(prefix="bench-sweep-") as folder:
-        done = subprocess.run(
-            [sys.executable, "-m", "local.bench_sweep"],
-            cwd=ROOT,
-            env={**os.environ, "AGENT_PLATFORM_DATA": folder},
-            stdout=subprocess.PIPE,
-            check=True,
-        )
-    found: Measured = json.loads(done.stdout)
+    """Measure; what is there already stays as it is."""
+    found: Measured = bench_cluster.measure(__name__)
     return found
 
 
-def _main() -> None:
-    console = Console(stderr=True)
-    toolchain.ensure(console, "etcd", "kube-apiserver", "kubevirt.json")
-    servers = [*kubernetes.services(), *redis.services()]
-    try:
-        kubernetes.prepare()
-        redis.prepare()
-        for server in servers:
-            supervisor.start(server, console)
-        sys.stdout.write(json.dumps(asyncio.run(_measure(console))))
-    finally:
-        for server in reversed(servers):
-            supervisor.stop(server.name)
-
-
 async def _measure(console: Console) -> Measured:
-    password = DATA / "bench-password"
-    password.write_text(credentials.secret("redis"), encoding="utf-8")
-    url = redis.environment()["REDIS_URL"]
-    os.environ |= {
-        "KUBECONFIG": str(kubernetes.KUBECONFIG),
-        "REDIS_URL": f"redis://default@{url.rpartition('@')[2]}",
-        "REDIS_PASSWORD_FILE": str(password),
-    }
     api = Api(Access.find())
     async with connection.connect() as client:
         activity = Activity(client)
@@ -114,7 +78,7 @@ async def _one_after_the_other(api: Api, activity: Activity) -> float:
     began = time.monotonic()
     for number in range(_SAMPLE):
         name = f"tenant-{_tenant(number)}"
-        found = await api.request("GET", f"{_VIRTUAL_MACHINES}/namespaces/{name}/virtualmachines/{name}")
+        found = await api.request("GET", f"{VIRTUAL_MACHINES}/namespaces/{name}/virtualmachines/{name}")
         tenant = found["metadata"]["labels"]["tenant-id"]
         (judged,) = await activity.judge([Machine(tenant=tenant, limit=900, since=0)])
         await activity.publish(
@@ -130,34 +94,17 @@ async def _report(activity: Activity) -> None:
 
 
 async def _make(api: Api) -> None:
-    definition = next(
-        copy.deepcopy(item)
-        for item in toolchain.objects("kubevirt")
-        if item["kind"] == "CustomResourceDefinition" and item["spec"]["names"]["kind"] == "VirtualMachine"
-    )
-    for version in definition["spec"]["versions"]:
-        # A status is then made with its machine, in one request.
-        version.pop("subresources", None)
-    await api.request("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", definition)
-    while "virtualmachines" not in await _served(api):
-        await asyncio.sleep(0.2)
+    await bench_cluster.define(api, "VirtualMachine")
     since = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     await _many(lambda n: api.request("POST", "/api/v1/namespaces", _namespace(n)), range(MACHINES))
     await _many(
         lambda n: api.request(
             "POST",
-            f"{_VIRTUAL_MACHINES}/namespaces/tenant-{_tenant(n)}/virtualmachines",
+            f"{VIRTUAL_MACHINES}/namespaces/tenant-{_tenant(n)}/virtualmachines",
             _machine(n, since),
         ),
         range(MACHINES),
     )
-
-
-async def _served(api: Api) -> str:
-    try:
-        return json.dumps(await api.request("GET", _VIRTUAL_MACHINES))
-    except Exception:  # noqa: BLE001 - not yet
-        return ""
 
 
 async def _many(make: Callable[[int], Awaitable[Any]], numbers: Iterable[int]) -> None:
@@ -214,4 +161,4 @@ def _machine(number: int, since: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    _main()
+    bench_cluster.main(_measure)

@@ -53,7 +53,7 @@ class Trouble:
 class Machine:
     """A tenant's machine as last seen."""
 
-    status: Literal["missing", "off", "stopping", "starting", "running"]
+    status: Literal["missing", "halted", "off", "stopping", "starting", "running"]
     instance: str = ""
     """The uid of what runs; another one after each start or crash."""
     address: str = ""
@@ -68,6 +68,8 @@ class Declared:
     """What counts of a VirtualMachine: there may be ten thousand, so no more is kept."""
 
     going: bool
+    halted: bool
+    """It is declared not to run: to start it, KubeVirt would rewrite what the program declared."""
     status: str
     requests: tuple[str, ...]
     messages: Mapping[str, str]
@@ -205,6 +207,8 @@ def seen(declared: Declared | None, instance: Instance | None) -> Machine:
         return Machine(status="missing")
     running = instance is not None and instance.phase not in ("Succeeded", "Failed")
     if instance is None or not running:
+        if declared.halted:
+            return Machine(status="halted", since=declared.since)
         if _is_off(declared):
             return Machine(status="off", since=declared.since)
         return Machine(status="starting", trouble=_trouble(declared, None), since=declared.since)
@@ -232,6 +236,7 @@ def read_declared(item: Object) -> Declared:
     ready: Object = next((condition for condition in conditions if condition["type"] == "Ready"), {})
     return Declared(
         going="deletionTimestamp" in item["metadata"],
+        halted=item.get("spec", {}).get("runStrategy") == "Halted",
         status=status.get("printableStatus", "Unknown"),
         requests=tuple(request["action"] for request in status.get("stateChangeRequests", ())),
         messages=_messages(conditions),

@@ -126,6 +126,8 @@ class Waking:
         if (trouble := self._lasting(machine.trouble)) is not None:
             raise Failed(trouble.kind, trouble.detail)
         active = self.seconds - self._waited_for_slot
+        if machine.status == "halted":
+            raise Failed("not-active", f"the machine {self._route.namespace} is declared not to run")
         if machine.status == "missing" and active > _MISSING_SECONDS:
             raise Failed("unknown", f"there is no machine {self._route.namespace}")
         if active > self._tools.limit:

@@ -53,6 +53,13 @@ def test_where_a_machine_stands(vm: dict[str, Any], vmi: dict[str, Any] | None, 
     assert look(vm, vmi).status == status
 
 
+def test_a_machine_that_is_declared_not_to_run_is_halted_once_it_has_ended() -> None:
+    vm = declared("Stopped")
+    vm["spec"] = {"runStrategy": "Halted"}
+    assert look(vm).status == "halted"
+    assert look(vm, instance("Running", going=True)).status == "stopping"
+
+
 def test_a_machine_that_is_being_deleted_is_none() -> None:
     vm = declared("Running")
     vm["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
