@@ -80,8 +80,10 @@ class _Handler(BaseHTTPRequestHandler):
                 self._refuse(HTTPStatus.NOT_FOUND, f"{self.command} {path}: there is no such thing here.")
         except _BadRequestError as error:
             self._refuse(HTTPStatus.BAD_REQUEST, str(error))
-        except (RefusedPathError, UnknownTenantError) as error:
+        except RefusedPathError as error:
             self._refuse(HTTPStatus.NOT_FOUND, str(error))
+        except UnknownTenantError as error:
+            self._refuse(HTTPStatus.MISDIRECTED_REQUEST, str(error))
         except NotReadyError as error:
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
         except StoppingError as error:

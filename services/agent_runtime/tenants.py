@@ -1,6 +1,7 @@
 """Whom this runtime serves, and each one's agent."""
 
 import dataclasses
+import importlib
 import re
 import threading
 import time
@@ -14,6 +15,8 @@ from services.agent_runtime.identity import Identity, NotReadyError
 from services.agent_runtime.settings import Settings
 from services.agent_runtime.vault import Vault
 
+_PRELOAD_AFTER = 2.0
+"""Seconds; whoever waited for the machine to wake is answered first."""
 _ID = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 
@@ -66,6 +69,8 @@ class Tenants:
         self._lock = threading.Lock()
         self._known: dict[str, Tenant] = {}
         self._own: Tenant | None = None
+        self._preload = threading.Timer(_PRELOAD_AFTER, _load_agent)
+        self._preload.daemon = True
 
     @property
     def shared(self) -> bool:
@@ -78,6 +83,9 @@ class Tenants:
             return {"status": "ok", "serves": "whom Vault lets it"}
         tenant = self.only()
         tenant.ready()
+        with self._lock:
+            if not self._preload.ident:
+                self._preload.start()
         return {"status": "ok", "tenant": tenant.known.tenant}
 
     def of(self, name: str | None) -> Tenant:
@@ -122,3 +130,8 @@ class Tenants:
         else:
             tenant.vault.log_in()
         return tenant
+
+
+def _load_agent() -> None:
+    """Load what the first prompt needs, which is most of what there is to load."""
+    importlib.import_module("services.agent_runtime.agent")

@@ -56,6 +56,7 @@ class SignedTokens:
 
     def __init__(self) -> None:
         """Remember the signatures verified last."""
+        self._key_id = functools.lru_cache(maxsize=8192)(_key_id)
         self._verified = functools.lru_cache(maxsize=8192)(_verified)
 
     def caller(self, request: Request, audience: str, keys: Keys) -> Caller:
@@ -79,8 +80,7 @@ class SignedTokens:
         if len(token) > _LONGEST_TOKEN:
             raise Refused("The token is too long.")
         try:
-            kid = jwt.get_unverified_header(token).get("kid")
-            key = keys.get(kid) if isinstance(kid, str) else None
+            key = keys.get(self._key_id(token) or "")
             if key is None:
                 raise Refused("The token is signed with a key that is not known here.")
             caller = self._verified(token, audience, key.public_bytes_raw())
@@ -92,6 +92,12 @@ class SignedTokens:
         if caller.expires > now + _LONGEST_SECONDS + _LEEWAY_SECONDS:
             raise Refused("The token lasts longer than a day.")
         return caller
+
+
+def _key_id(token: str) -> str | None:
+    """Return which key a token claims to be signed with."""
+    kid = jwt.get_unverified_header(token).get("kid")
+    return kid if isinstance(kid, str) else None
 
 
 def _verified(token: str, audience: str, key: bytes) -> Caller:

@@ -1,5 +1,6 @@
 """The runtime's server, with a Vault that answers as the real one does."""
 
+import dataclasses
 import json
 import threading
 import urllib.error
@@ -52,9 +53,8 @@ def vault() -> Iterator[str]:
 
 def _settings(folder: Path, vault: str) -> Settings:
     (folder / "token").write_text("token")
-    return Settings.read(
-        {"VAULT_TOKEN_FILE": str(folder / "token"), "VAULT_ADDR": vault, "TMPDIR": str(folder)}
-    )
+    said = {"VAULT_TOKEN_FILE": str(folder / "token"), "VAULT_ADDR": vault, "TMPDIR": str(folder)}
+    return dataclasses.replace(Settings.read(said), identity=folder / "identity.json")
 
 
 @pytest.fixture
@@ -97,7 +97,28 @@ def test_serves_whom_vault_lets_in(shared: str) -> None:
 
 @pytest.mark.parametrize("tenant", [None, "../acme", "A"])
 def test_serves_nobody_without_a_name(shared: str, tenant: str | None) -> None:
-    assert _ask("GET", f"{shared}/", tenant)[0] == 404
+    assert _ask("GET", f"{shared}/", tenant)[0] == 421
+
+
+def test_a_tenants_own_runtime_takes_nobody_elses_request(tmp_path: Path, vault: str) -> None:
+    settings = _settings(tmp_path, vault)
+    settings.identity.write_text(
+        json.dumps(
+            {
+                "tenant": "acme",
+                "tier": "professional",
+                "vault": {
+                    "address": vault,
+                    "authentication": {"path": "auth/kubernetes", "role": "tenant-acme"},
+                    "secrets": "tenants/acme",
+                },
+            }
+        )
+    )
+    for own in _serving(Server(("127.0.0.1", 0), Tenants(settings))):
+        assert _ask("GET", f"{own}/readyz", None)[0] == 200
+        assert _ask("PUT", f"{own}/v1/files/a", "acme", b"kept")[0] == 201
+        assert _ask("GET", f"{own}/v1/files/a", "globex")[0] == 421
 
 
 @pytest.mark.parametrize("body", [b"", b"no json", b"{}", b'{"prompt": " "}', b'{"prompt": 1}'])
