@@ -64,8 +64,8 @@ TEST_GROUPS := tests/infra tests/policy tests/review tests/images tests/services
 test: lint ## everything that guards the project
 	@for group in $(TEST_GROUPS); do echo "pytest $$group"; $(VENV)/bin/pytest $$group || exit 1; done
 
-bench: $(VENV)/.ready ## figures, each as a ratio within one run; the last line is JSON
-	@$(PYTHON) -m local bench
+bench: $(VENV)/.ready ## figures, each against a floor or a peer in the same run (NAME=gateway for one); the last line is JSON
+	@$(PYTHON) -m local bench $(NAME)
 
 docs: $(VENV)/.ready ## make docs/policies.md from the rules
 	@$(PYTHON) -m policy.table

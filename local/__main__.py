@@ -88,7 +88,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub = add(_attack, "attack", "try, as every tenant, to get at what is every other's; none may succeed")
     sub.add_argument("servers", nargs="*", metavar="SERVER", help="only these, as in `attack postgres vault`")
-    add(_bench, "bench", "measure; the last line is JSON")
+    sub = add(_bench, "bench", "measure; the last line is JSON")
+    sub.add_argument("names", nargs="*", metavar="NAME", help="only these, as in `bench gateway sweep`")
     add(_actionlint, "actionlint", "check the CI's workflows")
     roster_tool.add_parser(add(roster_tool.run, "tenant", "edit the roster: add, list, move, suspend, …"))
     add(_manifests, "manifests", "regenerate the vendored KubeVirt manifest from its pinned module")
@@ -286,10 +287,13 @@ def _check_ready() -> None:
         raise LocalError(f"{', '.join(missing)}: not running, so nothing was tried; run `make up` first.")
 
 
-def _bench(_options: argparse.Namespace) -> None:
+def _bench(options: argparse.Namespace) -> None:
     from local import bench  # its own imports are many, and no other command needs them
 
-    sys.stdout.write(engine.as_json({"benchmarks": bench.run(CONSOLE)}) + "\n")
+    unknown = [name for name in options.names if name not in bench.BENCHES]
+    if unknown:
+        raise LocalError(f"bench: there is no {', '.join(unknown)}; known: {', '.join(bench.BENCHES)}.")
+    sys.stdout.write(engine.as_json({"benchmarks": bench.run(CONSOLE, options.names)}) + "\n")
 
 
 def _actionlint(_options: argparse.Namespace) -> None:

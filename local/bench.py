@@ -20,7 +20,7 @@ from pulumi import automation as auto
 from pulumi.runtime.rpc import UNKNOWN
 from rich.console import Console
 
-from local import bench_slices, bench_sweep, engine, toolchain
+from local import bench_gateway, bench_slices, bench_sweep, bench_wake, engine, toolchain
 from local.paths import DATA, ROOT
 from local.providers.schema import Schema
 
@@ -58,9 +58,14 @@ class Registration:
     inputs: Mapping[str, Any]
 
 
-def run(console: Console) -> list[Figure]:
-    """Measure; every figure is the median of the rounds, whose spread is told on the console."""
+def run(console: Console, names: Sequence[str]) -> list[Figure]:
+    """Measure what is named, or everything; a figure's spread is told on the console."""
     toolchain.ensure(console)
+    return [figure for name in names or BENCHES for figure in BENCHES[name](console)]
+
+
+def _previews(console: Console) -> list[Figure]:
+    """Previews of a hundred tenants; every figure is the median of the rounds."""
     engine.install_plugins("prod", official_only=False)
     recorded: list[Registration] = []
     _preview(100, record=recorded)  # also the warm-up
@@ -78,13 +83,12 @@ def run(console: Console) -> list[Figure]:
         _figure("preview of 100 tenants / the same resources in a flat loop", whole, flat, 1.25, console),
         _figure("preview of 100 tenants / of 25 tenants", whole, quarter, 4.4, console),
         _figure("preview of 100 tenants with the policy pack / without", guarded, whole, 1.3, console),
-        _one_slice(console),
-        *_one_sweep(console),
     ]
 
 
-def _one_slice(console: Console) -> Figure:
+def _one_slice(console: Console) -> list[Figure]:
     """One slice of a long roster against all of it in one stack, once: the whole takes minutes."""
+    engine.install_plugins("prod", official_only=False)
     roster = bench_slices.sliced(_roster(_LONG))
     tenants, part = bench_slices.preview_slice(roster)
     whole = _preview(_LONG)
@@ -93,18 +97,16 @@ def _one_slice(console: Console) -> Figure:
         f"all {_LONG} tenants in one stack {whole:.1f} s"
     )
     name = f"preview of one slice of {bench_slices.SLICES} / of {_LONG} tenants in one stack"
-    return _figure(name, [part], [whole], 0.15, console)
+    return [_figure(name, [part], [whole], 0.15, console)]
 
 
-def _one_sweep(console: Console) -> list[Figure]:
+def _sweep(console: Console) -> list[Figure]:
     """One sweep of the idle suspender, once: to make its machines takes minutes."""
     found = bench_sweep.measure()
     name = f"sweep over {bench_sweep.MACHINES} machines"
-    seconds, peak = round(found["seconds"], 2), round(found["peak_mb"])
-    console.print(f"{name}: {seconds} s (goal at most 10 s), at its peak {peak} MB (goal at most 150 MB)")
     return [
-        {"name": name, "value": seconds, "unit": "s", "goal": 10, "met": seconds <= 10},
-        {"name": f"{name}, peak memory", "value": peak, "unit": "MB", "goal": 150, "met": peak <= 150},
+        _bounded(name, found["seconds"], "s", 10, console),
+        _bounded(f"{name}, peak memory", found["peak_mb"], "MB", 150, console),
         _figure(
             f"{name} / one after the other (from a sample)",
             [found["seconds"]],
@@ -113,6 +115,41 @@ def _one_sweep(console: Console) -> list[Figure]:
             console,
         ),
     ]
+
+
+def _gateway(console: Console) -> list[Figure]:
+    """What the gateway adds to a request of a machine that is awake."""
+    found = bench_gateway.measure()
+    direct = found["p50"]["direct"]
+    return [
+        _bounded(
+            f"{way}: median over a direct connection's",
+            statistics.median(above - below for above, below in zip(found["p50"][way], direct, strict=True)),
+            "ms",
+            1.5,
+            console,
+        )
+        for way in found["p50"]
+        if way != "direct"
+    ]
+
+
+def _wake(console: Console) -> list[Figure]:
+    """From a request to a sleeping machine to its answer."""
+    found = bench_wake.measure(console)
+    for name, seconds in {"wake": found["wakes"], "bare guest": found["bare"], **found["phases"]}.items():
+        cuts = statistics.quantiles(seconds, n=20)
+        console.print(f"{name}: p50 {statistics.median(seconds):.2f} s, p95 {cuts[18]:.2f} s")
+    median = statistics.median(found["wakes"]) / statistics.median(found["bare"])
+    return [
+        _bounded(f"{bench_wake.WAKES} wakes / boots of a bare guest, medians", median, "ratio", 2, console)
+    ]
+
+
+def _bounded(name: str, value: float, unit: str, goal: float, console: Console) -> Figure:
+    value = round(value, 2)
+    console.print(f"{name}: {value} {unit} (goal at most {goal})")
+    return {"name": name, "value": value, "unit": unit, "goal": goal, "met": value <= goal}
 
 
 def _figure(
@@ -208,3 +245,12 @@ def _unknowns(value: Any) -> Any:
     if isinstance(value, list):
         return [_unknowns(item) for item in value]
     return value
+
+
+BENCHES: Mapping[str, Callable[[Console], list[Figure]]] = {
+    "previews": _previews,
+    "slices": _one_slice,
+    "sweep": _sweep,
+    "gateway": _gateway,
+    "wake": _wake,
+}

@@ -37,7 +37,7 @@ IMAGE = "agent-machine"
 HOST = "10.0.2.100"
 """Where a guest finds those services of this machine's loopback that its instructions name."""
 
-_NETWORK = "net=10.0.2.0/24,host=10.0.2.1,dns=10.0.2.3,dhcpstart=10.0.2.2"
+NETWORK = "net=10.0.2.0/24,host=10.0.2.1,dns=10.0.2.3,dhcpstart=10.0.2.2"
 """As KubeVirt's masquerade has it: the guest is 10.0.2.2."""
 
 _LOOPBACK = re.compile(rb"\b127\.0\.0\.1:(\d{1,5})\b")
@@ -187,7 +187,7 @@ class _Preparation:
         domain = self._machine["spec"]["domain"]
         disks = self._disks(server)
         return [
-            *_processor(domain, acceleration),
+            *processor(domain, acceleration),
             *self._kernel(domain),
             *disks,
             *self._network(domain),
@@ -282,7 +282,7 @@ class _Preparation:
             for port in sorted(self._ports):
                 relay = shlex.join([sys.executable, "-I", "-S", str(_RELAY), str(port)])
                 ways.append(f"guestfwd=tcp:{HOST}:{port}-cmd:{_escaped(relay)}")
-            network = ",".join([f"user,id=net{number},restrict=on,ipv6=off,{_NETWORK}", *ways])
+            network = ",".join([f"user,id=net{number},restrict=on,ipv6=off,{NETWORK}", *ways])
             mac = machines.mac(self._machine, interface)
             arguments += ["-netdev", network]
             arguments += ["-device", f"virtio-net-pci,netdev=net{number},mac={mac},romfile="]
@@ -302,7 +302,7 @@ def _say(guests: Containers, uid: str, command: str) -> None:
             os.close(pipe)
 
 
-def _processor(domain: Object, acceleration: Acceleration) -> list[str]:
+def processor(domain: Object, acceleration: Acceleration) -> list[str]:
     """Return the machine with its size; memory that is not used is not taken."""
     cpu = domain.get("cpu", {})
     processors = cpu.get("sockets", 1) * cpu.get("cores", 1) * cpu.get("threads", 1)

@@ -1,0 +1,128 @@
+"""How long a request to a sleeping machine takes, against the least that can boot.
+
+On the running platform, whose machines have to boot: a tenant's machine is stopped, and asked for through the
+gateway as a customer would. In turn with it, the same kernel boots with busybox's httpd and nothing else, on
+as many processors and as much memory. The first goes all of KubeVirt's way, the second is QEMU alone.
+"""
+
+import http.client
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, TypedDict
+
+from kubernetes import client as kubernetes_client
+from rich.console import Console
+
+from images import built
+from local import bare_guest, engine, sleep, tokens
+from local.demo.machine import Machine
+from local.demo.visitor import Visitor
+from local.errors import LocalError
+from local.node_agent import qemu
+from local.servers import kubernetes
+
+WAKES = 30
+_TENANT = "acme"
+_PATIENCE = 180.0
+_ARGUMENTS = "console=ttyS0 quiet panic=-1"
+_PHASES = ("queued", "start", "boot", "ready")
+
+
+class Measured(TypedDict):
+    """Seconds of each wake, of each boot of the bare guest, and the phases of the wakes by their names."""
+
+    wakes: list[float]
+    bare: list[float]
+    phases: dict[str, list[float]]
+
+
+def measure(console: Console) -> Measured:
+    """Measure; raises LocalError if there is no platform, or if its machines do not boot."""
+    machine, domain = Machine(_TENANT), _domain()
+    token = tokens.mint(_TENANT, [tenant["id"] for tenant in engine.tenants(engine.LOCAL_STACK)])
+    found: Measured = {"wakes": [], "bare": [], "phases": {phase: [] for phase in _PHASES}}
+    with tempfile.TemporaryDirectory() as folder:
+        image = built(qemu.IMAGE)
+        if image is None or qemu.obstacle():
+            raise LocalError(f"bench: {qemu.obstacle()}, so no wake was measured.")
+        bare = bare_guest.make(image, Path(folder) / "bare")
+        for turn in range(WAKES):
+            _stop(machine)
+            answer = Visitor(_TENANT, token).call("/readyz", _PATIENCE)
+            if answer is None or answer.status != http.HTTPStatus.OK:
+                raise LocalError(f"bench: the machine of {_TENANT} did not wake: {answer}.")
+            found["wakes"].append(answer.seconds)
+            for phase, seconds in _phases().items():
+                found["phases"][phase].append(seconds)
+            _stop(machine)
+            found["bare"].append(_boot(bare, domain))
+            console.print(
+                f"wake {turn + 1}: {found['wakes'][-1]:.1f} s, bare guest {found['bare'][-1]:.1f} s; "
+                + ", ".join(f"{phase} {found['phases'][phase][-1]:.1f} s" for phase in _PHASES)
+            )
+    machine.start()
+    return found
+
+
+def _domain() -> dict[str, Any]:
+    name = f"tenant-{_TENANT}"
+    objects: Any = kubernetes_client.CustomObjectsApi(kubernetes.client())
+    machine: dict[str, Any] = objects.get_namespaced_custom_object(
+        "kubevirt.io", "v1", name, "virtualmachines", name
+    )
+    domain: dict[str, Any] = machine["spec"]["template"]["spec"]["domain"]
+    return domain
+
+
+def _stop(machine: Machine) -> None:
+    if machine.status() != "Stopped":
+        machine.stop()
+    if not machine.wait_for("Stopped", _PATIENCE):
+        raise LocalError(f"bench: the machine of {_TENANT} does not stop; see `make logs`.")
+
+
+def _phases() -> dict[str, float]:
+    seen = {"id": _TENANT, "served_by": "machine", "status": "Running", "state": "active"}
+    (known,), _ = sleep.explain([seen])
+    wake = known["last_wake"] or {}
+    return {phase: wake.get(phase, 0.0) for phase in _PHASES}
+
+
+def _boot(guest: Path, domain: dict[str, Any]) -> float:
+    """Seconds from the start of QEMU to the first byte of an answer."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    emulator = shutil.which(qemu.EMULATOR) or qemu.EMULATOR
+    command = [
+        *(emulator, *qemu.processor(domain, "tcg")),
+        *("-kernel", str(guest / "vmlinuz"), "-initrd", str(guest / "initrd"), "-append", _ARGUMENTS),
+        *("-netdev", f"user,id=net,restrict=on,ipv6=off,{qemu.NETWORK},hostfwd=tcp:127.0.0.1:{port}-:8080"),
+        *("-device", "virtio-net-pci,netdev=net,romfile=", "-serial", "null"),
+    ]
+    began = time.monotonic()
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    try:
+        while not _answers(port):
+            if process.poll() is not None or time.monotonic() - began > _PATIENCE:
+                raise LocalError("bench: the bare guest does not answer.")
+            time.sleep(0.05)
+        return time.monotonic() - began
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _answers(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
+    try:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == http.HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
