@@ -22,7 +22,11 @@ _LEFT_OUT = (
     "path-exclude=/usr/share/doc/*",
     "path-include=/usr/share/doc/*/copyright",
 )
-_OF_ONE_MACHINE = ("etc/hostname", "etc/resolv.conf", "etc/machine-id", "var/cache/ldconfig", "var/log")
+_OF_ONE_MACHINE = (
+    *("etc/hostname", "etc/resolv.conf", "etc/machine-id"),
+    # Who owns what apt leaves depends on whether its own user could reach the folder of the build.
+    *("var/cache/apt/archives", "var/lib/apt/lists", "var/cache/ldconfig", "var/log"),
+)
 """What installing leaves behind that differs from time to time, or that every machine has of its own."""
 
 

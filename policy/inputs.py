@@ -131,7 +131,8 @@ def path_text(path: Path) -> str:
 
 
 def _mapping(struct: Struct, path: Path, secrets: set[Path]) -> dict[str, Any]:
-    decoded = {name: _value(value, (*path, name), secrets) for name, value in struct.fields.items()}
+    # Sorted, since the wire has no order: what a comparison meets first must not change from run to run.
+    decoded = {name: _value(struct.fields[name], (*path, name), secrets) for name in sorted(struct.fields)}
     return _Object(decoded) if any(isinstance(value, _Unknown) for value in decoded.values()) else decoded
 
 

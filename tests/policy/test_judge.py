@@ -155,7 +155,7 @@ def test_a_tenant_is_known_by_the_component_above() -> None:
         lambda inputs: inputs.get("a"),
         lambda inputs: list(inputs.values()),
         lambda inputs: dict(inputs.items()),
-        lambda inputs: inputs == {"a": 1, "list": []},
+        lambda inputs: inputs == {"a": 1, "list": ["x", "y"]},
         lambda inputs: inputs["list"][1],
         lambda inputs: list(inputs["list"]),
         lambda inputs: "y" in inputs["list"],
@@ -165,6 +165,13 @@ def test_a_tenant_is_known_by_the_component_above() -> None:
 def test_an_unknown_is_never_taken_for_a_value(read: Any) -> None:
     with pytest.raises(UnknownInputError):
         read(_decoded({"a": _UNKNOWN, "list": ["x", _UNKNOWN]}))
+
+
+def test_inputs_are_met_in_the_same_order_in_every_run() -> None:
+    inputs = _decoded({name: {"b": 1, "a": 2} for name in "hgfedcba"})
+
+    assert list(inputs) == list("abcdefgh")
+    assert list(inputs["a"]) == ["a", "b"]
 
 
 def test_what_is_known_beside_an_unknown_can_be_read() -> None:
