@@ -359,6 +359,15 @@ class MachineKernel(Section):
     arguments: str = Field(default="", description="the kernel's command line")
 
 
+class Prices(Section):
+    """List prices in CHF without VAT, from which the operators' page says what a tenant costs."""
+
+    unit_hour: float = Field(
+        ge=0, description="CHF an hour for a CPU with 4 GiB of memory on a node, such as 0.04667"
+    )
+    disk_gib_hour: float = Field(ge=0, description="CHF an hour for a GiB of a node's disk, such as 0.00014")
+
+
 class Settings(Section):
     """The whole configuration of a stack; only what configures its own layers is there."""
 
@@ -402,6 +411,9 @@ class Settings(Section):
     )
     machine_kernel: MachineKernel | None = Field(
         default=None, description="a mapping of path, initrd and arguments: the kernel on machineImage"
+    )
+    prices: Prices | None = Field(
+        default=None, description="a mapping of unitHour and diskGibHour; left out: no cost is shown"
     )
     gateway: GatewaySettings = Field(
         default=_UNOWNED, description="a mapping with certificate, and replicas and agentsAddress if need be"
@@ -511,6 +523,7 @@ _OWNERS: Mapping[str, tuple[Layer, ...]] = {
                 "runtimeImage",
                 "gatewayImage",
                 "idleSuspenderImage",
+                "prices",
             ),
             *("gateway", "database", "redis", "vault", "kubevirt", "longhorn"),
         ),

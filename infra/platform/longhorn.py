@@ -18,6 +18,8 @@ from infra.platform.namespaces import namespace
 from infra.platform.tenant_nodes import TENANT_TAINT, TOLERATION
 
 NAMESPACE = "longhorn-system"
+REPLICAS = 3
+"""How many nodes keep each volume."""
 _GROUP = "workspace"
 _BACKUP_SECRET = "longhorn-backup"  # noqa: S105 — a name, not a secret
 
@@ -94,8 +96,8 @@ def workspace_classes(prefix: str, nodes: int, opts: pulumi.ResourceOptions) -> 
     _recurring_job(prefix, "backup", cron="30 1 * * *", retain=30, opts=opts)
     _recurring_job(prefix, "filesystem-trim", cron="0 4 * * 0", retain=0, opts=opts)
     plain = {
-        # One replica a node, three if there are as many nodes.
-        "numberOfReplicas": str(min(nodes, 3)),
+        # One replica a node, if there are as many nodes.
+        "numberOfReplicas": str(min(nodes, REPLICAS)),
         "staleReplicaTimeout": "2880",
         "dataLocality": "best-effort",
         # Two nodes may have it at once while a machine moves; encrypted ones, too, from Longhorn 1.12 on.

@@ -80,6 +80,7 @@ class Platform(pulumi.ComponentResource):
             encrypted_storage_class=classes.encrypted,
             machine_image=settings.machine_image,
             machine_kernel=settings.machine_kernel.model_dump() if settings.machine_kernel else None,
+            prices=settings.prices.model_dump() if settings.prices else None,
             runtime_image=settings.runtime_image,
             ready=[*self._kubevirt(), *classes.declared, gateways_home],
         )

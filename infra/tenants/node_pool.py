@@ -16,10 +16,10 @@ from infra.platform.tenant_nodes import TENANT_TAINT
 from infra.tenants.roster import TenantEntry
 from infra.tenants.tiers import TIERS, Size
 
-_NODES = 2
-"""The machine moves to the other one while its node is upgraded or has failed."""
-_DISK_GIB = 50
-"""The system, container images, and what the machine writes to its system disk."""
+NODES = 2
+"""How many: the machine moves to the other one while its node is upgraded or has failed."""
+DISK_GIB = 50
+"""Of each node: the system, container images, and what the machine writes to its system disk."""
 _RESERVED_GIB = 3
 """Memory of a node that no guest gets: the system's, KubeVirt's, Longhorn's and the launcher's own."""
 
@@ -67,6 +67,11 @@ def place(tenant: TenantEntry, nodes: Nodes, opts: pulumi.ResourceOptions) -> Pl
     )
 
 
+def capacity(size: Size) -> tuple[int, int]:
+    """CPUs and GiB of memory of each of the nodes for such a machine."""
+    return _INSTANCE_TYPES[instance_type(size)]
+
+
 def instance_type(size: Size) -> str:
     """The smallest type with the CPUs that were sold, and with their memory besides what a node needs."""
     return next(
@@ -92,8 +97,8 @@ def _own_nodes(tenant: TenantEntry, nodes: Nodes, opts: pulumi.ResourceOptions) 
         zone=nodes.zone,
         instance_type=instance_type(tenant.size),
         instance_prefix=tenant.dashed,
-        size=_NODES,
-        disk_size=_DISK_GIB,
+        size=NODES,
+        disk_size=DISK_GIB,
         anti_affinity_group_ids=[apart.id],
         security_group_ids=[nodes.security_group_id],
         private_network_ids=[nodes.private_network_id],

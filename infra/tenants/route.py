@@ -14,8 +14,10 @@ from pulumi_vault.kv import SecretV2
 
 from infra.platform import gateway, shared_runtime
 from infra.platform.access_key import AccessKey
+from infra.platform.services import Services
 from infra.platform.vault import Vault
 from infra.tenants.namespace import labels
+from infra.tenants.price import price
 from infra.tenants.roster import TenantEntry
 from infra.tenants.secrets import GATEWAY
 
@@ -39,8 +41,11 @@ def declare_access_key(tenant: TenantEntry, vault: Vault, opts: pulumi.ResourceO
     return key
 
 
-def declare_route(tenant: TenantEntry, key: AccessKey, opts: pulumi.ResourceOptions) -> pulumi.Resource:
+def declare_route(
+    tenant: TenantEntry, platform: Services, key: AccessKey, opts: pulumi.ResourceOptions
+) -> pulumi.Resource:
     """Declare where the gateway sends what comes in for `https://ID.DOMAIN`, and with what state."""
+    told = _route(tenant, platform)
     return k8s.core.v1.ConfigMap(
         f"{tenant.id}-route",
         metadata={
@@ -50,7 +55,7 @@ def declare_route(tenant: TenantEntry, key: AccessKey, opts: pulumi.ResourceOpti
         },
         data={
             _FILE: key.public.apply(
-                lambda public: json.dumps(_route(tenant, public), indent=1, sort_keys=True)
+                lambda public: json.dumps({**told, "keys": {"keys": [public]}}, indent=1, sort_keys=True)
             )
         },
         opts=opts,
@@ -64,7 +69,7 @@ def served_by(tenant: TenantEntry) -> str:
     return "deployment" if tenant.parts.dedicated_agent else "shared runtime"
 
 
-def _route(tenant: TenantEntry, public: dict[str, str]) -> dict[str, Any]:
+def _route(tenant: TenantEntry, platform: Services) -> dict[str, Any]:
     size = tenant.size
     own: dict[str, Any] = {}
     if tenant.parts.machine:
@@ -75,12 +80,13 @@ def _route(tenant: TenantEntry, public: dict[str, str]) -> dict[str, Any]:
             "memoryGib": size.memory_gib,
             "workspaceGib": size.workspace_gib if tenant.has_workspace else 0,
         }
+        if platform.prices:
+            own["price"] = price(tenant, platform.prices)
     return {
         "tenant": tenant.id,
         "tier": tenant.tier,
         "state": tenant.state,
         "servedBy": served_by(tenant),
         "namespace": shared_runtime.NAMESPACE if tenant.parts.shared_runtime else tenant.dashed,
-        "keys": {"keys": [public]},
         **own,
     }

@@ -71,7 +71,7 @@ class Tenant(pulumi.ComponentResource):
             before_agents.append(workspace.declared)
         if entry.state != "active":
             # Before its machine is stopped for good, the gateway is told not to start it.
-            before_agents.append(declare_route(entry, key, _after(on_cluster, before_agents)))
+            before_agents.append(declare_route(entry, platform, key, _after(on_cluster, before_agents)))
         running: list[pulumi.Resource] = []
         vpn: dict[str, Any] = {}
         if entry.parts.machine:
@@ -91,7 +91,7 @@ class Tenant(pulumi.ComponentResource):
             running.append(declare_agent(entry, platform, _after(inside, before_agents)))
         if entry.state == "active":
             # And it is told where to send requests once somebody is there who may be woken.
-            declare_route(entry, key, _after(on_cluster, before_agents + running))
+            declare_route(entry, platform, key, _after(on_cluster, before_agents + running))
         if entry.offboarding and entry.offboarding.backup == "final":
             FinalBackup(
                 f"{entry.id}-final-backup",
