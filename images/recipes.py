@@ -15,7 +15,7 @@ class Recipe:
     wheels: tuple[str, ...]
     """From `requirements.lock`, likewise."""
     sources: tuple[str, ...]
-    """Packages of ours."""
+    """Packages and modules of ours, below `services`."""
     module: str
     """What is started, as `python3 -m`."""
     machine: bool = False
@@ -55,15 +55,18 @@ RECIPES = {
     ),
     "gateway": Recipe(
         packages=("ca-certificates", "python3"),
-        wheels=("aiohttp", "jinja2", "prometheus-client", "pyjwt", "cryptography", "redis", "starlette"),
-        sources=("activity", "gateway"),
+        wheels=(
+            *("aiohttp", "cryptography", "h2", "httptools", "jinja2", "prometheus-client", "pydantic"),
+            *("pyjwt", "pyyaml", "redis", "starlette", "uvloop"),
+        ),
+        sources=("activity", "gateway", "kube.py"),
         module="services.gateway",
         seconds=60,
     ),
     "idle-suspender": Recipe(
         packages=("ca-certificates", "python3"),
-        wheels=("aiohttp", "redis"),
-        sources=("activity", "idle_suspender"),
+        wheels=("aiohttp", "pyyaml", "redis"),
+        sources=("activity", "idle_suspender", "kube.py"),
         module="services.idle_suspender",
         seconds=60,
     ),
@@ -78,7 +81,7 @@ def sources(recipe: Recipe) -> list[Path]:
         *(
             path
             for name in recipe.sources
-            for path in sorted((services / name).rglob("*"))
+            for path in sorted([services / name, *(services / name).rglob("*")])
             if path.is_file() and "__pycache__" not in path.parts
         ),
     ]

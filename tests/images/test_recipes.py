@@ -1,0 +1,67 @@
+"""An image has all that its program imports."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+from images import wheels
+from images.recipes import RECIPES, sources
+from local.paths import ROOT
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The modules that a file imports, each with the names that may be modules, too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module, f"{path}: relative import"
+            yield node.module
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+def file_of(module: str) -> Path | None:
+    path = ROOT / Path(*module.split("."))
+    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_it_has_every_module_of_ours_that_is_imported(name: str) -> None:
+    there = sources(RECIPES[name])
+    ours = {
+        file
+        for path in there
+        if path.suffix == ".py"
+        for module in imported(path)
+        if (file := file_of(module))
+    }
+
+    assert ours, "nothing of ours was found"
+    assert {str(path.relative_to(ROOT)) for path in ours - set(there)} == set()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_it_has_every_package_that_is_imported(name: str) -> None:
+    """What is needed only because something else needs it counts: the lock decides about both."""
+    known = packages_distributions()
+    locked = wheels.needed(wheels.LOCK.read_text(), RECIPES[name].wheels)
+    there = {line.partition("==")[0] for line in locked.splitlines() if "==" in line}
+    imports = {
+        module.partition(".")[0]
+        for path in sources(RECIPES[name])
+        if path.suffix == ".py"
+        for module in imported(path)
+    }
+    third = {top for top in imports if top != "services" and top not in sys.stdlib_module_names}
+
+    missing = {
+        top: known.get(top)
+        for top in third
+        if not {distribution.lower().replace("_", "-") for distribution in known.get(top, ())} & there
+    }
+    assert third, "nothing was found that could be missing"
+    assert missing == {}
