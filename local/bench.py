@@ -140,6 +140,8 @@ def _wake(console: Console) -> list[Figure]:
     for name, seconds in {"wake": found["wakes"], "bare guest": found["bare"], **found["phases"]}.items():
         cuts = statistics.quantiles(seconds, n=20)
         console.print(f"{name}: p50 {statistics.median(seconds):.2f} s, p95 {cuts[18]:.2f} s")
+    for line in bench_wake.profile(found):
+        console.print(line, highlight=False)
     median = statistics.median(found["wakes"]) / statistics.median(found["bare"])
     return [
         _bounded(f"{bench_wake.WAKES} wakes / boots of a bare guest, medians", median, "ratio", 2, console)

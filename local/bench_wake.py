@@ -3,14 +3,20 @@
 On the running platform, whose machines have to boot: a tenant's machine is stopped, and asked for through the
 gateway as a customer would. In turn with it, the same kernel boots with busybox's httpd and nothing else, on
 as many processors and as much memory. The first goes all of KubeVirt's way, the second is QEMU alone.
+What a machine says on its console meanwhile, and when, is its boot profile.
 """
 
 import http.client
+import re
 import shutil
 import socket
+import statistics
 import subprocess
 import tempfile
+import threading
 import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -23,6 +29,7 @@ from local.demo.machine import Machine
 from local.demo.visitor import Visitor
 from local.errors import LocalError
 from local.node_agent import qemu
+from local.paths import LOGS
 from local.servers import kubernetes
 
 WAKES = 30
@@ -30,29 +37,37 @@ _TENANT = "acme"
 _PATIENCE = 180.0
 _ARGUMENTS = "console=ttyS0 quiet panic=-1"
 _PHASES = ("queued", "start", "boot", "ready")
+_MARK = re.compile(r"agent-platform: (.+)|(Listening)")
+_LOOK = 0.005
 
 
 class Measured(TypedDict):
-    """Seconds of each wake, of each boot of the bare guest, and the phases of the wakes by their names."""
+    """Seconds of each wake and of each boot of the bare guest.
+
+    Of the wakes also the phases by their names, and by what the machine says on its console, when it says so,
+    in seconds since the request.
+    """
 
     wakes: list[float]
     bare: list[float]
     phases: dict[str, list[float]]
+    marks: dict[str, list[float]]
 
 
 def measure(console: Console) -> Measured:
     """Measure; raises LocalError if there is no platform, or if its machines do not boot."""
+    image = built(qemu.IMAGE)
+    if image is None or qemu.obstacle():
+        raise LocalError(f"bench: {qemu.obstacle()}, so no wake was measured.")
     machine, domain = Machine(_TENANT), _domain()
     token = tokens.mint(_TENANT, [tenant["id"] for tenant in engine.tenants(engine.LOCAL_STACK)])
-    found: Measured = {"wakes": [], "bare": [], "phases": {phase: [] for phase in _PHASES}}
+    found: Measured = {"wakes": [], "bare": [], "phases": {phase: [] for phase in _PHASES}, "marks": {}}
     with tempfile.TemporaryDirectory() as folder:
-        image = built(qemu.IMAGE)
-        if image is None or qemu.obstacle():
-            raise LocalError(f"bench: {qemu.obstacle()}, so no wake was measured.")
         bare = bare_guest.make(image, Path(folder) / "bare")
         for turn in range(WAKES):
             _stop(machine)
-            answer = Visitor(_TENANT, token).call("/readyz", _PATIENCE)
+            with _marks(found["marks"]):
+                answer = Visitor(_TENANT, token).call("/readyz", _PATIENCE)
             if answer is None or answer.status != http.HTTPStatus.OK:
                 raise LocalError(f"bench: the machine of {_TENANT} did not wake: {answer}.")
             found["wakes"].append(answer.seconds)
@@ -66,6 +81,51 @@ def measure(console: Console) -> Measured:
             )
     machine.start()
     return found
+
+
+def profile(found: Measured) -> Iterator[str]:
+    """Where the time of a wake goes: medians, in milliseconds since the request and since the line before."""
+    phases = found["phases"]
+    started = [queued + start for queued, start in zip(phases["queued"], phases["start"], strict=True)]
+    moments: Mapping[str, Sequence[float]] = {
+        "QEMU runs": started,
+        **found["marks"],
+        "the answer": found["wakes"],
+    }
+    before = 0.0
+    for what, at in sorted(
+        ((name, statistics.median(times)) for name, times in moments.items()), key=lambda mark: mark[1]
+    ):
+        yield f"{at * 1000:6.0f}  +{(at - before) * 1000:5.0f}  {what}"
+        before = at
+
+
+@contextmanager
+def _marks(found: dict[str, list[float]]) -> Iterator[None]:
+    """Note when each line of ours comes on the machine's console."""
+    console = LOGS / "guests" / f"tenant-{_TENANT}_tenant-{_TENANT}.log"
+    console.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    console.touch()
+    position = console.stat().st_size
+    began, over = time.monotonic(), threading.Event()
+
+    def follow() -> None:
+        with console.open("rb") as log:
+            log.seek(position)
+            rest = b""
+            while not over.wait(_LOOK):
+                *lines, rest = (rest + log.read()).split(b"\n")
+                for line in lines:
+                    if mark := _MARK.search(line.decode(errors="replace")):
+                        found.setdefault((mark[1] or mark[2]).strip(), []).append(time.monotonic() - began)
+
+    follower = threading.Thread(target=follow)
+    follower.start()
+    try:
+        yield
+    finally:
+        over.set()
+        follower.join()
 
 
 def _domain() -> dict[str, Any]:

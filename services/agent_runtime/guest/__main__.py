@@ -42,6 +42,7 @@ def _set_up() -> None:
             raise instructions.RefusedError("no disk is labelled cidata, so this machine is nobody's.")
         with system.mounted(config, "/run/agent-platform/cidata") as folder:
             to_do = instructions.parse((folder / "user-data").read_text())
+        told("instructions read")
         socket.sethostname(to_do.hostname)
         for file in to_do.files:
             Path(file.path).parent.mkdir(parents=True, exist_ok=True)
@@ -69,6 +70,7 @@ def _mount(volume: instructions.Volume) -> None:
         system.run("/sbin/mkfs.ext4", "-q", "-L", volume.label, "-E", "lazy_itable_init=1", str(device))
     system.busybox("mount", "-t", "ext4", "-o", "nosuid,nodev,discard", str(device), str(volume.folder))
     os.chown(volume.folder, _USER, _USER)
+    told(f"{volume.folder} mounted")
 
 
 def _take_token() -> None:
