@@ -55,7 +55,7 @@ def test_a_workspace_survives_suspend_and_wake(booting: Platform) -> None:
         """Wake it with what is to be written; read what earlier cycles wrote."""
         file = f"/v1/files/cycle-{cycle}"
         written = ask(booting, tenant, tokens[tenant], file, method="PUT", body=f"{tenant} {cycle}".encode())
-        assert written[0] == HTTPStatus.CREATED
+        assert written == (HTTPStatus.CREATED, f'{{"written": "cycle-{cycle}"}}\n'.encode())
         for earlier in range(cycle + 1):
             read = ask(booting, tenant, tokens[tenant], f"/v1/files/cycle-{earlier}")
             assert read == (HTTPStatus.OK, f"{tenant} {earlier}".encode())

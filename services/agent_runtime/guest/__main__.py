@@ -16,6 +16,7 @@ from pathlib import Path
 from services.agent_runtime.guest import instructions, power, system
 
 _USER = 1000
+_VPN = Path("/etc/wireguard/wg0.conf")
 _TOKEN = Path("/run/agent-platform/token")
 _PACKAGES = Path("/usr/lib/agent-platform/packages")
 """Python's packages, beside our sources."""
@@ -102,6 +103,8 @@ class _Machine:
         for descriptor in (reading, *buttons):
             poll.register(descriptor, select.POLLIN)
         self._start()
+        if _VPN.exists() and os.fork() == 0:
+            _bring_up_vpn()
         while True:
             for descriptor, _ in poll.poll():
                 if descriptor in buttons:
@@ -151,6 +154,22 @@ class _Machine:
             return os.waitpid(-1, os.WNOHANG) is not None
         except ChildProcessError:
             return False
+
+
+def _bring_up_vpn() -> None:
+    """In a process of its own: Vault may be away, and who waits for the agents does not wait for this."""
+    try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        # Only now, and not before the runtime: it needs what most machines do without.
+        from services.agent_runtime.guest import vpn
+
+        vpn.bring_up(_VPN)
+        told("VPN up")
+    except (system.FailedError, OSError) as error:
+        told(f"there is no VPN: {error}")
+    finally:
+        os._exit(0)
 
 
 def _become_runtime() -> None:
