@@ -67,7 +67,7 @@ def _build(name: str, console: Console) -> Path:
     except (subprocess.CalledProcessError, OSError) as error:
         words = "\n".join(f"  {line}" for line in log.read_text(errors="replace").splitlines()[-15:])
         raise LocalError(
-            f"{name} could not be built ({error.__class__.__name__}). The last lines of {log}:\n"
+            f"{name} could not be built ({error}). The last lines of {log}:\n"
             f"{words or f'  {error}'}\nOnce that is mended, run the same command again."
         ) from error
     finally:

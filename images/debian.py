@@ -32,13 +32,15 @@ _OF_ONE_MACHINE = (
 
 def check() -> None:
     """LocalError if this machine cannot unpack Debian's packages."""
-    missing = [tool for tool in ("mmdebstrap", "mkfs.erofs") if shutil.which(tool, path=_PATH) is None]
+    missing = [
+        tool for tool in ("mmdebstrap", "mkfs.erofs", "depmod") if shutil.which(tool, path=_PATH) is None
+    ]
     if missing or os.geteuid() != 0:
         lacks = [*(["root's rights"] if os.geteuid() != 0 else []), *missing]
         raise LocalError(
             f"Images cannot be built here: {' and '.join(lacks)} missing. Without them machines are "
             "reported and not booted, and everything else works; on Debian, as root, "
-            "`apt-get install mmdebstrap erofs-utils` brings what is needed."
+            "`apt-get install mmdebstrap erofs-utils kmod` brings what is needed."
         )
 
 
