@@ -85,6 +85,22 @@ def _take_token() -> None:
     os.chown(_TOKEN, _USER, _USER)
 
 
+def _complete_devices() -> None:
+    """What programs look for below /dev and nobody waits for when a machine wakes."""
+    try:
+        Path("/dev/fd").symlink_to("/proc/self/fd")
+        for number, name in enumerate(("stdin", "stdout", "stderr")):
+            Path("/dev", name).symlink_to(f"/proc/self/fd/{number}")
+        for name, kind, options in (
+            ("pts", "devpts", "mode=620,gid=5,ptmxmode=666"),
+            ("shm", "tmpfs", "mode=1777,nosuid,nodev"),
+        ):
+            Path("/dev", name).mkdir(exist_ok=True)
+            system.busybox("mount", "-t", kind, "-o", options, kind, f"/dev/{name}")
+    except (system.FailedError, OSError) as error:
+        told(f"/dev is not complete: {error}")
+
+
 class _Machine:
     """The machine while it runs."""
 
@@ -103,6 +119,7 @@ class _Machine:
         for descriptor in (reading, *buttons):
             poll.register(descriptor, select.POLLIN)
         self._start()
+        _complete_devices()
         if _VPN.exists() and os.fork() == 0:
             _bring_up_vpn()
         while True:
