@@ -59,7 +59,7 @@ def measure(console: Console) -> Measured:
     image = built(qemu.IMAGE)
     if image is None or qemu.obstacle():
         raise LocalError(f"bench: {qemu.obstacle()}, so no wake was measured.")
-    machine, domain = Machine(_TENANT), _domain()
+    machine = Machine(_TENANT)
     token = tokens.mint(_TENANT, [tenant["id"] for tenant in engine.tenants(engine.LOCAL_STACK)])
     found: Measured = {"wakes": [], "bare": [], "phases": {phase: [] for phase in _PHASES}, "marks": {}}
     with tempfile.TemporaryDirectory() as folder:
@@ -73,6 +73,7 @@ def measure(console: Console) -> Measured:
             found["wakes"].append(answer.seconds)
             for phase, seconds in _phases().items():
                 found["phases"][phase].append(seconds)
+            domain = _domain()
             _stop(machine)
             found["bare"].append(_boot(bare, domain))
             console.print(
@@ -129,12 +130,13 @@ def _marks(found: dict[str, list[float]]) -> Iterator[None]:
 
 
 def _domain() -> dict[str, Any]:
+    """What the machine that runs is made of: its size is its instance type's."""
     name = f"tenant-{_TENANT}"
     objects: Any = kubernetes_client.CustomObjectsApi(kubernetes.client())
-    machine: dict[str, Any] = objects.get_namespaced_custom_object(
-        "kubevirt.io", "v1", name, "virtualmachines", name
+    instance: dict[str, Any] = objects.get_namespaced_custom_object(
+        "kubevirt.io", "v1", name, "virtualmachineinstances", name
     )
-    domain: dict[str, Any] = machine["spec"]["template"]["spec"]["domain"]
+    domain: dict[str, Any] = instance["spec"]["domain"]
     return domain
 
 
