@@ -174,7 +174,8 @@ def _compile(root: Path, log: IO[bytes]) -> None:
         check=False,
         stdout=log,
         stderr=log,
-        env={"PATH": "/usr/sbin:/usr/bin", "PYTHONHASHSEED": "0"},
+        # What the compiler itself imports, it would otherwise write with the times of the day, and leave at that.
+        env={"PATH": "/usr/sbin:/usr/bin", "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"},
     )
 
 

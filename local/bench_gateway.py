@@ -166,8 +166,8 @@ def _environment(folder: Path, signing: Ed25519PrivateKey) -> dict[str, str]:
         "DOMAIN": _DOMAIN,
         "POD_NAME": "bench",
         "POD_IP": _GATEWAY,
-        "TLS_CERTIFICATE": str(folder / "tls.crt"),
-        "TLS_KEY": str(folder / "tls.key"),
+        **dict.fromkeys(("TLS_CERTIFICATE", "AGENTS_TLS_CERTIFICATE"), str(folder / "tls.crt")),
+        **dict.fromkeys(("TLS_KEY", "AGENTS_TLS_KEY"), str(folder / "tls.key")),
         "OPERATOR_KEYS": str(operators),
         "ROUTES_NAMESPACE": "gateway",
     }

@@ -22,7 +22,14 @@ from services.gateway.cluster import Cluster
 from services.gateway.listener import Certificate, Handle, Listener
 from services.gateway.proxy import Proxy
 from services.gateway.routes import RouteError, Routes, public_keys
-from services.gateway.settings import AGENTS_PORT, HEALTH_PORT, PUBLIC_PORT, Settings, SettingsError
+from services.gateway.settings import (
+    AGENTS_PORT,
+    HEALTH_PORT,
+    PUBLIC_PORT,
+    CertificateFiles,
+    Settings,
+    SettingsError,
+)
 from services.gateway.upstream import Upstreams
 from services.gateway.wake import Wakes
 
@@ -34,7 +41,7 @@ async def serve(settings: Settings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    certificate = Certificate(settings.certificate, settings.key)
+    certificate, agents_certificate = _certificate(settings.public), _certificate(settings.agents)
     operator_keys = _operator_keys(settings.operator_keys)
     limits = settings.limits
     api = kube.Api(kube.Access.find())
@@ -55,13 +62,16 @@ async def serve(settings: Settings) -> None:
         operator_keys=operator_keys,
     )
     public = Listener(app.handle, limits, certificate)
-    agents = Listener(_applied(internal.application(cluster, activity, routes)), limits, certificate)
+    agents = Listener(_applied(internal.application(cluster, activity, routes)), limits, agents_certificate)
 
     def ready() -> bool:
         return routes.synced.is_set() and cluster.synced and not stop.is_set()
 
     health = Listener(_applied(metrics.application(routes, activity, ready)), limits)
-    background = (routes.follow(), cluster.follow(), holds.run(), certificate.follow(), stop.wait())
+    background = (
+        *(routes.follow(), cluster.follow(), holds.run(), stop.wait()),
+        *(certificate.follow(), agents_certificate.follow()),
+    )
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(api.close)
         stack.push_async_callback(redis.aclose)
@@ -90,6 +100,16 @@ async def _running(background: "tuple[Coroutine[object, object, object], ...]") 
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _certificate(files: CertificateFiles) -> Certificate:
+    try:
+        return Certificate(files.certificate, files.key)
+    except OSError as error:
+        raise SettingsError(
+            f"{files.certificate} does not load with {files.key} ({error}), so the gateway does not start; "
+            "both have to be PEM and to belong together"
+        ) from None
 
 
 def _operator_keys(file: Path) -> Keys:

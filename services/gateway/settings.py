@@ -15,6 +15,8 @@ _REQUIRED = (
     "POD_IP",
     "TLS_CERTIFICATE",
     "TLS_KEY",
+    "AGENTS_TLS_CERTIFICATE",
+    "AGENTS_TLS_KEY",
     "REDIS_URL",
     "REDIS_PASSWORD_FILE",
     "OPERATOR_KEYS",
@@ -52,14 +54,24 @@ class Limits:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CertificateFiles:
+    """A certificate with its chain, and its private key, both PEM."""
+
+    certificate: Path
+    key: Path
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """The environment, read once."""
 
     domain: str
     pod_name: str
     address: str
-    certificate: Path
-    key: Path
+    public: CertificateFiles
+    """Shown to everybody, for the names below the domain."""
+    agents: CertificateFiles
+    """Shown to agents, for the name under which they reach the gateway; may be the same."""
     operator_keys: Path
     routes_namespace: str
     limits: Limits
@@ -77,8 +89,8 @@ class Settings:
             domain=environment["DOMAIN"].lower().strip("."),
             pod_name=environment["POD_NAME"],
             address=environment["POD_IP"],
-            certificate=Path(environment["TLS_CERTIFICATE"]),
-            key=Path(environment["TLS_KEY"]),
+            public=_files(environment, "TLS"),
+            agents=_files(environment, "AGENTS_TLS"),
             operator_keys=Path(environment["OPERATOR_KEYS"]),
             routes_namespace=environment["ROUTES_NAMESPACE"],
             limits=Limits(
@@ -86,6 +98,12 @@ class Settings:
                 patience_seconds=_number(environment, "PATIENCE_SECONDS", int(Limits.patience_seconds)),
             ),
         )
+
+
+def _files(environment: Mapping[str, str], prefix: str) -> CertificateFiles:
+    return CertificateFiles(
+        certificate=Path(environment[f"{prefix}_CERTIFICATE"]), key=Path(environment[f"{prefix}_KEY"])
+    )
 
 
 def _number(environment: Mapping[str, str], name: str, default: int) -> int:

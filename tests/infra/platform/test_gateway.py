@@ -1,10 +1,12 @@
 """The gateway and the idle suspender as declared: what they may, what they are told, who reaches them."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from services.gateway.settings import Settings
 from tests.infra.platform.test_platform import platform, secret
 from tests.infra.recording import CERTIFICATE, SECRETS, Recorder, local_stack, stack
 
@@ -196,9 +198,10 @@ def test_agents_verify_a_certificate_of_the_platforms_own_where_everybodys_is_pu
     values["domain"] = "agents.localhost"
     pair = {name: SECRETS[name] for name in ("gatewayCertificate", "gatewayKey")}
     recorder = platform(values, pair)
-    told = environment(gateway_pod(recorder))
-    assert told["TLS_CERTIFICATE"] == "/etc/gateway-tls/tls.crt"
-    assert told["AGENTS_TLS_CERTIFICATE"] == "/etc/gateway-agents-tls/tls.crt"
+    told = Settings.read(environment(gateway_pod(recorder)))
+    assert told.public.certificate == Path("/etc/gateway-tls/tls.crt")
+    assert told.agents.certificate == Path("/etc/gateway-agents-tls/tls.crt")
+    assert told.domain == "agents.localhost"
     issued = recorder["platform-certificates-gateway-agents-tls"].inputs
     assert issued["spec"]["dnsNames"] == ["gateway.gateway.svc"]
     assert secret(recorder[f"{GATEWAY}-tls"].inputs["stringData"])["tls.crt"] == CERTIFICATE
