@@ -28,6 +28,8 @@ _HOME = CACHE / "images"
 _LIBRARY = "usr/lib/agent-platform"
 _PACKAGES = f"{_LIBRARY}/packages"
 _FREE_DISK = 3 * 2**30
+_UNCHECKED = b"\1\0\0\0"
+"""In a .pyc's header (PEP 552): to be taken as it is, whatever its source's time."""
 
 
 def built(name: str) -> Path | None:
@@ -174,9 +176,12 @@ def _compile(root: Path, log: IO[bytes]) -> None:
         check=False,
         stdout=log,
         stderr=log,
-        # What the compiler itself imports, it would otherwise write with the times of the day, and leave at that.
+        # Or what the compiler itself imports would be there already, with the time of the day.
         env={"PATH": "/usr/sbin:/usr/bin", "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"},
     )
+    stale = [path for path in root.rglob("*.pyc") if path.read_bytes()[4:8] != _UNCHECKED]
+    if stale:
+        raise OSError(f"{len(stale)} modules would be compiled at each start, such as {stale[0]}")
 
 
 def _recipe(name: str) -> Recipe:

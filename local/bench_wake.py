@@ -39,6 +39,7 @@ _ARGUMENTS = "console=ttyS0 quiet panic=-1"
 _PHASES = ("queued", "start", "boot", "ready")
 _MARK = re.compile(r"agent-platform: (.+)|(Listening)")
 _LOOK = 0.005
+_KNOCK = 0.1
 
 
 class Measured(TypedDict):
@@ -168,23 +169,26 @@ def _boot(guest: Path, domain: dict[str, Any]) -> float:
     ]
     began = time.monotonic()
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    answered = threading.Event()
     try:
-        while not _answers(port):
+        while not answered.wait(_KNOCK):
             if process.poll() is not None or time.monotonic() - began > _PATIENCE:
                 raise LocalError("bench: the bare guest does not answer.")
-            time.sleep(0.05)
+            # As the gateway does: who knocked before the guest's network was up would wait for long.
+            threading.Thread(target=_knock, args=(port, answered), daemon=True).start()
         return time.monotonic() - began
     finally:
         process.kill()
         process.wait()
 
 
-def _answers(port: int) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
+def _knock(port: int, answered: threading.Event) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
     try:
         connection.request("GET", "/readyz")
-        return connection.getresponse().status == http.HTTPStatus.OK
+        if connection.getresponse().status == http.HTTPStatus.OK:
+            answered.set()
     except (OSError, http.client.HTTPException):
-        return False
+        return
     finally:
         connection.close()

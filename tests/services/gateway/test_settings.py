@@ -1,0 +1,83 @@
+"""What the gateway is told by its environment; what is wrong with it is one message."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from services.gateway.settings import Settings, SettingsError
+from tests.services.gateway.harness import make_certificate
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """All that has to be there."""
+    make_certificate(tmp_path)
+    (tmp_path / "operators.json").write_text('{"keys": []}')
+    return {
+        "DOMAIN": "Agents.Example.CH.",
+        "POD_NAME": "gateway-1",
+        "POD_IP": "127.0.0.1",
+        "TLS_CERTIFICATE": str(tmp_path / "tls.crt"),
+        "TLS_KEY": str(tmp_path / "tls.key"),
+        "AGENTS_TLS_CERTIFICATE": str(tmp_path / "tls.crt"),
+        "AGENTS_TLS_KEY": str(tmp_path / "tls.key"),
+        "REDIS_URL": "redis://gateway@127.0.0.1:1",
+        "REDIS_PASSWORD_FILE": str(tmp_path / "password"),
+        "OPERATOR_KEYS": str(tmp_path / "operators.json"),
+        "ROUTES_NAMESPACE": "gateway",
+    }
+
+
+def start(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+    return subprocess.run(
+        [sys.executable, "-m", "services.gateway"],
+        env=kept | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_the_domain_is_compared_as_hosts_are(environment: dict[str, str]) -> None:
+    assert Settings.read(environment).domain == "agents.example.ch"
+
+
+def test_everything_that_is_missing_is_named_at_once(environment: dict[str, str]) -> None:
+    del environment["REDIS_URL"]
+    environment["AGENTS_TLS_KEY"] = ""
+
+    with pytest.raises(SettingsError, match="lacks AGENTS_TLS_KEY, REDIS_URL, so the gateway does not start"):
+        Settings.read(environment)
+
+
+@pytest.mark.parametrize("text", ["-1", "1e6", "", "²"])
+def test_a_limit_is_a_whole_number(environment: dict[str, str], text: str) -> None:
+    with pytest.raises(SettingsError, match=r"BODY_BYTES .* whole number, such as 1073741824"):
+        Settings.read(environment | {"BODY_BYTES": text})
+
+
+def test_a_key_of_another_certificate_is_told_in_one_line(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    make_certificate(tmp_path / "other")
+
+    refused = start(environment | {"AGENTS_TLS_KEY": str(tmp_path / "other/tls.key")})
+
+    assert refused.returncode == 1
+    (told,) = refused.stderr.splitlines()
+    assert told.startswith(f"{tmp_path}/tls.crt does not load with {tmp_path}/other/tls.key (")
+    assert told.endswith("the gateway does not start; both have to be PEM and to belong together.")
+
+
+def test_no_keys_of_operators_is_told_in_one_line(environment: dict[str, str]) -> None:
+    refused = start(environment)
+
+    assert refused.returncode == 1
+    (told,) = refused.stderr.splitlines()
+    assert "(OPERATOR_KEYS) holds no JWK set of the operators' public keys" in told
