@@ -20,6 +20,8 @@ _VPN = Path("/etc/wireguard/wg0.conf")
 _TOKEN = Path("/run/agent-platform/token")
 _PACKAGES = Path("/usr/lib/agent-platform/packages")
 """Python's packages, beside our sources."""
+_LEASE = "/usr/lib/agent-platform/udhcpc"
+"""What sets the address that was given."""
 _GRACE = 2.0
 _PATIENCE = 1.0
 
@@ -27,6 +29,7 @@ _PATIENCE = 1.0
 def main() -> None:
     """Set the machine up and keep it running until it is switched off."""
     told("set up")
+    _ask_for_an_address()
     _set_up()
     _Machine().run()
 
@@ -34,6 +37,11 @@ def main() -> None:
 def told(what: str) -> None:
     """Say something on the console, with the seconds since the kernel started."""
     sys.stderr.write(f"[{time.clock_gettime(time.CLOCK_BOOTTIME):8.3f}] agent-platform: {what}\n")
+
+
+def _ask_for_an_address() -> None:
+    """In the background, and here: what the initial file system has in the background is gone with it."""
+    system.start("/bin/busybox", "udhcpc", "-b", "-S", "-t", "20", "-T", "1", "-i", "eth0", "-s", _LEASE)
 
 
 def _set_up() -> None:

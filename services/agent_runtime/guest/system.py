@@ -22,6 +22,12 @@ def run(*command: str) -> None:
         raise FailedError(f"{' '.join(command)}: exit {status}")
 
 
+def start(*command: str) -> None:
+    """Start a program that goes on by itself and says nothing."""
+    silent = [(os.POSIX_SPAWN_OPEN, number, "/dev/null", os.O_RDWR, 0) for number in range(3)]
+    os.posix_spawn(command[0], command, os.environ, file_actions=silent)
+
+
 def busybox(*command: str) -> None:
     """Run one of Busybox's programs, which start in no time."""
     run(_BUSYBOX, *command)
