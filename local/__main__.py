@@ -293,7 +293,13 @@ def _bench(options: argparse.Namespace) -> None:
     unknown = [name for name in options.names if name not in bench.BENCHES]
     if unknown:
         raise LocalError(f"bench: there is no {', '.join(unknown)}; known: {', '.join(bench.BENCHES)}.")
-    sys.stdout.write(engine.as_json({"benchmarks": bench.run(CONSOLE, options.names)}) + "\n")
+    figures, failures = bench.run(CONSOLE, options.names)
+    if failures:
+        # What was measured is told all the same: it took minutes.
+        CONSOLE.print("\n".join(failures), markup=False)
+    sys.stdout.write(engine.as_json({"benchmarks": figures}) + "\n")
+    if failures:
+        raise LocalError(f"{len(failures)} of the benches could not be run: see above.")
 
 
 def _actionlint(_options: argparse.Namespace) -> None:

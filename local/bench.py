@@ -21,6 +21,7 @@ from pulumi.runtime.rpc import UNKNOWN
 from rich.console import Console
 
 from local import bench_gateway, bench_slices, bench_sweep, bench_wake, engine, toolchain
+from local.errors import LocalError
 from local.paths import DATA, ROOT
 from local.providers.schema import Schema
 
@@ -58,10 +59,21 @@ class Registration:
     inputs: Mapping[str, Any]
 
 
-def run(console: Console, names: Sequence[str]) -> list[Figure]:
-    """Measure what is named, or everything; a figure's spread is told on the console."""
+def run(console: Console, names: Sequence[str]) -> tuple[list[Figure], list[str]]:
+    """Measure what is named, or everything; a figure's spread is told on the console.
+
+    Returns:
+        The figures, and for each bench that could not be run here, why.
+    """
     toolchain.ensure(console)
-    return [figure for name in names or BENCHES for figure in BENCHES[name](console)]
+    figures: list[Figure] = []
+    failures: list[str] = []
+    for name in names or BENCHES:
+        try:
+            figures += BENCHES[name](console)
+        except LocalError as error:
+            failures.append(str(error))
+    return figures, failures
 
 
 def _previews(console: Console) -> list[Figure]:
