@@ -21,7 +21,6 @@ __all__ = ["CannotWake", "Kind", "Phase", "State", "StillWaking", "Wakes"]
 
 log = logging.getLogger(__name__)
 
-_KNOCK = aiohttp.ClientTimeout(total=2)
 _BACK_OFF_SECONDS = (5, 10, 20, 40, 60)
 _NOT_ACTIVE_SECONDS = 60
 _LOOK_SECONDS = 1.0
@@ -61,7 +60,7 @@ class Wakes:
         self._tools = Tools(
             cluster=cluster,
             activity=activity,
-            http=aiohttp.ClientSession(connector=connector, timeout=_KNOCK, auto_decompress=False),
+            http=aiohttp.ClientSession(connector=connector, auto_decompress=False),
             slots=asyncio.Semaphore(at_once),
             limit=limit,
         )

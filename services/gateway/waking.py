@@ -5,6 +5,7 @@ API server or Redis is away for a while.
 """
 
 import asyncio
+import contextlib
 import time
 from collections import defaultdict
 from dataclasses import dataclass
@@ -23,7 +24,10 @@ from services.gateway.states import Kind, Phase
 _LOOK_SECONDS = 1.0
 _RETRY_SECONDS = 0.5
 # What comes before the guest's network is up is lost, and TCP says it again only after a second: so we do.
-_KNOCK_SECONDS = 0.1
+# But a guest that is slow has the less to do with us, the slower it is.
+_KNOCK_SECONDS = (0.1, 1.0)
+_BOOT_PER_KNOCK = 25
+_KNOCKS_AT_ONCE = 5
 # Controllers need a moment to act upon a start; one refused (a stop is under way) may soon be taken.
 _ASK_AGAIN_SECONDS = {True: 5.0, False: 1.0}
 _CRASHES = 3
@@ -72,6 +76,7 @@ class Waking:
         self._ask_again = 0.0
         self._obstacle = ""
         self._instances: list[str] = []
+        self._knocks = _Knocks(tools.http)
         self._trouble: tuple[str, float] = ("", 0.0)
 
     @property
@@ -97,6 +102,7 @@ class Waking:
                 if await self._act(machine):
                     return machine
         finally:
+            self._knocks.end()
             if self._has_slot:
                 self._tools.slots.release()
 
@@ -208,26 +214,10 @@ class Waking:
         """Ask the guest for a second whether it is ready."""
         if self.phase not in ("boot", "ready"):
             self._enter("boot")
-        ready = asyncio.Event()
-        until = time.monotonic() + _LOOK_SECONDS
-        async with asyncio.TaskGroup() as group:
-            asked = []
-            while not ready.is_set() and time.monotonic() < until:
-                asked.append(group.create_task(self._ask(machine, ready)))
-                await _at_most(ready, _KNOCK_SECONDS)
-            for task in asked:
-                task.cancel()
-        return ready.is_set()
-
-    async def _ask(self, machine: Machine, ready: asyncio.Event) -> None:
-        try:
-            async with self._tools.http.get(f"{machine.address}/readyz", allow_redirects=False) as response:
-                if self.phase == "boot":
-                    self._enter("ready")
-                if response.status == HTTPStatus.OK:
-                    ready.set()
-        except kube.UNREACHABLE:
-            return
+        ready = await self._knocks.go_on(machine, _LOOK_SECONDS)
+        if self._knocks.heard and self.phase == "boot":
+            self._enter("ready")
+        return ready
 
     async def _change(self, seconds: float) -> None:
         await self._tools.cluster.change(self._route, seconds)
@@ -236,6 +226,58 @@ class Waking:
         now = time.monotonic()
         self._took[self.phase] += now - self._entered
         self.phase, self._entered = phase, now
+
+
+class _Knocks:
+    """Asks a guest whether it is ready, a few times at once: the longer it boots, the more patiently."""
+
+    def __init__(self, http: aiohttp.ClientSession) -> None:
+        """Ask nobody yet."""
+        self._http = http
+        self._instance = ""
+        self._began = self._next = 0.0
+        self._open: set[asyncio.Task[None]] = set()
+        self._ready = asyncio.Event()
+        self.heard = False
+        """Whether the guest has answered at all."""
+
+    async def go_on(self, machine: Machine, seconds: float) -> bool:
+        """Go on asking for so long at most; return whether it is ready.
+
+        What was asked stays asked, or a guest that takes longer than that to answer would never be heard.
+        """
+        if machine.instance != self._instance:
+            self.end()
+            self._instance, self._ready, self.heard = machine.instance, asyncio.Event(), False
+            self._began = self._next = time.monotonic()
+        until = time.monotonic() + seconds
+        while not self._ready.is_set() and (now := time.monotonic()) < until:
+            if now >= self._next:
+                shortest, longest = _KNOCK_SECONDS
+                interval = min(max((now - self._began) / _BOOT_PER_KNOCK, shortest), longest)
+                self._next = now + interval
+                self._ask(machine, interval * _KNOCKS_AT_ONCE)
+            await _at_most(self._ready, min(self._next, until) - now)
+        return self._ready.is_set()
+
+    def end(self) -> None:
+        """Ask no more."""
+        for task in self._open:
+            task.cancel()
+
+    def _ask(self, machine: Machine, patience: float) -> None:
+        task = asyncio.create_task(self._knock(machine, patience, self._ready))
+        self._open.add(task)
+        task.add_done_callback(self._open.discard)
+
+    async def _knock(self, machine: Machine, patience: float, ready: asyncio.Event) -> None:
+        limit = aiohttp.ClientTimeout(total=patience)
+        address = f"{machine.address}/readyz"
+        with contextlib.suppress(*kube.UNREACHABLE):
+            async with self._http.get(address, timeout=limit, allow_redirects=False) as response:
+                self.heard = True
+                if response.status == HTTPStatus.OK:
+                    ready.set()
 
 
 async def _at_most(event: asyncio.Event, seconds: float) -> None:

@@ -46,6 +46,11 @@ class Cluster:
         self.tokens: dict[str, str] = {}
         self.reviews = 0
         self.ready = 200
+        self.answers_after = 0.0
+        """Seconds that a guest takes to say whether it is ready."""
+        self.asked_at_once = 0
+        """How many questions a guest had before it at most."""
+        self._asked = 0
         self.away = False
         self._objects: dict[str, dict[str, Object]] = defaultdict(dict)
         self._version = 1
@@ -103,7 +108,7 @@ class Cluster:
         address = f"127.77.0.{number}"
         application = web.Application()
         application.router.add_get("/readyz", self._readyz)
-        runner = self._guests[name] = web.AppRunner(application)
+        runner = self._guests[name] = web.AppRunner(application, handler_cancellation=True)
         await runner.setup()
         await web.TCPSite(runner, address, PORT).start()
         self.machine(name, "Starting")
@@ -172,7 +177,13 @@ class Cluster:
         return response
 
     async def _readyz(self, _: web.Request) -> web.Response:
-        return web.Response(status=self.ready)
+        self._asked += 1
+        self.asked_at_once = max(self.asked_at_once, self._asked)
+        try:
+            await asyncio.sleep(self.answers_after)
+            return web.Response(status=self.ready)
+        finally:
+            self._asked -= 1
 
     def _tell(self, path: str, kind: str, item: Object) -> None:
         for watch, watched in self._watches.items():

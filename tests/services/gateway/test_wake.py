@@ -247,6 +247,28 @@ def test_a_machine_that_ends_again_and_again_is_a_crash_loop(server: Valkey) -> 
     run(check())
 
 
+def test_a_guest_that_answers_slowly_is_heard_and_not_overrun(server: Valkey) -> None:
+    async def check() -> None:
+        async with gateway(server, "acme") as here:
+            # Longer than what a guest that boots quickly is given, and than a look at the cluster lasts.
+            here.api.answers_after = 1.5
+            await here.get()
+            assert here.api.starts[ACME] == 1
+
+    run(check())
+
+
+def test_a_guest_has_a_few_questions_before_it_at_most(server: Valkey) -> None:
+    async def check() -> None:
+        async with gateway(server, "acme", limit=4) as here:
+            here.api.answers_after = 60
+            with pytest.raises(CannotWake):
+                await here.get()
+            assert 1 < here.api.asked_at_once <= 6
+
+    run(check())
+
+
 def test_agents_that_never_get_ready(server: Valkey) -> None:
     async def check() -> None:
         async with gateway(server, "acme", limit=2) as here:
