@@ -10,8 +10,11 @@ from typing import IO
 from images import cpio
 from images.debian import EPOCH
 
-ARGUMENTS = "console=ttyS0 quiet panic=-1 random.trust_cpu=on"
-"""What the kernel is told: to say little, since a serial line is slow, and not to hang when it fails."""
+ARGUMENTS = "console=ttyS0 quiet panic=-1 no_timer_check random.trust_cpu=on"
+"""What the kernel is told: to say little, since a serial line is slow, and not to hang when it fails.
+
+Nor to look whether its timer ticks: on a hypervisor that is busy it may tick late, and the kernel gives up.
+"""
 
 _FILES = Path(__file__).parent / "files"
 _BOOTED_WITH = ("virtio_pci", "virtio_blk", "virtio_net", "erofs", "isofs", "button", "evdev")

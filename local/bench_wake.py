@@ -24,6 +24,7 @@ from kubernetes import client as kubernetes_client
 from rich.console import Console
 
 from images import built
+from images.machine import ARGUMENTS
 from local import bare_guest, engine, sleep, tokens
 from local.demo.machine import Machine
 from local.demo.visitor import Visitor
@@ -35,7 +36,6 @@ from local.servers import kubernetes
 WAKES = 30
 _TENANT = "acme"
 _PATIENCE = 180.0
-_ARGUMENTS = "console=ttyS0 quiet panic=-1"
 _PHASES = ("queued", "start", "boot", "ready")
 _MARK = re.compile(r"agent-platform: (.+)|(Listening)")
 _LOOK = 0.005
@@ -163,7 +163,7 @@ def _boot(guest: Path, domain: dict[str, Any]) -> float:
     emulator = shutil.which(qemu.EMULATOR) or qemu.EMULATOR
     command = [
         *(emulator, *qemu.processor(domain, "tcg")),
-        *("-kernel", str(guest / "vmlinuz"), "-initrd", str(guest / "initrd"), "-append", _ARGUMENTS),
+        *("-kernel", str(guest / "vmlinuz"), "-initrd", str(guest / "initrd"), "-append", ARGUMENTS),
         *("-netdev", f"user,id=net,restrict=on,ipv6=off,{qemu.NETWORK},hostfwd=tcp:127.0.0.1:{port}-:8080"),
         *("-device", "virtio-net-pci,netdev=net,romfile=", "-serial", "null"),
     ]
