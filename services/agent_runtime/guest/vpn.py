@@ -13,27 +13,31 @@ from services.agent_runtime.guest import system
 from services.agent_runtime.settings import ACCOUNT_TOKEN
 from services.agent_runtime.vault import Vault
 
-_KEY = Path("/etc/wireguard/wg0.key")
 _SECRET = "vpn"  # noqa: S105 — where it is, in the tenant's part of Vault
 _PATIENCE = 2.0
 
 
-def bring_up(configuration: Path) -> None:
+def bring_up(
+    configuration: Path, identity_file: Path = identity.FILE, account_token: Path = ACCOUNT_TOKEN
+) -> None:
     """Fetch the key, however long Vault is away, and set up the interface that `configuration` describes.
 
+    The key goes to a file of the same name that ends in `.key`, where the configuration has it taken from.
     Raises FailedError if Vault has no key or the interface cannot be set up.
     """
-    _KEY.touch(mode=0o600)
-    _KEY.write_text(_private_key())
+    private_key = _private_key(identity_file, account_token)
+    key = configuration.with_suffix(".key")
+    key.touch(mode=0o600)
+    key.write_text(private_key)
     os.environ["PATH"] = os.defpath + ":/usr/sbin:/sbin"
     system.run("/usr/bin/wg-quick", "up", configuration.stem)
 
 
-def _private_key() -> str:
+def _private_key(identity_file: Path, account_token: Path) -> str:
     while True:
         try:
-            known = identity.read(identity.FILE)
-            key = Vault(known, ACCOUNT_TOKEN).secret(_SECRET).get("private_key")
+            known = identity.read(identity_file)
+            key = Vault(known, account_token).secret(_SECRET).get("private_key")
         except (identity.NotReadyError, OSError):
             time.sleep(_PATIENCE)
         except remote.RefusedError as error:

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from images import built
+from images import build
 from local import bare_guest
+from local.errors import LocalError
 from local.node_agent import qemu
 from local.node_agent.containers import Containers
 from local.node_agent.disks import Volumes
@@ -90,9 +92,12 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], No
 
 @pytest.fixture
 def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    image = built(qemu.IMAGE)
-    if image is None or shutil.which(qemu.EMULATOR) is None:
+    if shutil.which(qemu.EMULATOR) is None:
         pytest.skip(f"no guest can be booted here: {qemu.obstacle()}")
+    try:
+        image = build(qemu.IMAGE, Console(stderr=True))
+    except LocalError as error:
+        pytest.skip(str(error))
     folder = bare_guest.make(image, tmp_path / "bare")
     monkeypatch.setattr(qemu, "built", lambda _: folder)
     monkeypatch.setattr("local.node_agent.accelerator._DEVICE", tmp_path / "no-kvm")
