@@ -52,15 +52,18 @@ def _guest(platform: Platform) -> Iterator[None]:
 
     def follow() -> None:
         while not done.wait(0.1):
-            address = guest_address(platform)
+            try:
+                address = guest_address(platform)
+            except urllib3.exceptions.HTTPError:  # no API server just now, which ends no guest
+                continue
             for gone in serving.keys() - {address}:
-                serving.pop(gone).shutdown()
+                end(serving.pop(gone))
             if address and address not in serving:
                 with contextlib.suppress(OSError):
                     server = serving[address] = ThreadingHTTPServer((address, 8080), Agent)
                     threading.Thread(target=server.serve_forever, daemon=True).start()
         for server in serving.values():
-            server.shutdown()
+            end(server)
 
     thread = threading.Thread(target=follow)
     thread.start()
@@ -92,11 +95,17 @@ def guest_address(platform: Platform) -> str:
         found = platform.objects().get_namespaced_custom_object(
             *place(TENANT)[:3], "virtualmachineinstances", NAMESPACE
         )
-    except (client.ApiException, urllib3.exceptions.HTTPError):  # asleep, or no API server just now
+    except client.ApiException:
         return ""
     interfaces = found.get("status", {}).get("interfaces") or [{}]
     running = found.get("status", {}).get("phase") == "Running"
     return str(interfaces[0].get("ipAddress", "")) if running else ""
+
+
+def end(server: ThreadingHTTPServer) -> None:
+    """Let nobody wait for an answer any more."""
+    server.shutdown()
+    server.server_close()
 
 
 def get(platform: Platform, token: str = "") -> int:
