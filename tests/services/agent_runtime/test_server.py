@@ -2,11 +2,10 @@
 
 import dataclasses
 import json
-import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,40 +14,23 @@ import pytest
 from services.agent_runtime.server import Server
 from services.agent_runtime.settings import Settings
 from services.agent_runtime.tenants import Tenants
+from tests.services.agent_runtime.answering import Answering, serving
 
 
-class _Vault(BaseHTTPRequestHandler):
+class _Vault(Answering):
     """Lets `tenant-acme` in and nobody else, and has no secret."""
 
-    def do_POST(self) -> None:
-        role = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["role"]
-        known = role == "tenant-acme"
-        self._say(200 if known else 403, {"auth": {"client_token": "t", "lease_duration": 60}})
+    def post(self, asked: Any) -> tuple[int, Any]:
+        known = asked["role"] == "tenant-acme"
+        return 200 if known else 403, {"auth": {"client_token": "t", "lease_duration": 60}}
 
-    def do_GET(self) -> None:
-        self._say(404, {"errors": []})
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-    def _say(self, status: int, said: Any) -> None:
-        content = json.dumps(said).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-
-def _serving(server: ThreadingHTTPServer) -> Iterator[str]:
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
+    def get(self) -> tuple[int, Any]:
+        return 404, {"errors": []}
 
 
 @pytest.fixture
 def vault() -> Iterator[str]:
-    yield from _serving(ThreadingHTTPServer(("127.0.0.1", 0), _Vault))
+    yield from serving(ThreadingHTTPServer(("127.0.0.1", 0), _Vault))
 
 
 def _settings(folder: Path, vault: str) -> Settings:
@@ -59,7 +41,7 @@ def _settings(folder: Path, vault: str) -> Settings:
 
 @pytest.fixture
 def shared(tmp_path: Path, vault: str) -> Iterator[str]:
-    yield from _serving(Server(("127.0.0.1", 0), Tenants(_settings(tmp_path, vault))))
+    yield from serving(Server(("127.0.0.1", 0), Tenants(_settings(tmp_path, vault))))
 
 
 def _ask(method: str, url: str, tenant: str | None = "acme", body: bytes | None = None) -> tuple[int, bytes]:
@@ -115,7 +97,7 @@ def test_a_tenants_own_runtime_takes_nobody_elses_request(tmp_path: Path, vault:
             }
         )
     )
-    for own in _serving(Server(("127.0.0.1", 0), Tenants(settings))):
+    for own in serving(Server(("127.0.0.1", 0), Tenants(settings))):
         assert _ask("GET", f"{own}/readyz", None)[0] == 200
         assert _ask("PUT", f"{own}/v1/files/a", "acme", b"kept")[0] == 201
         assert _ask("GET", f"{own}/v1/files/a", "globex")[0] == 421

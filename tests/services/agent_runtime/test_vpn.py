@@ -5,13 +5,14 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from services.agent_runtime.guest import system, vpn
+from tests.services.agent_runtime.answering import Answering, serving
 
 
 @dataclass
@@ -32,40 +33,26 @@ def secrets() -> Secrets:
 def machine(tmp_path: Path, secrets: Secrets) -> Iterator[Path]:
     """A folder with what a machine is told."""
 
-    class Vault(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            self.say(200, {"auth": {"client_token": "t", "lease_duration": 60}})
+    class Vault(Answering):
+        def post(self, asked: Any) -> tuple[int, Any]:
+            return 200, {"auth": {"client_token": "t", "lease_duration": 60}}
 
-        def do_GET(self) -> None:
+        def get(self) -> tuple[int, Any]:
             secrets.asked.append(self.path)
             status = secrets.statuses.pop(0) if len(secrets.statuses) > 1 else secrets.statuses[0]
-            self.say(status, {"data": {"data": {"private_key": secrets.key} if secrets.key else {}}})
+            return status, {"data": {"data": {"private_key": secrets.key} if secrets.key else {}}}
 
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-        def say(self, status: int, said: Any) -> None:
-            content = json.dumps(said).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Vault)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    vault = {
-        "address": f"http://127.0.0.1:{server.server_address[1]}",
-        "authentication": {"path": "auth/kubernetes", "role": "tenant-acme"},
-        "secrets": "tenants/acme",
-    }
-    told = {"tenant": "acme", "tier": "enterprise", "vault": vault}
-    (tmp_path / "identity.json").write_text(json.dumps(told))
-    (tmp_path / "token").write_text("token")
-    (tmp_path / "wg0.conf").write_text("[Interface]\n")
-    yield tmp_path
-    server.shutdown()
-    server.server_close()
+    for address in serving(ThreadingHTTPServer(("127.0.0.1", 0), Vault)):
+        vault = {
+            "address": address,
+            "authentication": {"path": "auth/kubernetes", "role": "tenant-acme"},
+            "secrets": "tenants/acme",
+        }
+        told = {"tenant": "acme", "tier": "enterprise", "vault": vault}
+        (tmp_path / "identity.json").write_text(json.dumps(told))
+        (tmp_path / "token").write_text("token")
+        (tmp_path / "wg0.conf").write_text("[Interface]\n")
+        yield tmp_path
 
 
 @pytest.fixture
