@@ -1,9 +1,10 @@
 """Who must approve: the rules in approvals.yaml, applied to what changes."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -51,6 +52,7 @@ def approvals(
     """Apply the rules; `weaker` names the tenants that share more than before."""
     document = yaml.safe_load(rules_file.read_text(encoding="utf-8"))
     affected, weakened, files = tuple(tenants), tuple(weaker), tuple(paths)
+    unnamed = _unnamed(document, files)
     asked: dict[tuple[str, str], dict[str, list[str]]] = {}
     for rule in document["rules"]:
         when = rule["when"]
@@ -61,6 +63,7 @@ def approvals(
             *(("", name) for name in weakened if when.get("weaker")),
             *(("", name) for name in _touched(changes, when.get("types", ()))),
             *(("", name) for name in files if _any(name, when.get("paths", ()))),
+            *(("", name) for name in unnamed if when.get("unnamed")),
         ]
         for owner, cause in causes:
             who = (rule["approver"], owner if rule["approver"] == "owner" else "")
@@ -77,6 +80,12 @@ def approvals(
 
 def _touched(changes: Changes, types: Iterable[str]) -> list[str]:
     return [change.name for change in changes.made if change.kind == "shared" and _any(change.type, types)]
+
+
+def _unnamed(document: Mapping[str, Any], files: Iterable[str]) -> list[str]:
+    """Return the files that no rule names, so that a new folder has an approver from its first day."""
+    named = [pattern for rule in document["rules"] for pattern in rule["when"].get("paths", ())]
+    return [name for name in files if not _any(name, [*named, *document["by_tenant"]])]
 
 
 def _any(name: str, patterns: Iterable[str]) -> bool:
