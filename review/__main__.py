@@ -60,6 +60,8 @@ def _review(options: argparse.Namespace, folder: Path) -> report.Review:
     plugins = "official" if backend else options.plugins
     command = ["--stack", stack, "--plugins", plugins, *(["--backend", backend] if backend else [])]
     both = trees.extract(ROOT, base, folder)
+    for line in both.left_out:
+        _CONSOLE.print(f"left out of the review: {line}", markup=False, soft_wrap=True)
     scope = report.Scope(
         base=base,
         base_commit=both.base_commit,

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from local.paths import ROOT
-from review.markdown import LIMIT, MARKER, block, code, render
+from review.markdown import LIMIT, MARKER, block, code, refusal, render
 from review.model import Finding
 from review.report import failed, review
 from tests.review.examples import CLAIM, POLICY, plan, scope, step, tenant, tenant_urn
@@ -158,6 +159,71 @@ def test_a_change_of_a_thousand_tenants_still_fits_a_comment() -> None:
     page = render(review(scope(), plan(), plan(*steps, tenants=tenants)))
     assert len(page) <= LIMIT
     assert "1000 added" in page
+
+
+LONG = "`" * 400 + "|" * 70_000
+
+
+def test_sixty_tenants_with_findings_fit_a_comment_and_the_mandatory_ones_are_first() -> None:
+    tenants = tuple(tenant(f"t{number:04}") for number in range(60))
+    why = "a rule of the platform is broken by this resource, which would do harm in a way told here; " * 5
+    findings = tuple(
+        Finding(policy=f"rule-{level}", level=level, message=why, urn=f"u::{one.id}-{number}")
+        for one in tenants
+        for number, level in enumerate(("advisory", "advisory", "mandatory"))
+    )
+    page = render(review(scope(), plan(), plan(tenants=tenants, findings=findings)))
+
+    assert len(page) <= LIMIT
+    assert page.index("### Policy findings") < page.index("### Tenants")
+    assert page.index("rule-mandatory`") < page.index("### Who must approve")
+    assert re.search(r"… and \d+ more, in `review\.json`\.", page)
+
+
+@pytest.mark.parametrize("mistakes", [1, 1_000, 20_000])
+def test_a_roster_of_many_mistakes_is_told_as_far_as_a_comment_goes(mistakes: int) -> None:
+    lines = [f"  - tenants.yaml:{number}: acme: " + "does not fit; " * 9 for number in range(mistakes)]
+    message = "\n".join(["The roster has mistakes; nothing was changed.", *lines])
+    for page in (render(failed(scope(), message)), refusal(message)):
+        assert len(page) <= LIMIT
+        assert "tenants.yaml:0:" in page
+        shown = page.count("tenants.yaml:")
+        assert (f"… and {mistakes - shown} more line" in page) == (shown < mistakes)
+
+
+def test_a_page_of_nothing_but_long_texts_fits_a_comment() -> None:
+    tenants = tuple(
+        tenant(f"t{number:04}", name=LONG, owner=LONG, overclaims=(LONG,)) for number in range(60)
+    )
+    findings = (Finding(policy=LONG, level="mandatory", message=LONG, urn=f"u::{LONG}"),) * 60
+    steps = [
+        step(CLAIM, f"{number}{LONG}", "delete", parent=tenant_urn(f"t{number:04}")) for number in range(60)
+    ]
+    found = review(
+        scope(base=LONG, paths=(LONG,) * 60), plan(tenants=tenants), plan(*steps, findings=findings)
+    )
+    page = render(found)
+
+    assert len(page) <= LIMIT
+    assert "🚨 Data goes with 60 resources" in page
+
+
+def test_where_even_few_rows_do_not_fit_the_last_sections_are_cut_by_name() -> None:
+    tenants = (tenant("acme"),)
+    found = review(scope(), plan(tenants=tenants), plan(tenants=(tenant("acme", state="suspended"),)))
+    message = "first\n" + "a line of a long message\n" * 2_000
+    page = render(replace(found, problems=(message,) * 3))
+
+    assert len(page) <= LIMIT
+    assert page.count("first\n") == 2
+    assert "### Who must approve" in page
+    assert page.splitlines()[-1] == "**Too long for a comment, in `review.json`:** `a problem`."
+
+
+@pytest.mark.parametrize("limit", [10, 240])
+def test_a_long_text_keeps_its_end(limit: int) -> None:
+    assert code("b" + "x" * 1_000 + "end", limit).endswith("end`")
+    assert code("x" * limit, limit) == f"`{'x' * limit}`"
 
 
 def test_the_json_says_the_same_rounded_to_the_centime() -> None:

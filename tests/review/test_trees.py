@@ -152,3 +152,61 @@ def test_histories_without_a_common_commit_are_refused(repository: Repository, f
 def test_a_folder_without_a_repository_is_refused(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(ReviewError, match="no git repository"):
         extract(tmp_path, "main", folder)
+
+
+def test_whatever_lies_untracked_in_a_checkout_does_not_stop_a_review(
+    repository: Repository, folder: Path
+) -> None:
+    root = repository.root
+    repository.write("infra/new.py", "")
+    (root / "outside").symlink_to("/etc/passwd")
+    (root / "dangling").symlink_to("nowhere")
+    os.mkfifo(root / "pipe")
+    (root / "disk.img").write_bytes(b"\0" * (1024 * 1024 + 1))
+    (root / "nested").mkdir()
+    subprocess.run(["git", "init", "-q", root / "nested"], check=True)
+    (root / os.fsdecode(b"latin-\xe9.py")).write_text("")
+    (root / "line\nbreak.py").write_text("")
+    (root / "infra" / "gone.py").symlink_to(root / "infra" / "new.py")
+
+    both = take(repository, folder)
+
+    assert sorted(both.left_out) == [
+        "disk.img: is larger than 1024 KiB",
+        "infra/gone.py: leads out of the checkout",
+        "nested/: is a repository of its own",
+        "outside: leads out of the checkout",
+        # git itself passes over a pipe.
+    ]
+    assert {"infra/new.py", "line\nbreak.py", "latin-\ufffd.py", "dangling"} <= set(both.paths)
+    assert (both.head / "infra/new.py").exists()
+    assert not (both.head / "disk.img").exists()
+
+
+def test_a_tracked_link_out_of_the_checkout_does_not_stop_a_review(
+    repository: Repository, folder: Path
+) -> None:
+    (repository.root / "link").symlink_to("/etc")
+    repository.commit("link")
+    repository.write("infra/new.py", "")
+
+    both = take(repository, folder)
+
+    assert both.left_out == ("link: leads out of the checkout",)
+    assert both.paths == ("infra/new.py",)
+
+
+def test_an_untracked_file_that_cannot_be_read_is_left_out(
+    repository: Repository, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository.write("private", "")
+    # Root, as whom CI runs the tests, may read whatever the file's mode says.
+    monkeypatch.setattr(os, "access", lambda path, _mode: Path(path).name != "private")
+
+    assert take(repository, folder).left_out == ("private: cannot be read",)
+
+
+def test_a_tracked_file_that_is_deleted_is_gone_from_the_head(repository: Repository, folder: Path) -> None:
+    (repository.root / "tenants.yaml").unlink()
+
+    assert take(repository, folder).paths == ("tenants.yaml",)
