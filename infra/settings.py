@@ -37,10 +37,15 @@ Name = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,30}[a-z0-9])?$")]
 BucketName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$")]
 Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9.:-]{1,253}$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
+_IMAGE_NAME = r"[a-z0-9.:-]+(/[a-z0-9._-]+)+"
+_IMAGE_TAG = r":[A-Za-z0-9_][A-Za-z0-9._-]*"
+_IMAGE_DIGEST = r"@sha256:[0-9a-f]{64}"
+PinnedImage = Annotated[str, Field(pattern=f"^{_IMAGE_NAME}({_IMAGE_TAG})?{_IMAGE_DIGEST}$")]
+"""An image with its registry and its digest, so that it can never become another one."""
 ContainerImage = Annotated[
-    str, Field(pattern=r"^[a-z0-9.:-]+(/[a-z0-9._-]+)+(@sha256:[0-9a-f]{64}|:[A-Za-z0-9_][A-Za-z0-9._-]*)$")
+    str, Field(pattern=f"^{_IMAGE_NAME}({_IMAGE_TAG}|({_IMAGE_TAG})?{_IMAGE_DIGEST})$")
 ]
-"""An image with its registry and its version; by digest it can never become another one."""
+"""An image with its registry, and its version, its digest, or both."""
 
 Pem = Annotated[str, Field(pattern=r"^\s*-----BEGIN CERTIFICATE-----\n")]
 AbsolutePath = Annotated[str, Field(pattern=r"^/[A-Za-z0-9._/-]+$")]

@@ -12,6 +12,7 @@ from typing import Any
 
 from infra.tenants.roster import Roster
 from infra.tenants.roster_rules import RESERVED, SIZES
+from infra.tenants.roster_text import UNSEEN
 from infra.tenants.tiers import TIERS, Tier
 from local.paths import ROOT
 
@@ -35,7 +36,7 @@ def schema() -> dict[str, Any]:
     entry = generated["$defs"]["TenantEntry"]
     entry["properties"]["id"]["not"] = {"enum": sorted(RESERVED)}
     entry["allOf"] = list(_rules())
-    generated["$defs"]["Overrides"]["properties"]["image"]["not"] = {"pattern": ":latest$"}
+    _seen(generated)
     for key in ("keep", "discard", "claims"):
         entry["properties"][key]["uniqueItems"] = True
     generated["properties"]["slices"]["additionalProperties"] = False
@@ -55,6 +56,14 @@ def _tidy(node: Any) -> Any:
     }
     options = [option for option in tidy.pop("anyOf", []) if option != {"type": "null"}]
     return {**tidy, **(options[0] if options else {})}
+
+
+def _seen(node: Any) -> None:
+    """Refuse, in each text that may hold any character, those that nobody sees."""
+    for below in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        _seen(below)
+    if isinstance(node, dict) and "[^" in str(node.get("pattern", "")):
+        node["not"] = {"pattern": UNSEEN}
 
 
 def _rules() -> Iterator[dict[str, Any]]:

@@ -181,11 +181,11 @@ def _fate(before: TenantFacts | None, after: TenantFacts | None, own: tuple[Chan
 
 
 def _detail(before: TenantFacts | None, after: TenantFacts | None) -> str:
-    """The difference in the roster, in a few words."""
+    """The difference in the roster, in a few words; of a tenant that comes or goes, what it has."""
     if before is None or after is None:
         known = after or before
         assert known is not None, "a tenant stands in one of the two rosters"  # noqa: S101
-        return known.tier
+        return _holding(known)
     told = [
         f"{what} {old} → {new}"
         for what, old, new in (
@@ -202,6 +202,20 @@ def _detail(before: TenantFacts | None, after: TenantFacts | None) -> str:
     if after.discard:
         told.append(f"discards {', '.join(after.discard)}")
     return ", ".join(told) or "only its resources"
+
+
+def _holding(tenant: TenantFacts) -> str:
+    """Tier and sizes, as far as the tier has any, and what was added to it."""
+    parts = [
+        tenant.tier,
+        f"{tenant.cpu} CPU" if tenant.cpu else "",
+        f"{tenant.memory_gib} GiB memory" if tenant.memory_gib else "",
+        f"{tenant.workspace_gib} GiB workspace" if tenant.workspace_gib else "",
+        "VPN" if tenant.vpn else "",
+        "own database" if tenant.own_database else "",
+        tenant.state if tenant.state != "active" else "",
+    ]
+    return ", ".join(filter(None, parts))
 
 
 def _yes(value: bool) -> str:

@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 
 from infra.errors import ConfigurationError
 from infra.section import Section, look_up
-from infra.settings import ContainerImage, Settings
+from infra.settings import PinnedImage, Settings
 from infra.tenants.roster_rules import beyond_shape
 from infra.tenants.roster_text import Document, Mistake, Position, UnreadableError, read_document
 from infra.tenants.slices import BUCKETS, bucket, buckets, not_a_partition
@@ -38,9 +38,10 @@ class Sizes(Section):
 class Overrides(Section):
     """What only this tenant has different."""
 
-    image: ContainerImage | None = Field(
+    image: PinnedImage | None = Field(
         default=None,
-        description="a container disk with its version or digest, such as registry.example.ch/agent:1.4.0",
+        description="a container disk with its digest, such as registry.example.ch/agent@sha256:DIGEST or "
+        "registry.example.ch/agent:1.4.0@sha256:DIGEST (`crane digest NAME:TAG` prints it)",
     )
 
 
@@ -275,7 +276,11 @@ def _read(
     for key in root.keys() - set(known):
         message = f"`{key}` is no key here and would do nothing; known here: {', '.join(known)}"
         yield Mistake(document.line((key,)), "", message)
-    for position, line, message in document.doubles:
+    unclear = [
+        (position, document.line(position), f"`{_key(position[2:])}`: {message}" if position[2:] else message)
+        for position, message in document.unclear.items()
+    ]
+    for position, line, message in [*document.doubles, *unclear]:
         inside = len(position) > 1 and position[0] == "tenants"
         yield Mistake(line, _name(tenants[int(position[1])]) if inside else "", message)
     yield from _retired(document, root.get("retired", []), retired)
@@ -289,7 +294,8 @@ def _retired(document: Document, ids: Any, retired: dict[str, int]) -> Iterator[
         Roster(tenants=(), retired=ids)
     except ValidationError as error:
         for detail in error.errors(include_url=False):
-            yield Mistake(document.line(detail["loc"]), "", _explain(Roster, detail))
+            if detail["loc"] not in document.unclear:
+                yield Mistake(document.line(detail["loc"]), "", _explain(Roster, detail))
     for index, identifier in enumerate(ids if isinstance(ids, list) else []):
         line = document.line(("retired", index))
         if not isinstance(identifier, str):
@@ -311,7 +317,8 @@ def _slices(
         slices |= Roster(tenants=(), slices=written).slices
     except ValidationError as error:
         for detail in error.errors(include_url=False):
-            yield Mistake(document.line(detail["loc"]), "", _explain(Roster, detail))
+            if detail["loc"] not in document.unclear:
+                yield Mistake(document.line(detail["loc"]), "", _explain(Roster, detail))
         return
     for position, message in not_a_partition(slices, tenants):
         yield Mistake(document.line(("slices", *position)), "", message)
@@ -326,7 +333,9 @@ def _tenants(
     for index, data in enumerate(tenants):
         before, here = len(entries), ("tenants", index)
         for position, message in _mistakes_in(data, entries):
-            yield Mistake(document.line((*here, *position)), _name(data), message)
+            # An unclear value is told as such, and not for what it happens to be read as.
+            if (*here, *position) not in document.unclear:
+                yield Mistake(document.line((*here, *position)), _name(data), message)
         for number, peer in enumerate(entries[-1].vpn.peers if entries[before:] and entries[-1].vpn else ()):
             line = document.line((*here, "vpn", "peers", number, "publicKey"))
             if peer.public_key in keys:
@@ -421,4 +430,11 @@ def _explain(root: type[Section], detail: ErrorDetails) -> str:
         found = " a list" if isinstance(written, list) else " a mapping"
     unquoted = isinstance(written, bool | int | float) and detail["type"] == "string_type"
     quotes = ", in quotes: YAML takes it for something else than text" if unquoted else ""
-    return f"`{key}`:{found[:100] or ' nothing'} does not fit: {consequence}; write {description}{quotes}"
+    return (
+        f"`{key}`:{_shortened(found) or ' nothing'} does not fit: {consequence}; write {description}{quotes}"
+    )
+
+
+def _shortened(text: str) -> str:
+    """Cut what no line can hold in its middle: a mistake is often at the end."""
+    return text if len(text) <= 400 else f"{text[:200]} … {text[-200:]}"

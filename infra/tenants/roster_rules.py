@@ -43,7 +43,6 @@ def beyond_shape(data: Mapping[str, Any]) -> _Found:
     written = data.get("tier")
     tier = next((known for name, known in TIERS.items() if name == written), None)
     yield from _reserved(data)
-    yield from _floating_image(data)
     yield from _twice(data)
     yield from _offboarding(data)
     if tier is not None:
@@ -56,15 +55,6 @@ def _reserved(data: Mapping[str, Any]) -> _Found:
         yield (
             ("id",),
             f'"{data["id"]}" is reserved: the platform or a tool takes it for its own; choose another id',
-        )
-
-
-def _floating_image(data: Mapping[str, Any]) -> _Found:
-    image = _section(data, "overrides").get("image")
-    if isinstance(image, str) and image.endswith(":latest"):
-        yield (
-            ("overrides", "image"),
-            f'image "{image}" changes by itself, under a sleeping machine too; name a version or a digest',
         )
 
 

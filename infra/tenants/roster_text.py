@@ -1,10 +1,13 @@
 """The roster's text as plain values with the line of each; what cannot be read is told with its line.
 
-The file is plain YAML of a few kinds: no anchors, aliases or tags, so that what a reviewer reads is what it
-says, and no file can expand into more than it is. Reading takes time linear in its length.
+The file is plain YAML of a few kinds: no anchors, aliases or tags, no characters that nobody sees, no numbers
+that two readers of YAML take for different ones. So what a reviewer reads is what it says, and no file can
+expand into more than it is. Reading takes time linear in its length.
 """
 
 import re
+import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,8 +21,30 @@ _MAXIMUM_DEPTH = 8
 _CONFLICT = re.compile(r"^(<{7}|\|{7}|>{7})( |$)|^={7}$", re.MULTILINE)
 _TAB = re.compile(r"^ *\t", re.MULTILINE)
 
+UNSEEN = (
+    # Controls and other spaces than the plain one.
+    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+    # What has no width, or turns the direction of what stands beside it.
+    r"\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f"
+    r"\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\uffff"
+    # Surrogates, and what each font may show as it likes.
+    r"\ud800-\uf8ff]"
+)
+"""Characters that a reviewer cannot see or tell from a space, as far as editors' regular expressions go.
+
+They are what Unicode calls default ignorable code points, bidirectional formatting, and separators.
+"""
+_UNSEEN = re.compile(rf"{UNSEEN}|[\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U0010ffff]")
+
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?")
+"""A number that everybody reads alike: as JSON writes it, and without an exponent."""
+_LIKE_A_NUMBER = re.compile(r"[-+]?(0o[0-7]+|\.?[0-9][0-9_]*(\.[0-9_]*)?([eE][-+]?[0-9]+)?)")
+"""Text that YAML 1.2 takes for a number, though YAML 1.1 does not."""
+
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _SCALARS = yaml.constructor.SafeConstructor()
+_QUOTED = ("'", '"', "|", ">")
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 Position = tuple[int | str, ...]
 
 
@@ -49,6 +74,8 @@ class Document:
     lines: dict[Position, int]
     doubles: list[tuple[Position, int, str]]
     """Keys that stand twice: where, in which line, and what to tell."""
+    unclear: dict[Position, str]
+    """Values that do not say to everybody what they say to this reader, and what to tell."""
 
     def line(self, position: Position) -> int:
         """The line of `position`, or of what it is missing from."""
@@ -65,7 +92,7 @@ def read_document(path: Path) -> Document:
     Raises:
         UnreadableError: with the reason, or the reasons.
     """
-    document = Document(None, {}, [])
+    document = Document(None, {}, [], {})
     root = _node(_text(path))
     return document if root is None else replace(document, value=_plain(root, (), document))
 
@@ -102,9 +129,26 @@ def _text(path: Path) -> str:
         Mistake(_line_of(text, match), "", "a tab indents this line, which YAML does not allow; use spaces")
         for match in _TAB.finditer(text)
     ]
-    if conflicts or tabs:
-        raise UnreadableError(*conflicts, *tabs)
+    unseen = [Mistake(number, "", message) for number, message in _unseen_in_lines(text)]
+    if conflicts or tabs or unseen:
+        raise UnreadableError(*conflicts, *tabs, *unseen)
     return text
+
+
+def _unseen_in_lines(text: str) -> Iterator[tuple[int, str]]:
+    """Find the first character in each line that nobody sees, in comments too."""
+    if _UNSEEN.search(text):
+        for number, line in enumerate(text.split("\n"), start=1):
+            if found := _UNSEEN.search(line):
+                yield number, _unseen(found[0])
+
+
+def _unseen(character: str) -> str:
+    name = unicodedata.name(character, "no name")
+    return (
+        f"U+{ord(character):04X} ({name}) cannot be seen, or not be told from a space, so the line would say "
+        "something else than a reviewer reads; delete it, or write a plain space"
+    )
 
 
 def _unreadable(line: int, message: str) -> UnreadableError:
@@ -171,6 +215,8 @@ def _plain(node: yaml.Node, position: Position, document: Document) -> Any:
             mapping[key] = _plain(value_node, below, document)
             lines[below] = key_node.start_mark.line + 1
         return mapping
+    if message := _ambiguous(node):
+        document.unclear[position] = message
     if node.tag == "tag:yaml.org,2002:str":
         return node.value
     try:
@@ -181,3 +227,18 @@ def _plain(node: yaml.Node, position: Position, document: Document) -> Any:
     finally:
         # It remembers each node, for aliases that there are none of.
         _SCALARS.constructed_objects.clear()
+
+
+def _ambiguous(node: yaml.Node) -> str | None:
+    """Return what is told of a scalar that does not say to everybody what it says to this reader."""
+    if found := _UNSEEN.search(node.value):
+        return _unseen(found[0])
+    # In quotes it is text for everybody.
+    if node.style in _QUOTED or _NUMBER.fullmatch(node.value):
+        return None
+    if node.tag not in _NUMBERS and not _LIKE_A_NUMBER.fullmatch(node.value):
+        return None
+    return (
+        f"{node.value} is one number for some readers of YAML, and another one or text for others, so nobody "
+        "could say what is meant; write a number in decimal digits without a leading zero, and text in quotes"
+    )

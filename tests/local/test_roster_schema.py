@@ -16,6 +16,8 @@ from local import roster_schema
 from local.paths import ROOT
 
 KEYS = ("xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=", "TrMvSoP4jYQlY6RIzBgbssQqY3vxI2Pi+y71lOWWXX0=")
+DIGEST = f"@sha256:{'0' * 64}"
+IMAGE_TAILS = ("", ":1", ":latest", DIGEST, f":1{DIGEST}", f":1{DIGEST}0")
 VALIDATOR = Draft7Validator(roster_schema.schema())
 
 
@@ -75,7 +77,7 @@ peer = st.fixed_dictionaries(
 entries = st.fixed_dictionaries(
     {
         "id": st.sampled_from(["acme", "vault", "a-b", "Acme", "a" * 31, "a" * 32]) | junk,
-        "name": st.sampled_from(["Acme AG", " x", "x" * 81]) | junk,
+        "name": st.sampled_from(["Acme AG", " x", "x" * 81, "A\u202ecme", "\u200b"]) | junk,
         "tier": st.sampled_from([*TIERS, "gold"]) | junk,
         "owner": st.sampled_from(["ops@acme.example", "nobody"]) | junk,
     }
@@ -92,7 +94,7 @@ entries = st.fixed_dictionaries(
         "sizes": _maybe({"cpu": size, "memoryGib": size, "workspaceGib": size}) | junk,
         "idleSeconds": st.sampled_from([59, 60, 900, 86400, 86401]) | junk,
         "overrides": _maybe(
-            {"image": st.sampled_from(["r.example/a:1", "r.example/a:latest", "r.example/a"]) | junk}
+            {"image": st.sampled_from([*(f"r.example/a{tail}" for tail in IMAGE_TAILS)]) | junk}
         ),
         "keep": st.lists(st.sampled_from(["workspace", "database"]), max_size=2) | junk,
         "discard": st.lists(st.sampled_from(["workspace", "database"]), max_size=2) | junk,

@@ -26,7 +26,7 @@ tenants:
     tier: enterprise
     owner: ops@acme.example
     sizes: {cpu: 6, workspaceGib: 60}
-    overrides: {image: registry.example.ch/agent:1}
+    overrides: {image: 'r.ch/a:1@sha256:0000000000000000000000000000000000000000000000000000000000000000'}
 
   # Travel
   - {id: corvus, name: Corvus, tier: starter, owner: it@corvus.example} # small

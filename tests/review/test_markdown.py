@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from local.paths import ROOT
 from review.markdown import LIMIT, MARKER, block, code, refusal, render
-from review.model import Finding
+from review.model import Finding, TenantFacts
 from review.report import failed, review
 from tests.review.examples import CLAIM, POLICY, plan, scope, step, tenant, tenant_urn
 
@@ -125,6 +125,26 @@ def test_everything_a_reviewer_needs_is_there() -> None:
     assert "| advisory | `data-kept` | `x` | `think` |" in page
     order = [page.index(title) for title in ("🚨 Data goes", "Who must approve", "### Tenants", "### Cost")]
     assert order == sorted(order)
+
+
+@pytest.mark.parametrize(
+    ("added", "shown"),
+    [
+        (
+            tenant("umbrella", "private-cloud", cpu=12, vpn=True, own_database=True),
+            "private-cloud, 12 CPU, 4 GiB memory, 20 GiB workspace, VPN, own database",
+        ),
+        (tenant("umbrella", "starter", cpu=0, memory_gib=0, workspace_gib=0), "starter"),
+        (
+            tenant("umbrella", "professional", workspace_gib=0, state="suspended"),
+            "professional, 2 CPU, 4 GiB memory, suspended",
+        ),
+    ],
+)
+def test_a_tenant_that_comes_or_goes_is_shown_with_its_sizes(added: TenantFacts, shown: str) -> None:
+    for base, head in ((plan(), plan(tenants=(added,))), (plan(tenants=(added,)), plan())):
+        page = render(review(scope(), base, head))
+        assert re.search(rf"\| `umbrella` \| `Umbrella` \| (added|\*\*removed\*\*) \| {shown} \|", page)
 
 
 def test_claims_beyond_the_tier_must_not_be_merged() -> None:

@@ -1,8 +1,10 @@
 """The roster is read strictly: each mistake is told with its line, and what is accepted fits everywhere."""
 
+import json
 import re
 import string
 import time
+import unicodedata
 from itertools import pairwise
 from pathlib import Path
 
@@ -39,18 +41,23 @@ def test_the_sample_roster_has_a_tenant_of_each_tier() -> None:
     assert [entry.tier for entry in load_roster(ROOT / "tenants.yaml").tenants].sort() == list(TIERS).sort()
 
 
-def test_an_entry_gets_its_tiers_size_except_where_it_says_otherwise(tmp_path: Path) -> None:
+DIGEST = f"sha256:{'0123456789abcdef' * 4}"
+
+
+@pytest.mark.parametrize("tag", ["", ":1.2"])
+def test_an_entry_gets_its_tiers_size_except_where_it_says_otherwise(tmp_path: Path, tag: str) -> None:
+    image = f"registry.example.ch:5000/agent{tag}@{DIGEST}"
     text = (
         "tenants:\n"
         "  - {id: acme, name: Acme, tier: enterprise, owner: ops@acme.example, sizes: {cpu: 6},"
-        " state: suspended, overrides: {image: 'registry.example.ch:5000/agent:1.2'}}\n"
+        f" state: suspended, overrides: {{image: '{image}'}}}}\n"
     )
 
     (entry,) = load(tmp_path, text)
 
     sold = TIERS["enterprise"].default
     assert entry.size == Size(6, sold.memory_gib, sold.workspace_gib)
-    assert (entry.state, entry.overrides.image) == ("suspended", "registry.example.ch:5000/agent:1.2")
+    assert (entry.state, entry.overrides.image) == ("suspended", image)
 
 
 def test_a_roster_without_tenants_has_to_say_so(tmp_path: Path) -> None:
@@ -106,6 +113,49 @@ def test_a_mistake_in_an_entry_names_line_and_tenant(tmp_path: Path, fields: str
     assert told in message
 
 
+@pytest.mark.parametrize(
+    "written",
+    ["010", "09", "1:40", "15:00", "0x10", "0b11", "0o17", "1_000", "+4", "1e3", "4.", ".inf", "1:30.5"],
+)
+def test_a_number_that_yaml_readers_take_for_different_ones_is_refused(tmp_path: Path, written: str) -> None:
+    for fields in (f"sizes: {{cpu: {written}}}", f"idleSeconds: {written}", f"claims: [{written}]"):
+        (message,) = mistakes(tmp_path, "tenants:\n" + entry_of("enterprise", fields))
+        assert f": {written} is one number for some readers of YAML" in message
+        assert message.startswith("2: acme: `")
+
+
+@pytest.mark.parametrize("written", ["8", "'010'", '"1:40"', "2026-11-28T10:00"])
+def test_a_plain_number_and_text_in_quotes_are_clear(tmp_path: Path, written: str) -> None:
+    text = f"tenants:\n{GOOD}retired: [{written}]\n"
+    assert not [message for message in mistakes(tmp_path, text) if "readers of YAML" in message]
+
+
+@pytest.mark.parametrize(
+    ("escape", "character"), [("\\u200b", "U+200B"), ("\\u202e", "U+202E"), ("\\u00a0", "U+00A0")]
+)
+def test_a_character_that_nobody_sees_is_refused_however_it_is_written(
+    tmp_path: Path, escape: str, character: str
+) -> None:
+    (message,) = mistakes(tmp_path, "tenants:\n" + GOOD.replace("Acme", f'"A{escape}cme"'))
+
+    assert message.startswith(f"2: acme: `name`: {character}")
+
+
+@given(st.text(min_size=1, max_size=20))
+def test_an_accepted_name_shows_all_that_it_holds(
+    tmp_path_factory: pytest.TempPathFactory, name: str
+) -> None:
+    entry = {"id": "acme", "name": name, "tier": "starter", "owner": "a@b.example"}
+    try:
+        (accepted,) = load(tmp_path_factory.getbasetemp(), json.dumps({"tenants": [entry]}))
+    except ConfigurationError:
+        return
+    assert accepted.name == name
+    assert not [one for one in name if unicodedata.category(one) in ("Cc", "Co", "Cs", "Zl", "Zp")]
+    assert [one for one in name if unicodedata.category(one) == "Zs"] == [" "] * name.count(" ")
+    assert name.strip()
+
+
 KEY = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
 OTHER_KEY = "TrMvSoP4jYQlY6RIzBgbssQqY3vxI2Pi+y71lOWWXX0="
 
@@ -130,8 +180,18 @@ def peers(*keys: str) -> str:
         ("professional", "sizes: {workspaceGib: 5}", "write `keep: [workspace]` too"),
         ("starter", "sizes: {cpu: 1}", "cpu means nothing in tier starter: its agents run in the runtime"),
         ("enterprise", "overrides: {image: 'registry.example.ch/agent:latest'}", "changes by itself"),
+        ("enterprise", "overrides: {image: 'registry.example.ch/agent:1.4.0'}", "with its digest"),
         ("enterprise", "overrides: {image: registry.example.ch/agent}", "`overrides.image`"),
-        ("professional", "overrides: {image: 'example.ch/agent:1'}", "has no machine, and the image is the"),
+        (
+            "enterprise",
+            f"overrides: {{image: 'registry.example.ch/{'agent/' * 12}agent@{DIGEST}0'}}",
+            f'agent@{DIGEST}0" does not fit',
+        ),
+        (
+            "professional",
+            f"overrides: {{image: 'example.ch/agent@{DIGEST}'}}",
+            "has no machine, and the image is the",
+        ),
         ("professional", "idleSeconds: 900", "change the tier (enterprise or private-cloud)"),
         ("enterprise", "idleSeconds: 59", "`idleSeconds`: 59 does not fit"),
         ("enterprise", "idleSeconds: 86401", "write a whole number of seconds, 60 to 86400"),
@@ -352,7 +412,10 @@ def test_every_mistake_is_told_at_once_in_the_order_of_lines(tmp_path: Path) -> 
         ("tenants:\n  - *a\n", 2, "anchors and aliases"),
         ("tenants:\n  - !!python/object/apply:os.system ['true']\n", 2, "the tag"),
         ("tenants: " + "[" * 5000 + "]" * 5000, 1, "nested deeper"),
-        ("tenants:\n  - id: 'a\x00b'\n", 1, "not valid YAML"),
+        ("tenants:\n  - id: 'a\x00b'\n", 2, "U+0000"),
+        (f"tenants:\n{GOOD}# harmless \u202e comment\n", 3, "U+202E (RIGHT-TO-LEFT OVERRIDE) cannot be seen"),
+        (f"tenants:\n{GOOD.replace('Acme', chr(0x200B))}", 2, "U+200B (ZERO WIDTH SPACE) cannot be seen"),
+        (f"tenants:\n{GOOD.replace('Acme', 'Ac' + chr(0xE0041) + 'me')}", 2, "U+E0041"),
         (b"tenants:\n  - {id: acme, name: \xff}\n", 2, "not UTF-8"),
     ],
 )

@@ -16,7 +16,7 @@ from tests.infra.tenants.test_tenant import of, registered
 
 KERNEL = {"path": "/boot/vmlinuz", "initrd": "/boot/initrd", "arguments": "console=ttyS0"}
 MACHINE = {"id": "acme", "tier": "enterprise"}
-IMAGE = {"image": "registry.example.ch/other:1.0"}
+IMAGE = {"image": f"registry.example.ch/other:1.0@sha256:{'0' * 64}"}
 
 
 @pytest.fixture(scope="module")
