@@ -2,6 +2,7 @@
 SHELL := /bin/bash
 VENV := .venv
 PYTHON := $(VENV)/bin/python
+UV := $(VENV)/bin/uv
 STACK ?= local
 PLUGINS ?= any
 
@@ -14,7 +15,8 @@ help: ## list the targets
 $(VENV)/.ready: requirements.lock
 	@echo "Installing the pinned Python packages into $(VENV) …" >&2
 	@test -x $(PYTHON) || python3 -m venv $(VENV)
-	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	@awk '/^uv==/,!/\\$$/' $< | $(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r /dev/stdin
+	@$(UV) pip install --quiet --python $(PYTHON) --no-deps --require-hashes --compile-bytecode -r $<
 	@touch $@
 
 up: $(VENV)/.ready ## bring up cluster, platform and tenants on this machine (PLUGINS=official refuses stand-ins)
@@ -70,10 +72,8 @@ bench: $(VENV)/.ready ## figures, each against a floor or a peer in the same run
 docs: $(VENV)/.ready ## make docs/policies.md from the rules
 	@$(PYTHON) -m policy.table
 
-lock: ## resolve requirements.txt into requirements.lock
-	@test -x $(PYTHON) || python3 -m venv $(VENV)
-	@$(PYTHON) -m pip install --quiet --disable-pip-version-check uv==0.13.9
-	@$(VENV)/bin/uv pip compile --quiet --generate-hashes --no-emit-index-url --python-version 3.11 --universal requirements.txt -o requirements.lock
+lock: $(VENV)/.ready ## resolve requirements.txt into requirements.lock
+	@$(UV) pip compile --quiet --generate-hashes --no-emit-index-url --python-version 3.11 --universal requirements.txt -o requirements.lock
 
 images: $(VENV)/.ready ## build the machine disk and the containers (NAME=agent-machine for one)
 	@$(PYTHON) -m images build $(NAME)
