@@ -7,7 +7,8 @@ STACK ?= local
 PLUGINS ?= any
 
 .DEFAULT_GOAL := help
-.PHONY: help up preview status token demo review env logs down tenant attack test bench lint docs lock images manifests
+.PHONY: help up preview status token demo review env logs down tenant attack check test bench lint style types docs lock \
+  images manifests
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | column -t -s '	'
@@ -52,19 +53,45 @@ tenant: $(VENV)/.ready ## edit the roster: ARGS="add acme --tier enterprise", AR
 attack: $(VENV)/.ready ## try, as every tenant, to get at what is every other's (SERVER=name for one)
 	@$(PYTHON) -m local attack $(SERVER)
 
-lint: $(VENV)/.ready ## formatting, style, types, architecture contracts, workflows
+lint: style types ## formatting, style, types, architecture contracts, workflows
+
+style: $(VENV)/.ready
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
-	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 	$(PYTHON) -m local actionlint
 
-# A process each: the servers that a group starts share a data folder with nobody else's.
-TEST_GROUPS := tests/infra tests/policy tests/review tests/images tests/services \
-  $(patsubst %/__init__.py,%,$(wildcard tests/local/*/__init__.py)) "$(wildcard tests/local/test_*.py)" tests/integration
+types: $(VENV)/.ready
+	$(VENV)/bin/mypy
 
-test: lint ## everything that guards the project
-	@for group in $(TEST_GROUPS); do echo "pytest $$group"; $(VENV)/bin/pytest $$group || exit 1; done
+# Two at a time, the longest first; what each printed comes whole when it ends, and the first to fail ends the run.
+SIDE_BY_SIDE := $(MAKE) --no-print-directory --jobs=2 --output-sync=target
+
+# A process each: the servers that a group starts share a data folder with nobody else's. `tests/local` stands
+# for its own files alone.
+UNIT_TESTS := tests/infra tests/policy tests/review
+LONGEST := tests/local/providers tests/services tests/local/servers
+ALL_TESTS := $(patsubst %/__init__.py,%,$(wildcard tests/*/__init__.py tests/local/*/__init__.py))
+SERVER_TESTS := $(LONGEST) $(filter-out $(UNIT_TESTS) $(LONGEST) tests/integration,$(ALL_TESTS))
+PYTEST := $(VENV)/bin/pytest --durations=5 --durations-min=2
+.PHONY: $(ALL_TESTS)
+
+check: $(VENV)/.ready ## lint, unit and policy tests: before each commit
+	@$(SIDE_BY_SIDE) tests/infra types $(filter-out tests/infra,$(UNIT_TESTS)) style
+
+test: check ## everything that guards the project
+	@$(SIDE_BY_SIDE) $(SERVER_TESTS)
+	@$(MAKE) --no-print-directory tests/integration
+
+$(UNIT_TESTS) $(SERVER_TESTS): $(VENV)/.ready
+	@echo "pytest $@"
+	@$(PYTEST) $(if $(filter tests/local,$@),$(wildcard tests/local/test_*.py),$@)
+
+# Its files on two platforms, each brought up once; a file runs on one of them as a whole. In the order of their
+# names the two longest come last, side by side.
+tests/integration: $(VENV)/.ready
+	@echo "pytest $@"
+	@$(PYTEST) --numprocesses=2 --dist=loadfile --no-loadscope-reorder $@
 
 bench: $(VENV)/.ready ## figures, each against a floor or a peer in the same run (NAME=gateway for one); the last line is JSON
 	@$(PYTHON) -m local bench $(NAME)

@@ -57,7 +57,16 @@ class Platform:
 
     def environment(self) -> dict[str, str]:
         """The caller's, without what would move the platform or stand in for its servers."""
-        foreign = ("AGENT_PLATFORM_DATA", "PULUMI_", "EXOSCALE_", "VAULT_", "PG", "AWS_", "KUBECONFIG")
+        foreign = (
+            "AGENT_PLATFORM_DATA",
+            "PYTHONDONTWRITEBYTECODE",
+            "PULUMI_",
+            "EXOSCALE_",
+            "VAULT_",
+            "PG",
+            "AWS_",
+            "KUBECONFIG",
+        )
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
         return inherited | {"AGENT_PLATFORM_GUESTS": self.guests}
 

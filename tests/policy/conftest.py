@@ -24,7 +24,7 @@ atexit.register(shutil.rmtree, DATA, ignore_errors=True)
 @pytest.fixture(scope="session")
 def engine_ready() -> None:
     """The engine with its plugins; no server runs, and none is asked."""
-    toolchain.ensure(Console(stderr=True))
+    toolchain.ensure(Console(stderr=True), "pulumi")
     engine.install_plugins("prod", official_only=False)
 
 
