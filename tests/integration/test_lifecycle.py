@@ -6,6 +6,7 @@ One story, told once: each step is an update, and the tests look at what was see
 import gzip
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -18,7 +19,7 @@ import yaml
 from hvac.exceptions import InvalidPath  # type: ignore[import-untyped]
 
 from tests.integration.belongings import bucket_of, leave_data_everywhere, traces
-from tests.integration.conftest import Platform, edited_roster
+from tests.integration.conftest import Edit, Platform, edited_roster
 from tests.integration.test_interruption import engine
 
 pytestmark = pytest.mark.integration
@@ -26,6 +27,7 @@ pytestmark = pytest.mark.integration
 LEAVER = {"id": "leaver", "name": "Leaver", "tier": "enterprise", "owner": "ops@leaver.example"}
 MINNOW = {"id": "minnow", "name": "Minnow", "tier": "starter", "owner": "ops@minnow.example"}
 BOTH = ("leaver", "minnow")
+SAMPLE = ("acme", "bluebird", "corvus", "dufour")
 REASON = "declined by letter of 2026-11-20"
 ROWS = "its rows in backups of the whole database"
 
@@ -41,31 +43,38 @@ class Seen:
     files: int
 
 
+@dataclass(frozen=True)
+class Joining:
+    """The update that brings both: what its plan told, and the state before and after it."""
+
+    plan: str
+    before: dict[str, dict[str, Any]]
+    after: dict[str, dict[str, Any]]
+
+
 @dataclass
 class Story:
     """What was seen after each step."""
 
+    joining: Joining
     seen: dict[str, Seen] = field(default_factory=dict)
     dropped: subprocess.CompletedProcess[str] | None = None
     unchanged: bool = False
     removed_until_killed: int = 0
     logins: dict[str, str] = field(default_factory=dict)
-    before: set[str] = field(default_factory=set)
 
 
 @pytest.fixture(scope="module")
 def story(platform: Platform) -> Iterator[Story]:
     """Two tenants with data everywhere come, sleep, come back, and leave, cut off in the middle of it."""
-    story = Story(before=set(platform.state()))
     with edited_roster(platform) as edit:
+        story = Story(join(platform, edit))
 
         def step(name: str, leaver: dict[str, Any], minnow: dict[str, Any]) -> None:
             edit(lambda tenants: tenants.extend([{**LEAVER, **leaver}, {**MINNOW, **minnow}]))
             platform.up()
             story.seen[name] = look(platform)
 
-        edit(lambda tenants: tenants.extend([LEAVER, MINNOW]))
-        platform.up()
         story.logins["leaver"] = leave_data_everywhere(
             platform, "leaver", account="agent", namespace="tenant-leaver"
         )
@@ -92,6 +101,15 @@ def story(platform: Platform) -> Iterator[Story]:
         story.removed_until_killed = kill_while_it_deletes(platform)
         platform.up()
         yield story
+
+
+def join(platform: Platform, edit: Edit) -> Joining:
+    before = platform.state()
+    edit(lambda tenants: tenants.extend([LEAVER, MINNOW]))
+    planned = platform.run("preview")
+    assert planned.returncode == 0, planned.stderr
+    platform.up()
+    return Joining(planned.stderr, before, platform.state())
 
 
 def look(platform: Platform) -> Seen:
@@ -147,6 +165,21 @@ def receipt(platform: Platform, tenant: str) -> dict[str, Any]:
     answer = platform.s3().get_object(Bucket=bucket_of(platform, "logs"), Key=f"receipts/{tenant}.json")
     content: dict[str, Any] = json.loads(answer["Body"].read())
     return content
+
+
+def test_new_tenants_are_all_that_the_preview_names_and_all_that_up_creates(story: Story) -> None:
+    plan, before, after = story.joining.plan, story.joining.before, story.joining.after
+
+    created = after.keys() - before.keys()
+    assert re.search(rf"Changes: {len(created)} create, \d+ update, 0 replace, 0 delete,", plan)
+    assert all(any(tenant in urn for urn in created) for tenant in BOTH)
+    assert all("leaver" in urn or "minnow" in urn for urn in created)
+    assert not before.keys() - after.keys()
+    named = [line for line in plan.splitlines() if line.strip().startswith(("+", "-", "~"))]
+    assert not [line for line in named if any(other in line for other in SAMPLE)]
+    for urn in before:
+        if "pulumi:pulumi:Stack" not in urn:
+            assert after[urn] == before[urn]
 
 
 def test_dropping_entries_in_one_step_is_refused_in_one_message(story: Story) -> None:
@@ -236,7 +269,7 @@ def test_an_independent_scan_of_every_server_finds_nothing(
 ) -> None:
     assert story.removed_until_killed == 6
     assert traces(platform, tenant, story.logins[tenant]) == []
-    assert set(platform.state()) == story.before
+    assert set(platform.state()) == set(story.joining.before)
 
 
 def test_an_id_is_never_given_again(platform: Platform, story: Story) -> None:
