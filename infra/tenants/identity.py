@@ -41,6 +41,7 @@ def _identity(
         {
             "tenant": tenant.id,
             "tier": tenant.tier,
+            "commands": tenant.parts.commands,
             "vault": {
                 "address": service.address,
                 "authority": f"{FOLDER}/{AUTHORITY}" if vault else None,

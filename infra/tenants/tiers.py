@@ -45,6 +45,8 @@ class Tier:
     """The volume is encrypted with a key of its own."""
     vpn: bool = False
     """It may have a VPN into its machine."""
+    commands: bool = False
+    """Its agents may run what the tenant brings, such as MCP servers over stdio: nobody else's run there."""
     node_pool: bool = False
     """Nodes of its own, on which nobody else's machine runs."""
     own_database: bool = False
@@ -100,6 +102,7 @@ TIERS: Mapping[TierName, Tier] = {
         maximum=Size(4, 8, 0),
         namespace=True,
         dedicated_agent=True,
+        commands=True,
         claims=_OF_NAMESPACES,
         monthly_usd=299,
     ),
@@ -108,6 +111,7 @@ TIERS: Mapping[TierName, Tier] = {
         maximum=Size(8, 32, 500),
         namespace=True,
         machine=True,
+        commands=True,
         idle_seconds=900,
         encrypted_workspace=True,
         vpn=True,
@@ -119,6 +123,7 @@ TIERS: Mapping[TierName, Tier] = {
         maximum=Size(16, 128, 2000),
         namespace=True,
         machine=True,
+        commands=True,
         idle_seconds=900,
         encrypted_workspace=True,
         vpn=True,

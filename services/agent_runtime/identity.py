@@ -34,6 +34,8 @@ class Identity:
     role: str
     secrets: str
     """The tenant's folder of secrets, such as `tenants/acme`."""
+    commands: bool = False
+    """Whether commands that the tenant names may run here, and reach what it reaches."""
     gateway: Server | None = None
     """Where work leases are taken; a tenant without a machine never sleeps, and takes none."""
 
@@ -53,6 +55,7 @@ def read(file: Path = FILE) -> Identity:
             login=f"{vault['authentication']['path']}/login",
             role=vault["authentication"]["role"],
             secrets=vault["secrets"],
+            commands=said.get("commands") is True,
             gateway=_server(gateway) if gateway else None,
         )
     except OSError as error:

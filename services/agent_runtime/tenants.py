@@ -57,7 +57,7 @@ class Tenant:
         """Run the agent on a prompt; its events, as they come."""
         from services.agent_runtime.agent import answer
 
-        return answer(prompt, self.known.tenant, self.vault, self.gateway, self.files)
+        return answer(prompt, self.known, self.vault, self.gateway, self.files)
 
 
 class Tenants:

@@ -57,6 +57,10 @@ def test_agents_of_each_tier_run_in_exactly_one_kind_of_place() -> None:
         )
 
 
+def test_nothing_of_a_tenants_runs_where_others_are_served() -> None:
+    assert [tier.commands for tier in TIERS.values()] == [not tier.shared_runtime for tier in TIERS.values()]
+
+
 def test_a_tier_has_all_that_a_lesser_one_may_claim() -> None:
     claims = [set(tier.claims) for tier in TIERS.values()]
 

@@ -1,0 +1,85 @@
+"""The MCP servers that a workspace names: commands, where those may run, and servers over streamable HTTP."""
+
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from typing import Any, Literal, cast
+
+import httpx2
+from mcp import StdioServerParameters, stdio_client
+from mcp.client.streamable_http import streamable_http_client
+from mcp.shared._httpx_utils import create_mcp_http_client
+from pydantic import BaseModel, ConfigDict, ValidationError
+from strands.tools.mcp import MCPClient
+
+from services.agent_runtime import public
+from services.agent_runtime.files import Files, RefusedPathError
+from services.agent_runtime.identity import NotReadyError
+
+FILE = ".agent/mcp.json"
+"""Where a workspace names them, as other MCP clients read it: `{"mcpServers": {…}}`."""
+
+
+class _Remote(BaseModel):
+    """A server that is reached over streamable HTTP."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    type: Literal["http", "streamable-http"] = "http"
+    url: str
+    headers: dict[str, str] = {}
+
+
+def named_in(files: Files, *, commands: bool) -> list[MCPClient]:
+    """Clients of all of them, not connected yet.
+
+    Unless `commands` may run, nothing is started here, and what is connected to has a public address.
+    """
+    try:
+        said = json.loads(files.read(FILE))
+    except RefusedPathError:
+        return []
+    except ValueError as error:
+        raise NotReadyError(f"{FILE}: no JSON ({error}), so no MCP server is used.") from None
+    servers = said.get("mcpServers") if isinstance(said, dict) else None
+    if not isinstance(servers, dict):
+        raise NotReadyError(f'{FILE}: has no "mcpServers" mapping, so no MCP server is used.')
+    return [_client(name, server, files, commands) for name, server in servers.items()]
+
+
+def _client(name: str, server: Any, files: Files, commands: bool) -> MCPClient:
+    if isinstance(server, dict) and "url" in server:
+        return _remote(name, server, commands)
+    if not commands:
+        raise NotReadyError(
+            f"{FILE}: {name} has no url, so no MCP server is used; no command runs in the runtime that "
+            "tenants share: name a server by its https:// url."
+        )
+    try:
+        parameters = StdioServerParameters(**server, cwd=files.folder)
+    except (TypeError, ValueError):
+        raise NotReadyError(
+            f"{FILE}: {name} has neither a url nor a command with args and env, so no MCP server is used."
+        ) from None
+    # Strands runs MCP 2, and its types still are of MCP 1.
+    return MCPClient(cast("Any", lambda: stdio_client(parameters)), prefix=name)
+
+
+def _remote(name: str, server: dict[str, Any], commands: bool) -> MCPClient:
+    try:
+        remote = _Remote.model_validate(server)
+        address = httpx2.URL(remote.url)
+    except (ValidationError, httpx2.InvalidURL):
+        raise NotReadyError(
+            f"{FILE}: {name} is no server with a url, headers, and the type http, so no MCP server is used."
+        ) from None
+    if address.scheme != "https" and not commands:
+        raise NotReadyError(f"{FILE}: {name} has no https:// url, so no MCP server is used.")
+
+    @contextlib.asynccontextmanager
+    async def connected() -> AsyncIterator[Any]:
+        made = create_mcp_http_client(remote.headers) if commands else public.client(remote.headers)
+        async with made as http, streamable_http_client(remote.url, http_client=http) as streams:
+            yield streams
+
+    return MCPClient(cast("Any", connected), prefix=name)
