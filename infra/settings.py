@@ -344,6 +344,10 @@ class GatewaySettings(Section):
         default="https://gateway.gateway.svc:8444",
         description="the https:// address under which agents reach it",
     )
+    assertion_key: Literal["first", "second"] = Field(
+        default="first",
+        description="which of the two keys signs what lets the shared runtime into Vault: first or second",
+    )
     certificate: Service[GivenCertificate, ManagedCertificate] = Field(
         description="a mapping: given or managed"
     )

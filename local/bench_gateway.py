@@ -25,6 +25,7 @@ from typing import Any, TypedDict
 import jwt
 import uvloop
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from jwt.algorithms import OKPAlgorithm
 from rich.console import Console
 
@@ -162,6 +163,8 @@ def _public(signing: Ed25519PrivateKey, kid: str) -> dict[str, Any]:
 def _environment(folder: Path, signing: Ed25519PrivateKey) -> dict[str, str]:
     operators = folder / "operators.json"
     operators.write_text(json.dumps({"keys": [_public(signing, "console")]}), encoding="utf-8")
+    assertions = folder / "assertions.pem"
+    assertions.write_bytes(signing.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     return {
         "DOMAIN": _DOMAIN,
         "POD_NAME": "bench",
@@ -169,6 +172,7 @@ def _environment(folder: Path, signing: Ed25519PrivateKey) -> dict[str, str]:
         **dict.fromkeys(("TLS_CERTIFICATE", "AGENTS_TLS_CERTIFICATE"), str(folder / "tls.crt")),
         **dict.fromkeys(("TLS_KEY", "AGENTS_TLS_KEY"), str(folder / "tls.key")),
         "OPERATOR_KEYS": str(operators),
+        "ASSERTION_KEY": str(assertions),
         "ROUTES_NAMESPACE": "gateway",
     }
 

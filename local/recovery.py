@@ -84,6 +84,8 @@ def _identifier(resource_type: str, inputs: Inputs, exoscale: Client) -> str | N
             return str(inputs["path"])
         case "vault:index/authBackend:AuthBackend" | "vault:index/audit:Audit":
             return str(inputs.get("path") or inputs["type"])
+        case "vault:jwt/authBackend:AuthBackend":
+            return str(inputs.get("path") or "jwt")
         case "exoscale:index/antiAffinityGroup:AntiAffinityGroup":
             return _by_name(exoscale.list_anti_affinity_groups()["anti-affinity-groups"], inputs)
         case "exoscale:index/securityGroup:SecurityGroup":

@@ -27,6 +27,8 @@ _VAULT_POLICIES = "https://openbao.org/docs/concepts/policies/"
 _VAULT_POLICY = "vault:index/policy:Policy"
 _SECRETS, _LOGINS = "tenants", "database"
 """Vault's mounts that tenants have a part of."""
+_LONGEST = 15 * 60
+"""In seconds: a login by the gateway's word."""
 _OWN_TOKEN = frozenset(f"auth/token/{what}-self" for what in ("lookup", "renew", "revoke"))
 _RENEW = "sys/leases/renew"
 
@@ -238,11 +240,11 @@ def vault_no_root(grant: Grant) -> Iterator[str]:
     severity=Severity.CRITICAL,
     on=resources("vault:kubernetes/authBackendRole:AuthBackendRole"),
     reason="another account of the cluster would log in as this tenant",
-    remedy="bind one service account in one namespace, by name, to the tenant's own policy",
+    remedy="bind one service account in the tenant's own namespace, by name, to the tenant's own policy",
     source="https://openbao.org/docs/auth/kubernetes/",
 )
 def vault_one_account(login: Resource) -> Iterator[str]:
-    """One service account in one namespace logs in, and gets that tenant's policy alone."""
+    """One service account in the tenant's own namespace logs in, and gets that tenant's policy alone."""
     for field, what in (
         ("boundServiceAccountNames", "accounts"),
         ("boundServiceAccountNamespaces", "namespaces"),
@@ -250,11 +252,64 @@ def vault_one_account(login: Resource) -> Iterator[str]:
         bound = login.inputs.get(field) or []
         if len(bound) != 1 or "*" in bound[0]:
             yield f"it is bound to the {what} {', '.join(bound) or 'of nobody'}"
+        elif login.tenant and what == "namespaces" and bound[0] != f"tenant-{login.tenant}":
+            yield f"it is bound to the namespace {bound[0]}, which is not the tenant's own"
     if login.inputs.get("boundServiceAccountNamespaceSelector"):
         yield "it is bound to namespaces by their labels"
     policies = login.inputs.get("tokenPolicies") or []
     if login.tenant and policies != [f"tenant-{login.tenant}"]:
         yield f"it gets the policies {', '.join(policies) or 'that are default'}"
+
+
+@rule(
+    id="access-vault-own-word",
+    severity=Severity.CRITICAL,
+    on=resources("vault:jwt/authBackendRole:AuthBackendRole"),
+    reason="whoever has the gateway's word for another tenant would log in as this one, or stay logged in",
+    remedy="bind audience and claim `tenant`, as a string, to its own policy, for 15 minutes at most",
+    source="https://openbao.org/docs/auth/jwt/",
+)
+def vault_own_word(login: Resource) -> Iterator[str]:
+    """The gateway's word for one tenant lets in as that tenant alone, for Vault alone, and not for long."""
+    inputs = login.inputs
+    if inputs.get("roleType") != "jwt":
+        yield "it lets in by a browser, which no agent has"
+    if inputs.get("boundAudiences") != ["vault"]:
+        yield f"it takes a word for {', '.join(inputs.get('boundAudiences') or ['anybody'])}"
+    claims = inputs.get("boundClaims") or {}
+    if login.tenant and claims.get("tenant") != login.tenant:
+        yield f"it takes a word for the tenant {claims.get('tenant') or 'of anybody'}"
+    if inputs.get("boundClaimsType") != "string":
+        yield "its claims may be patterns"
+    if inputs.get("userClaim") != "tenant":
+        yield "its identity is not the tenant's"
+    policies = inputs.get("tokenPolicies") or []
+    if login.tenant and policies != [f"tenant-{login.tenant}"]:
+        yield f"it gets the policies {', '.join(policies) or 'that are default'}"
+    if not 0 < (inputs.get("tokenExplicitMaxTtl") or 0) <= _LONGEST:
+        yield "its logins last longer than 15 minutes"
+
+
+@rule(
+    id="access-vault-own-keys",
+    severity=Severity.CRITICAL,
+    on=resources("vault:jwt/authBackend:AuthBackend"),
+    reason="whoever has that key, or answers there, would log in as any tenant of the shared runtime",
+    remedy="give jwtValidationPubkeys the gateway's two keys, jwtSupportedAlgs EdDSA, and boundIssuer",
+    source="https://openbao.org/docs/auth/jwt/",
+)
+def vault_own_keys(login: Resource) -> Iterator[str]:
+    """Vault takes the word of the gateway's own keys and of nobody else."""
+    inputs = login.inputs
+    for field in ("jwksUrl", "jwksPairs", "oidcDiscoveryUrl"):
+        if inputs.get(field):
+            yield f"it asks another server for keys ({field})"
+    if len(inputs.get("jwtValidationPubkeys") or []) > 2:
+        yield "it takes the word of more than two keys"
+    if inputs.get("jwtSupportedAlgs") != ["EdDSA"]:
+        yield "it takes other signatures than EdDSA"
+    if not inputs.get("boundIssuer"):
+        yield "it takes a word of any issuer"
 
 
 @rule(

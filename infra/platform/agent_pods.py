@@ -1,6 +1,7 @@
 """How agents run in pods: alike in the runtime that tenants share and in a Deployment of a tenant's own."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import pulumi_kubernetes as k8s
 
@@ -30,6 +31,10 @@ class AgentPod:
     """The ConfigMap whose files the agent finds in `/etc/agent-platform`."""
     cpu: int
     memory_gib: int
+    logs_in: bool = True
+    """Its account enters Vault."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """What else it is told."""
 
     def spec(self, vault: Vault) -> k8s.core.v1.PodSpecArgsDict:
         """The pod's specification, within the pod security standard `restricted`.
@@ -43,8 +48,9 @@ class AgentPod:
         }
         environment = {
             "VAULT_ADDR": vault.address,
-            "VAULT_TOKEN_FILE": f"{_TOKEN}/token",
             "TMPDIR": "/tmp",  # noqa: S108 — a volume of the pod's own
+            **({"VAULT_TOKEN_FILE": f"{_TOKEN}/token"} if self.logs_in else {}),
+            **self.environment,
         }
         if vault.authority:
             environment["VAULT_CACERT"] = f"{FOLDER}/{AUTHORITY}"
@@ -81,27 +87,14 @@ class AgentPod:
                     "readiness_probe": _probe("/readyz"),
                     "volume_mounts": [
                         {"name": "configuration", "mount_path": FOLDER, "read_only": True},
-                        {"name": "vault-token", "mount_path": _TOKEN, "read_only": True},
+                        *([_TOKEN_MOUNT] if self.logs_in else []),
                         {"name": "scratch", "mount_path": "/tmp"},  # noqa: S108
                     ],
                 }
             ],
             "volumes": [
                 {"name": "configuration", "config_map": {"name": self.configuration}},
-                {
-                    "name": "vault-token",
-                    "projected": {
-                        "sources": [
-                            {
-                                "service_account_token": {
-                                    "audience": AUDIENCE,
-                                    "expiration_seconds": 3600,
-                                    "path": "token",
-                                }
-                            }
-                        ]
-                    },
-                },
+                *([_TOKEN_VOLUME] if self.logs_in else []),
                 {"name": "scratch", "empty_dir": {"size_limit": f"{SCRATCH_GIB}Gi"}},
             ],
         }
@@ -112,6 +105,25 @@ _OWN_ADDRESS: k8s.core.v1.EnvVarArgsDict = {
     "value_from": {"field_ref": {"field_path": "status.podIP"}},
 }
 """Where it listens."""
+_TOKEN_MOUNT: k8s.core.v1.VolumeMountArgsDict = {
+    "name": "vault-token",
+    "mount_path": _TOKEN,
+    "read_only": True,
+}
+_TOKEN_VOLUME: k8s.core.v1.VolumeArgsDict = {
+    "name": "vault-token",
+    "projected": {
+        "sources": [
+            {
+                "service_account_token": {
+                    "audience": AUDIENCE,
+                    "expiration_seconds": 3600,
+                    "path": "token",
+                }
+            }
+        ]
+    },
+}
 
 
 def _variable(name: str, value: str) -> k8s.core.v1.EnvVarArgsDict:

@@ -17,6 +17,7 @@ from pulumi_vault.kv import SecretV2
 from infra.cluster.foundations import Nodes
 from infra.platform import shared_runtime
 from infra.platform.access_key import AccessKey
+from infra.platform.assertions import Assertions
 from infra.platform.certificates import Certificates
 from infra.platform.entrance import assigned_node_port, load_balanced
 from infra.platform.gateway_certificates import gateway_certificates
@@ -36,7 +37,7 @@ from infra.platform.network_policies import (
     to,
 )
 from infra.platform.redis import Redis, Users
-from infra.platform.service_pods import ServicePod, on_different_nodes, redis_credentials
+from infra.platform.service_pods import ServicePod, from_secret, on_different_nodes, redis_credentials
 from infra.platform.vault import Vault
 from infra.settings import Settings
 
@@ -46,6 +47,8 @@ _PUBLIC_PORT = 8443
 _HEALTH_PORT = 9090
 _CONFIGURATION = "/etc/gateway"
 _OPERATORS = "operators.json"
+_ASSERTIONS = "gateway-assertions"
+_SIGNING_KEY = "key.pem"
 _CONSOLE = "console"
 """The operators' page and whom a token for it is meant for: an id that no tenant can have."""
 _BALANCER_SECONDS = 20
@@ -70,6 +73,7 @@ def declare_gateway(
     redis: Redis,
     users: Users,
     vault: Vault,
+    assertions: Assertions,
     certificates: Callable[[], Certificates],
     nodes: Nodes,
     opts: pulumi.ResourceOptions,
@@ -100,6 +104,12 @@ def declare_gateway(
         ),
         *shown.declared,
         _operators(prefix, pod, vault, inside),
+        k8s.core.v1.Secret(
+            f"{prefix}-assertions",
+            metadata={"name": _ASSERTIONS, "namespace": NAMESPACE, "labels": pod.labels},
+            string_data={_SIGNING_KEY: assertions.key},
+            opts=inside,
+        ),
         users[_NAME].ready,
     ]
     k8s.apps.v1.Deployment(
@@ -112,7 +122,11 @@ def declare_gateway(
             "strategy": {"type": "RollingUpdate", "rolling_update": {"max_surge": 0, "max_unavailable": 1}},
             "selector": {"match_labels": pod.selected},
             "template": {
-                "metadata": {"labels": pod.labels, "annotations": shown.annotations},
+                "metadata": {
+                    "labels": pod.labels,
+                    # The gateway reads its key when it starts.
+                    "annotations": {**shown.annotations, "agent-platform/assertion-key": assertions.key_id},
+                },
                 "spec": {
                     **pod.spec(
                         redis,
@@ -120,9 +134,14 @@ def declare_gateway(
                             "DOMAIN": settings.domain,
                             "ROUTES_NAMESPACE": NAMESPACE,
                             "OPERATOR_KEYS": f"{_CONFIGURATION}/{_OPERATORS}",
+                            "ASSERTION_KEY": f"/etc/{_ASSERTIONS}/{_SIGNING_KEY}",
                             **shown.environment,
                         },
-                        files={_CONFIGURATION: {"config_map": {"name": _NAME}}, **shown.files},
+                        files={
+                            _CONFIGURATION: {"config_map": {"name": _NAME}},
+                            f"/etc/{_ASSERTIONS}": from_secret(_ASSERTIONS),
+                            **shown.files,
+                        },
                         container=_container(),
                     ),
                     "affinity": on_different_nodes(pod.selected),
@@ -199,7 +218,7 @@ def _openings(redis: Redis) -> list[Opening]:
         Opening(
             name="from-agents",
             direction="ingress",
-            peers=[IN_A_TENANTS_NAMESPACE],
+            peers=[IN_A_TENANTS_NAMESPACE, runtime],
             ports=[("TCP", GATEWAY_PORT)],
         ),
         Opening(

@@ -115,7 +115,7 @@ TO_KUBERNETES = Opening(
 _GATEWAY = pods("gateway", {"app.kubernetes.io/name": "gateway"})
 
 TO_GATEWAY = Opening(name="to-gateway", direction="egress", peers=(_GATEWAY,), ports=(("TCP", GATEWAY_PORT),))
-"""For what can be stopped while nobody uses it: its agents say what they are at."""
+"""For machines, whose agents say what they are at, and for the shared runtime, whose runs are let in anew."""
 
 IN_A_TENANTS_NAMESPACE: Peer = {
     "namespace_selector": {"match_expressions": [{"key": "tenant-id", "operator": "Exists"}]},

@@ -1,11 +1,13 @@
 """The platform: the services all tenants share, each either run by us or given."""
 
+from dataclasses import replace
 from functools import cached_property
 
 import pulumi
 from pydantic import SecretStr
 
 from infra.cluster.foundations import Foundations
+from infra.platform.assertions import declare_assertions
 from infra.platform.certificates import Certificates
 from infra.platform.database import Database, given_database, managed_database
 from infra.platform.gateway import declare_gateway
@@ -55,6 +57,10 @@ class Platform(pulumi.ComponentResource):
         )
         database = self._database()
         vault = self._vault(database)
+        assertions = declare_assertions(
+            f"{name}-assertions", settings.gateway.assertion_key, vault, self._opts
+        )
+        vault = replace(vault, furnished=[*vault.furnished, assertions.accepted])
         redis, users = self._redis()
         gateway, gateways_home = declare_gateway(
             f"{name}-gateway",
@@ -62,6 +68,7 @@ class Platform(pulumi.ComponentResource):
             redis=redis,
             users=users,
             vault=vault,
+            assertions=assertions,
             certificates=lambda: self._certificates,
             nodes=foundations.nodes,
             opts=self._opts,
@@ -91,7 +98,7 @@ class Platform(pulumi.ComponentResource):
         openings = agent_openings(
             vault.destination, database.destination, foundations.object_storage.endpoint
         )
-        shared_runtime(f"{name}-runtime", settings.runtime_image, vault, openings, self._opts)
+        shared_runtime(f"{name}-runtime", settings.runtime_image, vault, gateway, openings, self._opts)
         after_gateway = pulumi.ResourceOptions(depends_on=[gateways_home])
         registrar_rights(f"{name}-registrar", pulumi.ResourceOptions.merge(self._opts, after_gateway))
 

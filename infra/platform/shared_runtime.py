@@ -1,19 +1,25 @@
 """The runtime in which the agents of all tenants run that have none of their own.
 
-Vault decides whom it serves: for each tenant it logs in to that tenant's own role, which exists as long as
-the tenant is active, and gets that tenant's secrets and logins and no others. Between the tenants in it
-stands the runtime's own code and no boundary of the system's, which is what their tier says.
+Its account logs in nowhere. With each request the gateway gives it a word for Vault, which lets it in as that
+request's tenant, while the tenant is active and the request is in flight, and gives it that tenant's secrets
+and logins and no others. Between the tenants whose requests it has at a time stands the runtime's own code
+and no boundary of the system's, which is what their tier says.
 """
+
+from typing import TYPE_CHECKING
 
 import pulumi
 import pulumi_kubernetes as k8s
 
-from infra.platform.agent_pods import AUTHORITY, SCRATCH_GIB, AgentPod
+from infra.platform.agent_pods import AUTHORITY, FOLDER, GATEWAY_AUTHORITY, SCRATCH_GIB, AgentPod
 from infra.platform.limits import at_most, declare_limits
 from infra.platform.namespaces import namespace
-from infra.platform.network_policies import Opening, declare_network
+from infra.platform.network_policies import TO_GATEWAY, Opening, declare_network
 from infra.platform.service_pods import on_different_nodes
 from infra.platform.vault import Vault
+
+if TYPE_CHECKING:
+    from infra.platform.gateway import Gateway
 
 NAMESPACE = "runtime"
 SERVICE_ACCOUNT = "agent-runtime"
@@ -26,13 +32,20 @@ _MEMORY_GIB = 4
 
 
 def shared_runtime(
-    prefix: str, image: str, vault: Vault, openings: list[Opening], opts: pulumi.ResourceOptions
+    prefix: str,
+    image: str,
+    vault: Vault,
+    gateway: "Gateway",
+    openings: list[Opening],
+    opts: pulumi.ResourceOptions,
 ) -> None:
     """Declare the namespace `runtime`, closed but for `openings`, and its pods, each on another node."""
     home = namespace(f"{prefix}-namespace", NAMESPACE, "restricted", opts)
     inside = pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=[home]))
     guards = [
-        *declare_network(prefix, NAMESPACE, openings, agents=SELECTED, labels=_MARKED, opts=inside),
+        *declare_network(
+            prefix, NAMESPACE, [*openings, TO_GATEWAY], agents=SELECTED, labels=_MARKED, opts=inside
+        ),
         *declare_limits(
             prefix,
             NAMESPACE,
@@ -51,7 +64,10 @@ def shared_runtime(
     configuration = k8s.core.v1.ConfigMap(
         f"{prefix}-configuration",
         metadata={"name": _NAME, "namespace": NAMESPACE, "labels": _MARKED},
-        data={AUTHORITY: vault.authority} if vault.authority else {},
+        data={
+            **({AUTHORITY: vault.authority} if vault.authority else {}),
+            **({GATEWAY_AUTHORITY: gateway.authority} if gateway.authority else {}),
+        },
         opts=inside,
     )
     pod = AgentPod(
@@ -60,6 +76,11 @@ def shared_runtime(
         configuration=_NAME,
         cpu=_CPU,
         memory_gib=_MEMORY_GIB,
+        logs_in=False,
+        environment={
+            "GATEWAY_ADDR": gateway.agents_address,
+            **({"GATEWAY_CACERT": f"{FOLDER}/{GATEWAY_AUTHORITY}"} if gateway.authority else {}),
+        },
     )
     k8s.apps.v1.Deployment(
         f"{prefix}-deployment",

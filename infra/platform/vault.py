@@ -33,8 +33,9 @@ _KV = "tenants"
 _DATABASE = "database"
 _CONNECTION = "agents"
 _KUBERNETES = "kubernetes"
+_JWT = "jwt"
 AUDIENCE = "vault"
-"""Whom a pod's token for Vault is meant for: nobody else takes it, and Vault takes no other from a pod."""
+"""Whom a pod's token for Vault, or the gateway's word, is meant for: Vault takes no other from them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +76,8 @@ class Vault:
     """The connection on that mount to the database that all tenants share."""
     kubernetes_auth_path: str
     """The Kubernetes auth method's mount."""
+    jwt_auth_path: str
+    """The JWT auth method's mount, which takes the gateway's word."""
     database_server: DatabaseServer
     """For connections to databases other than the shared one."""
     furnished: list[pulumi.Resource]
@@ -284,6 +287,7 @@ def _furnished(
         database_mount=_DATABASE,
         database_connection=_CONNECTION,
         kubernetes_auth_path=_KUBERNETES,
+        jwt_auth_path=_JWT,
         # The configuration of logins, too, so that no tenant has one before it works.
         furnished=[secrets, connection, configured],
     )

@@ -74,17 +74,21 @@ class VaultClient:
             for path in (self.secrets(mount, folder + key) if key.endswith("/") else [folder + key])
         ]
 
-    def entities(self, namespace: str) -> list[str]:
-        """The ids of the identities that logins of service accounts in `namespace` have made."""
+    def entities(self, name: str) -> list[str]:
+        """The ids of the identities that logins made to the role `name`, or from the namespace `name`."""
         return [
             entity
             for entity in self.keys("identity/entity/id")
             if any(
-                (alias.get("metadata") or {}).get("service_account_namespace") == namespace
-                for alias in self.call("GET", f"identity/entity/id/{entity}").get("data", {}).get("aliases")
-                or []
+                name in (metadata.get("service_account_namespace"), metadata.get("role"))
+                for metadata in self._aliases(entity)
             )
         ]
+
+    def _aliases(self, entity: str) -> list[dict[str, str]]:
+        """What is known of each way in that the identity has."""
+        found = self.call("GET", f"identity/entity/id/{entity}").get("data", {}).get("aliases") or []
+        return [alias.get("metadata") or {} for alias in found]
 
 
 def postgres(where: Where) -> "psycopg.Connection[Any]":

@@ -85,12 +85,13 @@ def _in_vault(tenant: str, where: clients.Where) -> Iterator[Place]:
         ("role for database logins", f"{database}/roles"),
         ("database connection of its own", f"{database}/config"),
         ("role for Kubernetes logins", f"auth/{login}/role"),
+        ("role for logins by the gateway's word", f"auth/{where['jwtPath']}/role"),
     ):
         yield Place(server="Vault", what=what, how=f"LIST {path}", look=listed(path))
     yield Place(
         server="Vault",
         what="identities and their aliases",
-        how=f"GET identity/entity/id/*: service_account_namespace = {name}",
+        how=f"GET identity/entity/id/*: service_account_namespace or role = {name}",
         look=lambda: vault.entities(name),
     )
 

@@ -140,6 +140,7 @@ def access(platform: "Services") -> dict[str, Any]:
             "mount": vault.kv_mount,
             "databaseMount": vault.database_mount,
             "kubernetesPath": vault.kubernetes_auth_path,
+            "jwtPath": vault.jwt_auth_path,
         },
         "redis": {
             "host": redis.operator_host,

@@ -3,7 +3,7 @@
 import pulumi
 import pulumi_vault as vault
 
-from infra.platform import shared_runtime
+from infra.platform.assertions import CLAIM, SKEW
 from infra.platform.vault import AUDIENCE, Vault
 from infra.tenants.database import Schema
 from infra.tenants.holdings import Holdings
@@ -20,6 +20,8 @@ VPN = "vpn"
 """The secret with the private key of the VPN's server, as `private_key`: likewise."""
 
 _HOUR = 60 * 60
+_QUARTER = 15 * 60
+"""Of an hour, for what is let in for one request: a longer run is let in again."""
 
 _POLICY = """\
 path "{secrets}/data/{id}/*" {{
@@ -89,7 +91,7 @@ def declare_secrets(
     schema: Schema,
     opts: pulumi.ResourceOptions,
 ) -> list[pulumi.Resource]:
-    """Declare policy, secrets, logins, and the Kubernetes login of the account its agents run under.
+    """Declare policy, secrets, logins, and what its agents are let in by.
 
     Returns:
         What its agents have to wait for.
@@ -156,8 +158,9 @@ def declare_secrets(
     # Nobody logs in for a tenant that is not active: so a suspended one is not served, whoever would run it.
     if tenant.state != "active":
         return [logins, policy]
+    let_in = _by_assertion if tenant.parts.shared_runtime else _by_account
     return [
-        _kubernetes_login(
+        let_in(
             tenant,
             platform,
             pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=[logins, policy])),
@@ -165,20 +168,41 @@ def declare_secrets(
     ]
 
 
-def _kubernetes_login(tenant: TenantEntry, platform: Vault, opts: pulumi.ResourceOptions) -> pulumi.Resource:
-    """Declare which account gets in: its own, or that of the runtime that serves several."""
-    shared = tenant.parts.shared_runtime
+def _by_account(tenant: TenantEntry, platform: Vault, opts: pulumi.ResourceOptions) -> pulumi.Resource:
+    """Declare that the account which its agents run under gets in, and nobody else."""
     return vault.kubernetes.AuthBackendRole(
         f"{tenant.id}-login",
         backend=platform.kubernetes_auth_path,
         role_name=tenant.dashed,
-        bound_service_account_names=[shared_runtime.SERVICE_ACCOUNT if shared else SERVICE_ACCOUNT],
-        bound_service_account_namespaces=[shared_runtime.NAMESPACE if shared else tenant.dashed],
+        bound_service_account_names=[SERVICE_ACCOUNT],
+        bound_service_account_namespaces=[tenant.dashed],
         # KubeVirt puts the account's ordinary token on a machine's disk; a pod has one meant for Vault alone.
         audience=None if tenant.parts.machine else AUDIENCE,
         token_policies=[tenant.dashed],
         token_no_default_policy=True,
         token_ttl=_HOUR,
         token_max_ttl=24 * _HOUR,
+        opts=opts,
+    )
+
+
+def _by_assertion(tenant: TenantEntry, platform: Vault, opts: pulumi.ResourceOptions) -> pulumi.Resource:
+    """Declare that whoever shows the gateway's word for a request of the tenant's gets in, for a while."""
+    return vault.jwt.AuthBackendRole(
+        f"{tenant.id}-login",
+        backend=platform.jwt_auth_path,
+        role_name=tenant.dashed,
+        role_type="jwt",
+        user_claim=CLAIM,
+        bound_audiences=[AUDIENCE],
+        bound_claims_type="string",
+        bound_claims={CLAIM: tenant.id},
+        # The audit log tells on whose behalf.
+        claim_mappings={"sub": "subject"},
+        clock_skew_leeway=SKEW,
+        token_policies=[tenant.dashed],
+        token_no_default_policy=True,
+        token_ttl=_QUARTER,
+        token_explicit_max_ttl=_QUARTER,
         opts=opts,
     )

@@ -90,7 +90,8 @@ def run(tenants: Sequence[Tenant], servers: Iterable[str], console: Console) -> 
     """Attack these servers at once, each with every tenant; `console` is told which are done."""
     try:
         for tenant in tenants:
-            console.print(f"{tenant.id}: in Vault as {'/'.join(tenant.account)}, {tenant.vault.url}")
+            by = "/".join(tenant.account) if tenant.namespace else "the gateway's word"
+            console.print(f"{tenant.id}: in Vault by {by}, {tenant.vault.url}")
         with ThreadPoolExecutor() as pool:
             results = pool.map(lambda server: _attack(server, tenants, console), servers)
             return Report([attempt for attempts in results for attempt in attempts])

@@ -179,7 +179,7 @@ def _forge_operator(session: Session, own: Tenant, _victim: Tenant) -> None:
 
 
 def _tell_with_a_token_for_the_gateway(session: Session, _own: Tenant, victim: Tenant) -> None:
-    token = victim.account_token if session.honest else _token(victim, victim.id)
+    token = victim.credential if session.honest else _token(victim, victim.id)
     session.tell("POST", "/v1/activity", token, {"signals": []})
 
 
@@ -297,7 +297,7 @@ def _end_lease(leases: Redis) -> Attack[Session]:
     """The API knows no other tenant: whatever name is given, it is of one of the caller's own."""
 
     def run(session: Session, own: Tenant, victim: Tenant) -> None:
-        session.tell("DELETE", _lease(victim), own.account_token)
+        session.tell("DELETE", _lease(victim), own.credential)
         if leases.zscore(f"activity:{victim.id}:leases", _lease(victim).rpartition("/")[2]) is not None:
             raise Refused("the lease stands")
 
@@ -317,8 +317,8 @@ def entered(tenants: Sequence[Tenant]) -> Iterator[Target[Session]]:
         stack.callback(leases.close)
         honest = Session(honest=True)
         for tenant in (tenant for tenant in tenants if tenant.machine):
-            honest.tell("PUT", _lease(tenant), tenant.account_token, {"seconds": _SHORT})
-            stack.callback(honest.tell, "DELETE", _lease(tenant), tenant.account_token)
+            honest.tell("PUT", _lease(tenant), tenant.credential, {"seconds": _SHORT})
+            stack.callback(honest.tell, "DELETE", _lease(tenant), tenant.credential)
         yield Target(
             server="Gateway",
             sessions={tenant: Session() for tenant in tenants},

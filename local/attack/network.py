@@ -51,10 +51,10 @@ def _is_gateway(pod: Pod) -> bool:
     return (pod.namespace, pod.labels.get("app.kubernetes.io/name")) == ("gateway", "gateway")
 
 
-def _sold_outwards(end: End, *, machine: bool) -> Ports:
+def _sold_outwards(end: End, *, to_gateway: bool) -> Ports:
     """What an agent may reach: names, the platform's three services, the web, and what can stop it."""
     if isinstance(end, Pod):
-        if machine and _is_gateway(end):
+        if to_gateway and _is_gateway(end):
             return ports("TCP", 8444)
         dns = (end.namespace, end.labels.get("k8s-app")) == ("kube-system", "kube-dns")
         return ports("UDP", 53) | ports("TCP", 53) if dns else NONE
@@ -86,7 +86,8 @@ class _Place:
 
     name: str
     namespace: str
-    machine: bool
+    to_gateway: bool
+    """They use the gateway's API for agents, as machines and the shared runtime do."""
     vpn: bool
     agents: Sequence[Pod]
     stranger: Pod
@@ -193,7 +194,7 @@ def _ways(
                 attacker=place.name,
                 source=pod,
                 end=end,
-                sold=_sold_outwards(end, machine=place.machine) if pod in place.agents else NONE,
+                sold=_sold_outwards(end, to_gateway=place.to_gateway) if pod in place.agents else NONE,
             )
             yield _Way(
                 name=f"be reached from {kind}",
@@ -210,7 +211,7 @@ def _closed(policies: Sequence[Policy], place: _Place) -> str:
         return f"nothing runs in {place.namespace}, so nothing can be decided for it"
     for pod in place.agents:
         for end in (_DNS, _GATEWAY, ip_address("127.0.0.1"), *_PUBLIC):
-            if missing := _sold_outwards(end, machine=place.machine) & ~passing(policies, pod, end):
+            if missing := _sold_outwards(end, to_gateway=place.to_gateway) & ~passing(policies, pod, end):
                 return f"sold, but closed: {_told(pod)} to {_told(end)}, {told(missing)}"
         for end in (_GATEWAY, *_PUBLIC):
             if missing := _sold_inwards(end, vpn=place.vpn) & ~passing(policies, end, pod):
@@ -228,7 +229,7 @@ def _places(
         _Place(
             name=tenant.id if tenant.namespace else "shared runtime",
             namespace=namespace,
-            machine=bool(tenant.machine),
+            to_gateway=bool(tenant.machine) or not tenant.namespace,
             vpn=tenant.has_vpn,
             agents=[pod for pod in (*pods, *machines) if pod.namespace == namespace],
             stranger=Pod("any other pod", namespace, {}, namespaces[namespace]),

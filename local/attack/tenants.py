@@ -1,5 +1,7 @@
 """The tenants as attackers: every credential that the platform gives each of them, obtained as it does."""
 
+import base64
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import cached_property
@@ -7,6 +9,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import hvac  # type: ignore[import-untyped]
+import jwt
 from hvac.exceptions import VaultError  # type: ignore[import-untyped]
 
 from local.errors import LocalError
@@ -18,6 +21,14 @@ class Account(NamedTuple):
 
     namespace: str
     name: str
+
+
+SHARED = Account("runtime", "agent-runtime")
+"""Whom the agents of those run as who have no namespace of their own; Vault lets it in nowhere."""
+AUDIENCE = "vault"
+"""Whom tokens for Vault are meant for."""
+_SIGNING_KEY = "/api/v1/namespaces/gateway/secrets/gateway-assertions"
+_HOUR = 3600
 
 
 class Tenant:
@@ -36,9 +47,16 @@ class Tenant:
         self.role = f"tenant-{self.id}"
         """Its name in Vault."""
 
+    @property
+    def method(self) -> str:
+        """Where Vault lets its agents in: by their account, or by the gateway's word for a request."""
+        return "kubernetes" if self.namespace else "jwt"
+
     @cached_property
     def account(self) -> Account:
-        """The account that Vault takes for it; without a namespace of its own, the shared runtime's."""
+        """The account that its agents run under."""
+        if not self.namespace:
+            return SHARED
         bound = self._entry["bound_service_account_namespaces"]
         # Were there more than one, this is the one that it is meant for.
         namespace = self.namespace if self.namespace in bound else bound[0]
@@ -54,15 +72,25 @@ class Tenant:
 
     @cached_property
     def account_token(self) -> str:
-        """What its agents enter Vault with: the token that is mounted into its machine or pod."""
-        audience = self._entry.get("audience")
+        """That account's token, as it is mounted into a machine or pod; into the shared runtime's none is."""
+        audience = self._entry.get("audience") if self.namespace else AUDIENCE
         return issue(self.account, [audience] if audience else [])
+
+    @property
+    def credential(self) -> str:
+        """What its agents enter Vault with: that token, or the gateway's word for a request."""
+        return self.account_token if self.namespace else self._word
+
+    @cached_property
+    def _word(self) -> str:
+        return word_for(self.id)
 
     @cached_property
     def vault(self) -> hvac.Client:
-        """Vault, entered with that token."""
+        """Vault, entered with that."""
         entered = hvac.Client(url=vault.url())
-        entered.auth.kubernetes.login(role=self.role, jwt=self.account_token)
+        answer = entered.write(f"auth/{self.method}/login", role=self.role, jwt=self.credential)
+        entered.token = answer["auth"]["client_token"]
         return entered
 
     @cached_property
@@ -96,7 +124,7 @@ class Tenant:
     @cached_property
     def _entry(self) -> Mapping[str, Any]:
         """Who may log in for it, as Vault has it."""
-        entry: Mapping[str, Any] = operator().read(f"auth/kubernetes/role/{self.role}")["data"]
+        entry: Mapping[str, Any] = operator().read(f"auth/{self.method}/role/{self.role}")["data"]
         return entry
 
 
@@ -111,6 +139,16 @@ def issue(account: Account, audiences: list[str]) -> str:
         },
     )
     return str(issued["status"]["token"])
+
+
+def word_for(tenant: str) -> str:
+    """What the gateway says to Vault for a request of a tenant's, signed with its key as the operator may.
+
+    It lasts longer than the gateway's own, so that an attack of some length has it till the end.
+    """
+    held, now = kubernetes_api.get(_SIGNING_KEY)["data"]["key.pem"], int(time.time())
+    said = {"iss": "gateway", "aud": AUDIENCE, "sub": "attacker", "tenant": tenant}
+    return jwt.encode({**said, "iat": now, "exp": now + _HOUR}, base64.b64decode(held), "EdDSA")
 
 
 def operator() -> hvac.Client:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import urllib3
 
 from local.attack.attempt import Attack, Refused, Target
-from local.attack.tenants import Tenant
+from local.attack.tenants import AUDIENCE, SHARED, Tenant, issue, word_for
 from local.servers import vault
 
 _CANARY = "attack-canary"
@@ -38,7 +38,9 @@ class Session:
             timeout=30,
         )
         text = answer.data.decode()
-        if answer.status == HTTPStatus.FORBIDDEN:
+        # A word that does not match is a bad request to it.
+        unmatched = answer.status == HTTPStatus.BAD_REQUEST and path.endswith("/login")
+        if answer.status == HTTPStatus.FORBIDDEN or unmatched:
             raise Refused("; ".join(json.loads(text)["errors"]))
         if answer.status not in (HTTPStatus.OK, HTTPStatus.NO_CONTENT):
             raise RuntimeError(f"{answer.status} {text}")
@@ -51,7 +53,12 @@ class _Facts:
 
     id: str
     role: str
-    jwt: str
+    method: str
+    """Where it is let in."""
+    word: str
+    """The gateway's, for it; the gateway gives one to starters only."""
+    account: str
+    """The token for Vault of the account that its agents run under."""
     token: str
     accessor: str
     entity: str
@@ -62,7 +69,7 @@ class _Facts:
     policy: Mapping[str, Any]
     logins: Mapping[str, Any]
     entry: Mapping[str, Any]
-    """Its role at the Kubernetes auth method."""
+    """Its role at the method that lets it in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,12 +190,20 @@ _REQUESTS = (
     _beyond_tenants("force leases off by their path", "PUT", "sys/leases/revoke-force/{victim.spare_lease}"),
     # Tokens
     _on_tenant(
+        "log in as the victim with the gateway's word for oneself",
+        "POST",
+        "auth/jwt/login",
+        lambda own, victim: {"role": victim.role, "jwt": own.word},
+        # Whoever has an account of its own is let in by no word.
+        spares=lambda _attacker, victim: bool(victim.namespace),
+    ),
+    _on_tenant(
         "log in as the victim with one's own account",
         "POST",
         "auth/kubernetes/login",
-        lambda own, victim: {"role": victim.role, "jwt": own.jwt},
-        # The shared runtime's account serves all who have no namespace, and none of them holds its token.
-        spares=lambda attacker, victim: attacker.account == victim.account,
+        lambda own, victim: {"role": victim.role, "jwt": own.account},
+        # And whoever has none, by no account.
+        spares=lambda _attacker, victim: not victim.namespace,
     ),
     _beyond_tenants(
         "make a token with the victim's policy",
@@ -241,20 +256,21 @@ _REQUESTS = (
         {"policy": 'path "*" { capabilities = ["list"] }'},
     ),
     _on_platform("list policies", "LIST", "sys/policies/acl"),
-    _beyond_tenants("read who may log in", "GET", "auth/kubernetes/role/{victim.role}"),
+    _beyond_tenants("read who may log in", "GET", "auth/{victim.method}/role/{victim.role}"),
     _beyond_tenants(
         "edit who may log in as the victim",
         "POST",
-        "auth/kubernetes/role/{victim.role}",
+        "auth/{victim.method}/role/{victim.role}",
         lambda _own, victim: victim.entry,
     ),
     _on_platform(
         "edit with what policies one logs in",
         "POST",
-        "auth/kubernetes/role/{own.role}",
+        "auth/{own.method}/role/{own.role}",
         lambda own, _victim: own.entry,
     ),
     _on_platform("read how accounts are verified", "GET", "auth/kubernetes/config"),
+    _on_platform("read whose word is taken", "GET", "auth/jwt/config"),
     # Identity
     _beyond_tenants("read an entity", "GET", "identity/entity/id/{victim.entity}"),
     _beyond_tenants("edit an entity", "POST", "identity/entity/id/{victim.entity}", {}),
@@ -279,6 +295,9 @@ _REQUESTS = (
 
 _POWERS = {
     "auth/kubernetes/config": "change how accounts are verified",
+    "auth/jwt/config": "change whose word is taken",
+    "auth/kubernetes/role/attack": "let an account in",
+    "auth/jwt/role/attack": "let a word in",
     "database/config/agents": "change how the database is entered",
     "database/rotate-root/agents": "change the issuer's password",
     "sys/audit/attack": "change the audit devices",
@@ -305,6 +324,29 @@ def _power(path: str, name: str) -> Attack[Session]:
     return Attack(name=name, tried=f"the token's capabilities on {path}", run=run, on_platform=True)
 
 
+def _by_the_shared_account(operator: Session) -> Attack[Session]:
+    """Whoever takes the shared runtime over has its account, which must be let in as nobody.
+
+    That the attempt could succeed shows a role that is there for it alone.
+    """
+
+    def run(session: Session, _own: Tenant, _victim: Tenant) -> None:
+        listed = operator.call("LIST", "auth/kubernetes/role")["data"]["keys"]
+        token = issue(SHARED, [AUDIENCE])
+        for role in (name for name in listed if (name == _CANARY) == (session is operator)):
+            with suppress(Refused):
+                session.call("POST", "auth/kubernetes/login", {"role": role, "jwt": token})
+                return
+        raise Refused("no role lets it in")
+
+    return Attack(
+        name="log in as anybody with the shared runtime's account",
+        tried="POST auth/kubernetes/login for each role",
+        run=run,
+        on_platform=True,
+    )
+
+
 @contextmanager
 def entered(tenants: Sequence[Tenant]) -> Iterator[Target[Session]]:
     """Plant a canary among every tenant's secrets, have each tenant's token attack, and remove all of it."""
@@ -318,8 +360,14 @@ def entered(tenants: Sequence[Tenant]) -> Iterator[Target[Session]]:
             f"identity/group/name/{_CANARY}",
             "database/roles/tenant-attack",
             f"cubbyhole/{_CANARY}",
+            f"auth/kubernetes/role/{_CANARY}",
         ):
             stack.callback(operator.call, "DELETE", path)
+        bound = {
+            "bound_service_account_names": [SHARED.name],
+            "bound_service_account_namespaces": [SHARED.namespace],
+        }
+        operator.call("POST", f"auth/kubernetes/role/{_CANARY}", {**bound, "token_ttl": _SHORT})
         for tenant, session in sessions.items():
             session.call("POST", f"tenants/data/{tenant.id}/{_CANARY}", {"data": {"text": "canary"}})
         facts = {tenant: _facts(tenant, session, operator, stack) for tenant, session in sessions.items()}
@@ -331,21 +379,24 @@ def entered(tenants: Sequence[Tenant]) -> Iterator[Target[Session]]:
             attacks=[
                 *(request.attack(facts) for request in _REQUESTS),
                 *(_power(path, name) for path, name in _POWERS.items()),
+                _by_the_shared_account(operator),
             ],
         )
 
 
 def _facts(tenant: Tenant, session: Session, operator: Session, stack: ExitStack) -> _Facts:
     own = session.call("GET", "auth/token/lookup-self")["data"]
-    login = {"role": tenant.role, "jwt": tenant.account_token}
-    second = Session(operator.call("POST", "auth/kubernetes/login", login)["auth"]["client_token"])
+    login = {"role": tenant.role, "jwt": tenant.credential}
+    second = Session(operator.call("POST", f"auth/{tenant.method}/login", login)["auth"]["client_token"])
     stack.callback(operator.call, "POST", "auth/token/revoke", {"token": second.token})
     logins = f"database/creds/{tenant.role}"
     policy = operator.call("GET", f"sys/policies/acl/{tenant.role}")["data"]
     return _Facts(
         id=tenant.id,
         role=tenant.role,
-        jwt=tenant.account_token,
+        method=tenant.method,
+        word=word_for(tenant.id),
+        account=tenant.account_token,
         token=session.token,
         accessor=own["accessor"],
         entity=own["entity_id"],
@@ -354,5 +405,5 @@ def _facts(tenant: Tenant, session: Session, operator: Session, stack: ExitStack
         spare_lease=second.call("GET", logins)["lease_id"],
         policy={"policy": policy["policy"]},
         logins=operator.call("GET", f"database/roles/{tenant.role}")["data"],
-        entry=operator.call("GET", f"auth/kubernetes/role/{tenant.role}")["data"],
+        entry=operator.call("GET", f"auth/{tenant.method}/role/{tenant.role}")["data"],
     )

@@ -20,6 +20,8 @@ class Server:
     address: str
     authority: Path | None
     """What it is verified by; without it, by what the system trusts."""
+    name: str | None = None
+    """What its certificate is for, where that is not its address."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +75,7 @@ def shared(tenant: str, address: str, authority: Path | None) -> Identity:
         tenant=tenant,
         tier="starter",
         vault=Server(address=address, authority=authority),
-        login="auth/kubernetes/login",
+        login="auth/jwt/login",
         role=f"tenant-{tenant}",
         secrets=f"tenants/{tenant}",
     )

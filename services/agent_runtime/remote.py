@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import socket
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -55,8 +56,13 @@ def _connection(server: Server) -> http.client.HTTPConnection:
     host = address.hostname or ""
     if address.scheme != "https":
         return http.client.HTTPConnection(host, address.port, timeout=_TIMEOUT)
+    port = address.port or 443
     # Loaded only where it is needed: it takes a machine that wakes a tenth of a second.
     import ssl
 
     trusted = ssl.create_default_context(cafile=server.authority)
-    return http.client.HTTPSConnection(host, address.port, timeout=_TIMEOUT, context=trusted)
+    connection = http.client.HTTPSConnection(host, port, timeout=_TIMEOUT, context=trusted)
+    if server.name:
+        plain = socket.create_connection((host, port), _TIMEOUT)
+        connection.sock = trusted.wrap_socket(plain, server_hostname=server.name)
+    return connection

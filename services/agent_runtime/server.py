@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 from services.agent_runtime.files import Files, RefusedPathError
 from services.agent_runtime.gateway import StoppingError
 from services.agent_runtime.identity import NotReadyError
-from services.agent_runtime.tenants import Tenants, UnknownTenantError
+from services.agent_runtime.tenants import Asked, Tenant, Tenants, UnknownTenantError
 
 _LARGEST_PROMPT = 2**20
 _BLOCK = 2**16
@@ -75,15 +75,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _for_tenant(self, path: str) -> None:
         try:
-            tenant = self.server.tenants.of(self.headers.get("X-Tenant"))
-            if path == "/" and self.command == "GET":
-                self._json(tenant.told())
-            elif path == "/v1/agent" and self.command == "POST":
-                self._stream(tenant.answer(self._prompt()))
-            elif path.startswith("/v1/files/") and self.command != "POST":
-                self._file(tenant.files, unquote(path.removeprefix("/v1/files/")))
-            else:
-                self._refuse(HTTPStatus.NOT_FOUND, f"{self.command} {path}: there is no such thing here.")
+            with self.server.tenants.of(Asked.read(self.headers)) as tenant:
+                self._served(tenant, path)
         except _BadRequestError as error:
             self._refuse(HTTPStatus.BAD_REQUEST, str(error))
         except RefusedPathError as error:
@@ -99,6 +92,16 @@ class _Handler(BaseHTTPRequestHandler):
                 self.close_connection = True
             else:
                 self._refuse(HTTPStatus.INSUFFICIENT_STORAGE, f"{path}: {error.strerror}.")
+
+    def _served(self, tenant: Tenant, path: str) -> None:
+        if path == "/" and self.command == "GET":
+            self._json(tenant.told())
+        elif path == "/v1/agent" and self.command == "POST":
+            self._stream(tenant.answer(self._prompt()))
+        elif path.startswith("/v1/files/") and self.command != "POST":
+            self._file(tenant.files, unquote(path.removeprefix("/v1/files/")))
+        else:
+            self._refuse(HTTPStatus.NOT_FOUND, f"{self.command} {path}: there is no such thing here.")
 
     def _file(self, files: Files, name: str) -> None:
         if self.command == "GET":

@@ -24,6 +24,8 @@ class Settings:
     """Temporary files, and in a pod the workspace."""
     vault: Server | None
     """Vault as the pod's environment names it; the shared runtime has no other word of it."""
+    gateway: Server | None
+    """The gateway as the shared runtime's environment names it."""
     identity: Path = FILE
     workspace: Path | None = None
     """The tenant's volume, in a machine."""
@@ -31,15 +33,18 @@ class Settings:
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> Self:
         """Read a pod's environment; a machine has none of it."""
-        machine = "VAULT_TOKEN_FILE" not in environment
-        address, authority = environment.get("VAULT_ADDR"), environment.get("VAULT_CACERT")
+        vault = _server(environment, "VAULT")
         return cls(
             address=environment.get("POD_IP", "0.0.0.0"),  # noqa: S104 — who may connect, the network's policies say
             port=8080,
             account_token=Path(environment.get("VAULT_TOKEN_FILE", ACCOUNT_TOKEN)),
             scratch=Path(environment.get("TMPDIR", "/tmp")),  # noqa: S108 — a volume of the pod's own
-            vault=Server(address=address, authority=Path(authority) if authority else None)
-            if address
-            else None,
-            workspace=WORKSPACE if machine else None,
+            vault=vault,
+            gateway=_server(environment, "GATEWAY"),
+            workspace=None if vault else WORKSPACE,
         )
+
+
+def _server(environment: Mapping[str, str], name: str) -> Server | None:
+    address, authority = environment.get(f"{name}_ADDR"), environment.get(f"{name}_CACERT")
+    return Server(address=address, authority=Path(authority) if authority else None) if address else None

@@ -1,17 +1,21 @@
 """Whom this runtime serves, and each one's agent."""
 
+import contextlib
 import dataclasses
 import importlib
 import re
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from email.message import Message
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from services.agent_runtime import identity
+from services.agent_runtime.credentials import Account, Assertion, Credential
 from services.agent_runtime.files import Files
 from services.agent_runtime.gateway import Gateway
-from services.agent_runtime.identity import Identity, NotReadyError
+from services.agent_runtime.identity import Identity, NotReadyError, Server
 from services.agent_runtime.settings import Settings
 from services.agent_runtime.vault import Vault
 
@@ -24,15 +28,32 @@ class UnknownTenantError(Exception):
     """A request for somebody who is not served here."""
 
 
+class Asked(NamedTuple):
+    """What the gateway says of a request; it lets no client say any of it."""
+
+    tenant: str | None
+    assertion: str | None = None
+    """What Vault lets in, as that tenant."""
+    gateway: str | None = None
+    """The address of the gateway's replica that has the request."""
+
+    @classmethod
+    def read(cls, headers: Message) -> "Asked":
+        """Take it from the headers of the request."""
+        return cls(headers.get("X-Tenant"), headers.get("X-Assertion"), headers.get("X-Gateway"))
+
+
 class Tenant:
     """One tenant: its login, its workspace and its agent."""
 
-    def __init__(self, known: Identity, settings: Settings, files: Files) -> None:
-        """Do nothing yet."""
+    def __init__(
+        self, known: Identity, settings: Settings, files: Files, credential: Credential | None = None
+    ) -> None:
+        """Do nothing yet; without a `credential`, its account's token is one."""
         self.known = known
         self._began = time.time()
         self.files = files
-        self.vault = Vault(known, settings.account_token)
+        self.vault = Vault(known, credential or Account(settings.account_token, known.tenant))
         # Only a machine sleeps, and only its token is one that the gateway takes.
         awake = known if settings.workspace else dataclasses.replace(known, gateway=None)
         self.gateway = Gateway(awake, settings.account_token)
@@ -67,7 +88,6 @@ class Tenants:
         """Know nobody yet."""
         self._settings = settings
         self._lock = threading.Lock()
-        self._known: dict[str, Tenant] = {}
         self._own: Tenant | None = None
         self._preload = threading.Timer(_PRELOAD_AFTER, _load_agent)
         self._preload.daemon = True
@@ -88,19 +108,24 @@ class Tenants:
                 self._preload.start()
         return {"status": "ok", "tenant": tenant.known.tenant}
 
-    def of(self, name: str | None) -> Tenant:
-        """The tenant that the gateway names; a runtime of one tenant's own takes no other's request."""
-        if not self.shared:
-            tenant = self.only()
-            own = tenant.known.tenant
-            if name not in (None, own):
-                raise UnknownTenantError(f"{name}: this is the runtime of {own} and of nobody else.")
-            return tenant
-        if not name or not _ID.fullmatch(name):
-            raise UnknownTenantError(
-                "X-Tenant names no tenant: the shared runtime is reached by the gateway."
-            )
-        return self._shared(name)
+    @contextlib.contextmanager
+    def of(self, asked: Asked) -> Iterator[Tenant]:
+        """The tenant that the gateway names, for one request.
+
+        A runtime of one tenant's own takes no other's request; the shared one keeps nothing afterwards.
+        """
+        if self.shared:
+            tenant = self._shared(asked)
+            try:
+                yield tenant
+            finally:
+                tenant.vault.leave()
+            return
+        tenant = self.only()
+        own = tenant.known.tenant
+        if asked.tenant not in (None, own):
+            raise UnknownTenantError(f"{asked.tenant}: this is the runtime of {own} and of nobody else.")
+        yield tenant
 
     def only(self) -> Tenant:
         """The tenant whose own runtime this is; NotReadyError while it is unknown."""
@@ -113,22 +138,29 @@ class Tenants:
                 self._own = Tenant(identity.read(settings.identity), settings, Files(folder))
             return self._own
 
-    def _shared(self, name: str) -> Tenant:
-        settings = self._settings
-        if settings.vault is None:
-            raise NotReadyError("VAULT_ADDR: not set, so no tenant can be logged in; the platform sets it.")
-        with self._lock:
-            tenant = self._known.get(name)
-        if tenant is None:
-            known = identity.shared(name, settings.vault.address, settings.vault.authority)
-            tenant = Tenant(known, settings, Files(settings.scratch / "workspaces" / name))
-            # Vault decides whom this runtime serves, before anything is kept of anybody.
-            tenant.vault.log_in()
-            tenant.files.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with self._lock:
-                tenant = self._known.setdefault(name, tenant)
-        else:
-            tenant.vault.log_in()
+    def _shared(self, asked: Asked) -> Tenant:
+        settings, name = self._settings, asked.tenant
+        if not name or not _ID.fullmatch(name) or not asked.assertion or not asked.gateway:
+            raise UnknownTenantError(
+                "X-Tenant, X-Assertion and X-Gateway name no tenant's request: the shared runtime is reached "
+                "by the gateway."
+            )
+        if settings.vault is None or settings.gateway is None:
+            raise NotReadyError(
+                "VAULT_ADDR and GATEWAY_ADDR: not both set, so no tenant can be logged in; the platform sets "
+                "them."
+            )
+        replica = Server(
+            address=asked.gateway,
+            authority=settings.gateway.authority,
+            name=urlsplit(settings.gateway.address).hostname,
+        )
+        known = identity.shared(name, settings.vault.address, settings.vault.authority)
+        files = Files(settings.scratch / "workspaces" / name)
+        tenant = Tenant(known, settings, files, Assertion(asked.assertion, replica))
+        # Vault decides whom this runtime serves, before anything is done for anybody.
+        tenant.vault.log_in()
+        files.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         return tenant
 
 

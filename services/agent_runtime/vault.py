@@ -1,24 +1,26 @@
 """A tenant's login to Vault, renewed by logging in again."""
 
+import sys
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 from services.agent_runtime import remote
+from services.agent_runtime.credentials import Credential
 from services.agent_runtime.identity import Identity, NotReadyError
 
 
 class Vault:
-    """One tenant's part of Vault, reached with the account's token."""
+    """One tenant's part of Vault, entered with a credential."""
 
-    def __init__(self, identity: Identity, account_token: Path) -> None:
+    def __init__(self, identity: Identity, credential: Credential) -> None:
         """Log in when it is first needed."""
         self._identity = identity
-        self._account_token = account_token
+        self._credential = credential
         self._lock = threading.Lock()
-        self._token = ""
+        self._tokens: list[str] = []
         self._until = 0.0
+        self._left = False
 
     def log_in(self) -> str:
         """The token of a login that is valid for a while yet.
@@ -26,21 +28,31 @@ class Vault:
         Raises NotReadyError if Vault does not let us in.
         """
         with self._lock:
+            if self._left:
+                raise NotReadyError(f"The request of {self._identity.tenant} is over, and so is its login.")
             if time.monotonic() >= self._until:
-                self._token, seconds = self._new_login()
+                token, seconds = self._new_login()
+                # The one before may be in use yet.
+                self._tokens = [*self._tokens[-1:], token]
                 self._until = time.monotonic() + seconds / 2
-            return self._token
+            return self._tokens[-1]
+
+    def leave(self) -> None:
+        """Give all tokens back, and take no other; what is not given back ends by itself."""
+        with self._lock:
+            self._left = True
+            tokens, self._tokens = self._tokens, []
+        for token in tokens:
+            try:
+                self._call("POST", "auth/token/revoke-self", token)
+            except (OSError, remote.RefusedError) as error:
+                sys.stderr.write(f"A login of {self._identity.tenant} is left to end by itself: {error}.\n")
 
     def secret(self, name: str) -> dict[str, Any]:
         """The secret `name` of the tenant's; empty if there is none."""
         mount, _, folder = self._identity.secrets.partition("/")
         try:
-            said = remote.call(
-                self._identity.vault,
-                "GET",
-                f"/v1/{mount}/data/{folder}/{name}",
-                headers={"X-Vault-Token": self.log_in()},
-            )
+            said = self._call("GET", f"{mount}/data/{folder}/{name}", self.log_in())
         except remote.RefusedError as error:
             if error.status == 404:
                 return {}
@@ -48,22 +60,14 @@ class Vault:
         found: dict[str, Any] = said["data"]["data"]
         return found
 
+    def _call(self, method: str, path: str, token: str) -> Any:
+        return remote.call(self._identity.vault, method, f"/v1/{path}", headers={"X-Vault-Token": token})
+
     def _new_login(self) -> tuple[str, float]:
         identity = self._identity
+        entry = {"role": identity.role, "jwt": self._credential.shown()}
         try:
-            account_token = self._account_token.read_text().strip()
-        except OSError as error:
-            raise NotReadyError(
-                f"{self._account_token}: {error.strerror}, so Vault does not let {identity.tenant} in; the "
-                "account's token comes with the pod or with the machine's disk `service-account`."
-            ) from None
-        try:
-            said = remote.call(
-                identity.vault,
-                "POST",
-                f"/v1/{identity.login}",
-                {"role": identity.role, "jwt": account_token},
-            )
+            said = remote.call(identity.vault, "POST", f"/v1/{identity.login}", entry)
         except remote.RefusedError as error:
             raise NotReadyError(
                 f"Vault refuses {identity.tenant} ({error.status}), so its agents do not run; its role "

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 
 import uvloop
+from cryptography.exceptions import UnsupportedAlgorithm
 
 from services import kube
 from services.activity import connection
@@ -17,6 +18,7 @@ from services.activity.holds import Holds
 from services.activity.store import Activity
 from services.gateway import asgi, console, internal, metrics
 from services.gateway.app import App
+from services.gateway.assertions import Assertions
 from services.gateway.auth import Keys, SignedTokens
 from services.gateway.cluster import Cluster
 from services.gateway.listener import Certificate, Handle, Listener
@@ -43,6 +45,7 @@ async def serve(settings: Settings) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     certificate, agents_certificate = _certificate(settings.public), _certificate(settings.agents)
     operator_keys = _operator_keys(settings.operator_keys)
+    assertions = _assertions(settings.assertion_key)
     limits = settings.limits
     api = kube.Api(kube.Access.find())
     routes, cluster = Routes(api, settings.routes_namespace), Cluster(api)
@@ -60,9 +63,12 @@ async def serve(settings: Settings) -> None:
         console=console.application(routes, wakes, activity),
         authenticator=SignedTokens(),
         operator_keys=operator_keys,
+        assertions=assertions,
+        agents_at=settings.agents_at,
     )
     public = Listener(app.handle, limits, certificate)
-    agents = Listener(_applied(internal.application(cluster, activity, routes)), limits, agents_certificate)
+    to_agents = internal.application(cluster, activity, routes, assertions)
+    agents = Listener(_applied(to_agents), limits, agents_certificate)
 
     def ready() -> bool:
         return routes.synced.is_set() and cluster.synced and not stop.is_set()
@@ -119,6 +125,16 @@ def _operator_keys(file: Path) -> Keys:
         raise SettingsError(
             f"{file} (OPERATOR_KEYS) holds no JWK set of the operators' public keys, so the gateway does not "
             f"start ({error}); the program makes them"
+        ) from None
+
+
+def _assertions(file: Path) -> Assertions:
+    try:
+        return Assertions.signed_by(file)
+    except (OSError, ValueError, UnsupportedAlgorithm) as error:
+        raise SettingsError(
+            f"{file} (ASSERTION_KEY) holds no private Ed25519 key in PEM, so the gateway does not start "
+            f"({error}); the program makes it"
         ) from None
 
 

@@ -1,5 +1,6 @@
 """What happens to a request: whose host it names, who asks, the hold, the wake, and then the way through."""
 
+import dataclasses
 import logging
 import secrets
 import time
@@ -12,6 +13,7 @@ from services.activity.connection import UNREACHABLE
 from services.activity.holds import Holds
 from services.activity.store import Claim, Kind
 from services.gateway import asgi, hosts, metrics, pages
+from services.gateway.assertions import Assertions
 from services.gateway.auth import Authenticator, Caller, Keys, Refused
 from services.gateway.exchange import Exchange, PeerGone, Stalled, TooLarge
 from services.gateway.headers import COOKIE
@@ -48,8 +50,13 @@ class App:
         console: asgi.Application,
         authenticator: Authenticator,
         operator_keys: Keys,
+        assertions: Assertions,
+        agents_at: str,
     ) -> None:
-        """Lead requests for hosts under `domain` to where the other parts say."""
+        """Lead requests for hosts under `domain` to where the other parts say.
+
+        `agents_at` is where this replica, and no other, answers agents.
+        """
         self._domain = domain
         self._limits = limits
         self._routes = routes
@@ -59,6 +66,8 @@ class App:
         self._console = console
         self._authenticator = authenticator
         self._operator_keys = operator_keys
+        self._assertions = assertions
+        self._agents_at = agents_at
 
     async def handle(self, exchange: Exchange) -> None:
         """Answer, and leave a line that holds no secret: no query, no header, no body."""
@@ -188,7 +197,15 @@ class App:
             subject=caller.subject,
             request_id=request_id,
         )
-        await self._proxy.forward(exchange, to)
+        if not shared:
+            await self._proxy.forward(exchange, to)
+            return
+        with self._assertions.of_request(route.tenant, caller.subject) as assertion:
+            said = (
+                (b"x-assertion", assertion.encode("ascii")),
+                (b"x-gateway", self._agents_at.encode("ascii")),
+            )
+            await self._proxy.forward(exchange, dataclasses.replace(to, said=said))
 
     async def _own(self, exchange: Exchange, audience: str, keys: Keys) -> Response:
         """Answer for a path that is the gateway's own on every host."""

@@ -17,7 +17,7 @@ _HOP_BY_HOP = frozenset(
 _OURS = frozenset(
     (
         *(b"authorization", b"content-length", b"expect", b"forwarded", b"host", b"via"),
-        *(b"x-real-ip", b"x-request-id", b"x-subject", b"x-tenant"),
+        *(b"x-assertion", b"x-gateway", b"x-real-ip", b"x-request-id", b"x-subject", b"x-tenant"),
     )
 )
 _FORWARDED = b"x-forwarded-"

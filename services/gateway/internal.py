@@ -1,7 +1,8 @@
 """The API that agents have inside the cluster: work leases, and what the guest reports of itself.
 
 Whoever calls shows the token of its tenant's service account, which Kubernetes says the owner of. So an agent
-can keep its own machine awake, within the leases' cap, and nobody else's.
+can keep its own machine awake, within the leases' cap, and nobody else's. The shared runtime has no such
+token: it shows the assertion of a request that this replica has in flight, and gets a new one for it.
 """
 
 import asyncio
@@ -21,6 +22,7 @@ from starlette.routing import Route as Endpoint
 from services import kube
 from services.activity import connection
 from services.activity.store import LEASE_NAME, LEASE_SECONDS, Activity, Refused, Signal
+from services.gateway.assertions import Assertions, OverError
 from services.gateway.cluster import Cluster
 from services.gateway.routes import Routes
 
@@ -41,7 +43,7 @@ _REFUSED: dict[Refused, tuple[int, str]] = {
 }
 
 
-def application(cluster: Cluster, activity: Activity, routes: Routes) -> Starlette:
+def application(cluster: Cluster, activity: Activity, routes: Routes, assertions: Assertions) -> Starlette:
     """Return what answers agents: `cluster` knows who calls, `activity` keeps what is said."""
     callers = _Callers(cluster, routes)
 
@@ -69,6 +71,14 @@ def application(cluster: Cluster, activity: Activity, routes: Routes) -> Starlet
             await activity.report(tenant, sorted(set(signals)))
         return Response(status_code=204)
 
+    async def renew(request: Request) -> Response:
+        assertion = _shown(request)
+        try:
+            callers.check_active(assertions.tenant(assertion))
+            return JSONResponse({"assertion": assertions.renewed(assertion)})
+        except OverError as over:
+            raise HTTPException(401, str(over), {"WWW-Authenticate": "Bearer"}) from None
+
     async def refused(_: Request, error: Any) -> Response:
         return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
@@ -81,6 +91,7 @@ def application(cluster: Cluster, activity: Activity, routes: Routes) -> Starlet
             Endpoint("/v1/leases/{name}", take, methods=["PUT"]),
             Endpoint("/v1/leases/{name}", release, methods=["DELETE"]),
             Endpoint("/v1/activity", report, methods=["POST"]),
+            Endpoint("/v1/assertions", renew, methods=["POST"]),
         ],
         exception_handlers={HTTPException: refused, **dict.fromkeys(connection.UNREACHABLE, away)},
     )
@@ -97,16 +108,20 @@ class _Callers:
 
     async def tenant(self, request: Request) -> str:
         """Return who calls. Raises `HTTPException`."""
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not _may_be_one(token):
+        token = _shown(request)
+        if not _may_be_one(token):
             raise _unauthorized()
         tenant = await self._owner(token)
         if tenant is None:
             raise _unauthorized()
+        self.check_active(tenant)
+        return tenant
+
+    def check_active(self, tenant: str) -> None:
+        """Raise `HTTPException` unless requests are led to the tenant."""
         route = self._routes.find(tenant)
         if route is None or route.state != "active":
             raise HTTPException(403, f"there is no active tenant {tenant}")
-        return tenant
 
     async def _owner(self, token: str) -> str | None:
         key, now = hashlib.sha256(token.encode()).digest(), time.monotonic()
@@ -125,10 +140,16 @@ class _Callers:
         return tenant
 
 
+def _shown(request: Request) -> str:
+    """Return what the caller shows. Raises `HTTPException` if that is nothing."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not 0 < len(token) <= _TOKEN_BYTES:
+        raise _unauthorized()
+    return token
+
+
 def _may_be_one(token: str) -> bool:
     """Return whether it is worth asking: looks like a live token of a tenant's account, proves nothing."""
-    if len(token) > _TOKEN_BYTES:
-        return False
     try:
         claims = jwt.decode(token, options={"verify_signature": False, "verify_exp": True})
     except (jwt.InvalidTokenError, ValueError):

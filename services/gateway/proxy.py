@@ -2,10 +2,10 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from services.gateway.exchange import Exchange, PeerGone, Stalled, TooLarge
+from services.gateway.exchange import Exchange, Header, PeerGone, Stalled, TooLarge
 from services.gateway.headers import request_head, response_headers
 from services.gateway.settings import Limits
 from services.gateway.upstream import Answer, Connection, Upstreams
@@ -27,6 +27,8 @@ class Destination:
     base: str
     subject: str
     request_id: str
+    said: Sequence[Header] = ()
+    """What else the agent is told about this request."""
 
 
 class Proxy:
@@ -54,6 +56,7 @@ class Proxy:
             (b"x-tenant", to.tenant.encode("ascii")),
             (b"x-subject", to.subject.encode("ascii")),
             (b"x-request-id", to.request_id.encode("ascii")),
+            *to.said,
         )
         head = request_head(request, has_body=exchange.has_body, ours=ours)
         connection = await self._upstreams.connect(to.tenant, to.workload, to.base)

@@ -20,6 +20,7 @@ _REQUIRED = (
     "REDIS_URL",
     "REDIS_PASSWORD_FILE",
     "OPERATOR_KEYS",
+    "ASSERTION_KEY",
     "ROUTES_NAMESPACE",
 )
 
@@ -73,8 +74,16 @@ class Settings:
     agents: CertificateFiles
     """Shown to agents, for the name under which they reach the gateway; may be the same."""
     operator_keys: Path
+    assertion_key: Path
+    """What lets the shared runtime into Vault is signed with it; a private key in PEM."""
     routes_namespace: str
     limits: Limits
+
+    @property
+    def agents_at(self) -> str:
+        """Where this replica, and no other, answers agents."""
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return f"https://{host}:{AGENTS_PORT}"
 
     @classmethod
     def read(cls, environment: Mapping[str, str] = os.environ) -> "Settings":
@@ -92,6 +101,7 @@ class Settings:
             public=_files(environment, "TLS"),
             agents=_files(environment, "AGENTS_TLS"),
             operator_keys=Path(environment["OPERATOR_KEYS"]),
+            assertion_key=Path(environment["ASSERTION_KEY"]),
             routes_namespace=environment["ROUTES_NAMESPACE"],
             limits=Limits(
                 body=_number(environment, "BODY_BYTES", Limits.body),

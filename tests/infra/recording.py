@@ -40,7 +40,12 @@ _OUTPUTS: dict[str, dict[str, Any]] = {
     },
     "pulumi-python:dynamic/agent-platform:AccessKey": {
         "private": "drawn-signing-key",
-        "public": {"kty": "OKP", "crv": "Ed25519", "x": "drawn-public", "kid": "drawn-kid"},
+        "public": {
+            "kty": "OKP",
+            "crv": "Ed25519",
+            "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo",
+            "kid": "drawn-kid",
+        },
     },
 }
 """What the cloud would answer, by resource type."""

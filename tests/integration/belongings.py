@@ -3,11 +3,14 @@
 Nothing here asks the program where to look: an independent scan is to find what it forgot.
 """
 
+import base64
 import contextlib
 import subprocess
+import time
 from collections.abc import Iterator
 from typing import Any
 
+import jwt
 import redis
 from exoscale.api.v2 import Client  # type: ignore[import-untyped]
 from hvac.exceptions import InvalidPath  # type: ignore[import-untyped]
@@ -20,21 +23,13 @@ _NAMES = (
 )
 
 
-def leave_data_everywhere(platform: Platform, tenant: str, *, account: str, namespace: str) -> str:
-    """Rows, secrets, objects with versions, a live login, an identity, activity; returns the login's name.
-
-    Its machine (account `agent`), or the runtime that serves it, runs under `account` in `namespace`.
-    """
+def leave_data_everywhere(platform: Platform, tenant: str, *, machine: bool) -> str:
+    """Rows, secrets, objects with versions, a live login, an identity, activity; returns the login's name."""
     with platform.database() as administrator:
         administrator.execute(f"insert into tenant_{tenant}.agents (name, model) values ('a', 'x')")
         administrator.execute(f"create table tenant_{tenant}.extra as select 1 as one")
         administrator.execute(f"alter table tenant_{tenant}.extra owner to tenant_{tenant}")
-    # A machine has the account's ordinary token, a pod one for Vault alone.
-    audiences = [] if account == "agent" else ["vault"]
-    request = client.AuthenticationV1TokenRequest(spec=client.V1TokenRequestSpec(audiences=audiences))
-    issued = platform.core().create_namespaced_service_account_token(account, namespace, request)
-    entered = platform.vault().auth.kubernetes.login(role=f"tenant-{tenant}", jwt=issued.status.token)
-    vault = platform.vault(entered["auth"]["client_token"])
+    vault = platform.vault(_let_in(platform, tenant, machine=machine))
     for value in ("old", "new"):
         vault.secrets.kv.v2.create_or_update_secret(f"{tenant}/own", {"key": value}, mount_point="tenants")
     vault.secrets.kv.v2.create_or_update_secret(f"{tenant}/deep/er", {"key": "x"}, mount_point="tenants")
@@ -51,6 +46,25 @@ def leave_data_everywhere(platform: Platform, tenant: str, *, account: str, name
     activity.set(f"activity:{tenant}:session", "now")
     activity.set(f"suspension:{tenant}:verdict", "awake")
     return login
+
+
+def _let_in(platform: Platform, tenant: str, *, machine: bool) -> str:
+    """A token of Vault's, got by its machine's account or, in the shared runtime, by the gateway's word."""
+    if machine:
+        request = client.AuthenticationV1TokenRequest(spec=client.V1TokenRequestSpec(audiences=[]))
+        issued = platform.core().create_namespaced_service_account_token("agent", f"tenant-{tenant}", request)
+        method, shown = "kubernetes", issued.status.token
+    else:
+        said = {"iss": "gateway", "aud": "vault", "sub": "ada", "tenant": tenant, "exp": time.time() + 60}
+        method, shown = "jwt", jwt.encode(said, signing_key(platform), "EdDSA")
+    entered = platform.vault().write(f"auth/{method}/login", role=f"tenant-{tenant}", jwt=shown)
+    return str(entered["auth"]["client_token"])
+
+
+def signing_key(platform: Platform) -> bytes:
+    """The key with which the gateway vouches for requests of the shared runtime."""
+    held = platform.core().read_namespaced_secret("gateway-assertions", "gateway").data["key.pem"]
+    return base64.b64decode(held)
 
 
 def bucket_of(platform: Platform, purpose: str) -> str:
@@ -88,7 +102,8 @@ def _in_vault(platform: Platform, tenant: str) -> Iterator[str]:
     vault = platform.vault()
     policies = vault.sys.list_policies()["data"]["policies"]
     yield from (f"policy {name}" for name in policies if tenant in name)
-    for path in ("tenants/metadata", "database/roles", "database/config", "auth/kubernetes/role"):
+    roles = ("database/roles", "auth/kubernetes/role", "auth/jwt/role")
+    for path in ("tenants/metadata", "database/config", *roles):
         yield from (f"{path}/{name}" for name in _listed(vault, path) if tenant in name)
     leases = _listed(vault, f"sys/leases/lookup/database/creds/tenant-{tenant}")
     yield from (f"lease {name}" for name in leases)

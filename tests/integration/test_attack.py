@@ -18,7 +18,7 @@ from tests.integration.conftest import Platform
 
 pytestmark = pytest.mark.integration
 
-ATTACKER, VICTIM, MACHINE = "acme", "corvus", "dufour"
+ATTACKER, VICTIM, MACHINE, STARTER = "acme", "corvus", "dufour", "bluebird"
 SERVERS = ("postgres", "vault", "object-storage", "exoscale", "kubernetes", "redis", "network")
 
 
@@ -127,6 +127,18 @@ def vault_settings(platform: Platform, path: str, **changes: Any) -> Iterator[No
         yield
     finally:
         vault.write_data(path, data=settings)
+
+
+@contextmanager
+def let_in(platform: Platform, tenant: str, namespace: str, account: str) -> Iterator[None]:
+    """Vault lets an account in as a starter, which has none."""
+    path = f"auth/kubernetes/role/tenant-{tenant}"
+    bound = {"bound_service_account_names": account, "bound_service_account_namespaces": namespace}
+    platform.vault().write_data(path, data={**bound, "token_policies": f"tenant-{tenant}"})
+    try:
+        yield
+    finally:
+        platform.vault().delete(path)
 
 
 @contextmanager
@@ -382,6 +394,18 @@ MUTATIONS = [
             f"auth/kubernetes/role/tenant-{MACHINE}",
             bound_service_account_namespaces=[f"tenant-{MACHINE}", f"tenant-{ATTACKER}"],
         ),
+    ),
+    Mutation(
+        "a login that a word for another tenant opens",
+        "vault",
+        "log in as the victim with the gateway's word for oneself",
+        lambda platform: vault_settings(platform, f"auth/jwt/role/tenant-{STARTER}", bound_claims={}),
+    ),
+    Mutation(
+        "a login that the shared runtime's account may use",
+        "vault",
+        "log in as anybody with the shared runtime's account",
+        lambda platform: let_in(platform, STARTER, "runtime", "agent-runtime"),
     ),
     Mutation(
         "a key to the whole bucket",

@@ -75,12 +75,8 @@ def story(platform: Platform) -> Iterator[Story]:
             platform.up()
             story.seen[name] = look(platform)
 
-        story.logins["leaver"] = leave_data_everywhere(
-            platform, "leaver", account="agent", namespace="tenant-leaver"
-        )
-        story.logins["minnow"] = leave_data_everywhere(
-            platform, "minnow", account="agent-runtime", namespace="runtime"
-        )
+        story.logins["leaver"] = leave_data_everywhere(platform, "leaver", machine=True)
+        story.logins["minnow"] = leave_data_everywhere(platform, "minnow", machine=False)
         story.seen["active"] = look(platform)
 
         state = platform.state()

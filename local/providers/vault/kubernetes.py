@@ -3,16 +3,11 @@
 from typing import Any
 
 from local.providers.bridged import Property, table
-from local.providers.provider import Call, ProviderError
+from local.providers.provider import Call
 from local.providers.values import Properties
-from local.providers.vault.server import VaultResource, changed, told, written
+from local.providers.vault.server import VaultResource, bare, between, changed, network, told, written
 
-
-def _bare(path: str) -> str:
-    return path.strip("/")
-
-
-_BACKEND = Property(default="kubernetes", replaces=True, normal=_bare)
+_BACKEND = Property(default="kubernetes", replaces=True, normal=bare)
 _CONFIG = (
     "kubernetesHost",
     "kubernetesCaCert",
@@ -40,7 +35,7 @@ class KubernetesConfig(VaultResource):
     )
 
     def make(self, call: Call, inputs: Properties) -> str:  # noqa: D102
-        path = f"auth/{_bare(inputs['backend'])}/config"
+        path = f"auth/{bare(inputs['backend'])}/config"
         self.change(call, path, {}, inputs)
         return path
 
@@ -51,7 +46,7 @@ class KubernetesConfig(VaultResource):
         return {
             **told(data, (*_CONFIG, "pemKeys")),
             "tokenReviewerJwt": known.get("tokenReviewerJwt"),
-            "backend": _between(id, "auth/", "/config"),
+            "backend": between(id, "auth/", "/config"),
         }
 
     def change(self, call: Call, id: str, old: Properties, new: Properties) -> None:  # noqa: D102
@@ -93,7 +88,7 @@ class KubernetesRole(VaultResource):
 
     def make(self, call: Call, inputs: Properties) -> str:  # noqa: D102
         del call
-        path = f"auth/{_bare(inputs['backend'])}/role/{_bare(inputs['roleName'])}"
+        path = f"auth/{bare(inputs['backend'])}/role/{bare(inputs['roleName'])}"
         self._write(path, written(inputs, _ROLE))
         return path
 
@@ -102,10 +97,10 @@ class KubernetesRole(VaultResource):
         if data is None:
             return None
         cidrs = set(known.get("tokenBoundCidrs", ()))
-        data["token_bound_cidrs"] = [_network(address, cidrs) for address in data["token_bound_cidrs"] or ()]
+        data["token_bound_cidrs"] = [network(address, cidrs) for address in data["token_bound_cidrs"] or ()]
         return {
             **told(data, _ROLE, sets=_ROLE_SETS),
-            "backend": _between(id, "auth/", "/role/"),
+            "backend": between(id, "auth/", "/role/"),
             "roleName": id.partition("/role/")[2],
         }
 
@@ -126,17 +121,3 @@ class KubernetesRole(VaultResource):
     def drop(self, id: str, known: Properties) -> None:  # noqa: D102
         del known
         self.vault.delete(id, f'error deleting Kubernetes auth backend role "{id}"')
-
-
-def _between(path: str, before: str, after: str) -> str:
-    inner = path.removeprefix(before).partition(after)[0]
-    if not path.startswith(before) or after not in path or not inner:
-        raise ProviderError(f'invalid path "{path}": expected {before}…{after}')
-    return inner
-
-
-def _network(address: str, known: set[str]) -> str:
-    """Vault leaves the prefix of a single address out; it stays out only where that was written."""
-    if "/" in address or address in known:
-        return address
-    return f"{address}/{128 if ':' in address else 32}"

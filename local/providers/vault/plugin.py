@@ -8,6 +8,7 @@ from local.providers.bridged import configuration
 from local.providers.provider import Call, Failure, Provider, Resource, by_token
 from local.providers.values import Properties
 from local.providers.vault.database import Connection, DatabaseRole
+from local.providers.vault.jwt import JwtBackend, JwtRole
 from local.providers.vault.kubernetes import KubernetesConfig, KubernetesRole
 from local.providers.vault.kv import KvConfig, KvSecret
 from local.providers.vault.mounts import AuthBackend, Mount
@@ -46,6 +47,8 @@ class VaultPlugin(Provider):
             "vault:index/authBackend:AuthBackend": AuthBackend(self._vault),
             "vault:kubernetes/authBackendConfig:AuthBackendConfig": KubernetesConfig(self._vault),
             "vault:kubernetes/authBackendRole:AuthBackendRole": KubernetesRole(self._vault),
+            "vault:jwt/authBackend:AuthBackend": JwtBackend(self._vault),
+            "vault:jwt/authBackendRole:AuthBackendRole": JwtRole(self._vault),
             "vault:database/secretBackendConnection:SecretBackendConnection": Connection(self._vault),
             "vault:database/secretBackendRole:SecretBackendRole": DatabaseRole(self._vault),
             "vault:kv/secretV2:SecretV2": KvSecret(self._vault),

@@ -244,3 +244,23 @@ def told(data: Properties, names: Iterable[str], *, sets: Iterable[str] = ()) ->
     """Vault's answer under the properties' names."""
     values = {name: data.get(snake(name)) for name in names}
     return values | {name: set_order(values[name] or ()) for name in sets if name in values}
+
+
+def bare(path: str) -> str:
+    """A mount's path, without slashes around it."""
+    return path.strip("/")
+
+
+def between(path: str, before: str, after: str) -> str:
+    """The part of a path between two others."""
+    inner = path.removeprefix(before).partition(after)[0]
+    if not path.startswith(before) or after not in path or not inner:
+        raise ProviderError(f'invalid path "{path}": expected {before}…{after}')
+    return inner
+
+
+def network(address: str, known: set[str]) -> str:
+    """Vault leaves the prefix of a single address out; it stays out only where that was written."""
+    if "/" in address or address in known:
+        return address
+    return f"{address}/{128 if ':' in address else 32}"

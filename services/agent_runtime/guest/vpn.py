@@ -9,6 +9,7 @@ from http import HTTPStatus
 from pathlib import Path
 
 from services.agent_runtime import identity, remote
+from services.agent_runtime.credentials import Account
 from services.agent_runtime.guest import system
 from services.agent_runtime.settings import ACCOUNT_TOKEN
 from services.agent_runtime.vault import Vault
@@ -37,7 +38,8 @@ def _private_key(identity_file: Path, account_token: Path) -> str:
     while True:
         try:
             known = identity.read(identity_file)
-            key = Vault(known, account_token).secret(_SECRET).get("private_key")
+            account = Account(account_token, known.tenant)
+            key = Vault(known, account).secret(_SECRET).get("private_key")
         except (identity.NotReadyError, OSError):
             time.sleep(_PATIENCE)
         except remote.RefusedError as error:

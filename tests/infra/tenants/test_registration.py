@@ -5,16 +5,20 @@ The whole of a removal, Kubernetes and Exoscale included, is told in `tests/inte
 
 import itertools
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import hvac  # type: ignore[import-untyped]
+import jwt
 import pulumi
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hvac.exceptions import InvalidRequest  # type: ignore[import-untyped]
 
 from infra.cluster.object_storage import s3_client
-from infra.tenants import clients, places, receipt, registration
+from infra.tenants import clients, holdings, places, receipt, registration
 from infra.tenants.places import Place
 from infra.tenants.registration import RegistrationProvider
 from local import supervisor
@@ -169,11 +173,19 @@ def vault(openbao: dict[str, str]) -> Iterator[dict[str, str]]:
     root = hvac.Client(url=openbao["address"], token=openbao["token"])
     root.sys.enable_secrets_engine("kv", path="tenants", options={"version": "2"})
     root.sys.enable_secrets_engine("database")
-    root.sys.enable_auth_method("kubernetes")
+    for method in ("kubernetes", "jwt"):
+        root.sys.enable_auth_method(method)
     # A new KV mount is busy with itself for a moment.
     supervisor.wait_until(lambda: _writable(root), timeout=30, what="the mount `tenants`")
-    yield {**openbao, "mount": "tenants", "databaseMount": "database", "kubernetesPath": "kubernetes"}
-    root.sys.disable_auth_method("kubernetes")
+    yield {
+        **openbao,
+        "mount": "tenants",
+        "databaseMount": "database",
+        "kubernetesPath": "kubernetes",
+        "jwtPath": "jwt",
+    }
+    for method in ("kubernetes", "jwt"):
+        root.sys.disable_auth_method(method)
     root.sys.disable_secrets_engine("database")
     root.sys.disable_secrets_engine("tenants")
 
@@ -211,7 +223,22 @@ def test_postgresql_is_searched_for_schema_role_database_and_logins(
             administrator.execute(f"DROP ROLE IF EXISTS {name}".encode())
 
 
-def test_vault_is_searched_for_secrets_policy_and_roles(
+def _let_in_by_word(root: hvac.Client, *tenants: str) -> dict[str, dict[str, str]]:
+    """The login of each, by a word that somebody has signed for it."""
+    key = Ed25519PrivateKey.generate()
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+    root.write("auth/jwt/config", jwt_validation_pubkeys=[public])
+    logins = {}
+    for tenant in tenants:
+        bound = {"bound_audiences": "vault", "bound_claims": {"tenant": tenant}, "user_claim": "tenant"}
+        policies = {"token_policies": f"tenant-{tenant}"}
+        root.write(f"auth/jwt/role/tenant-{tenant}", role_type="jwt", **bound, **policies)
+        shown = jwt.encode({"aud": "vault", "tenant": tenant, "exp": time.time() + 60}, key, "EdDSA")
+        logins[tenant] = root.write("auth/jwt/login", role=f"tenant-{tenant}", jwt=shown)["auth"]
+    return logins
+
+
+def test_vault_is_searched_for_secrets_policy_roles_and_identities(
     vault: dict[str, str], openbao: dict[str, str]
 ) -> None:
     root = hvac.Client(url=openbao["address"], token=openbao["token"])
@@ -222,7 +249,13 @@ def test_vault_is_searched_for_secrets_policy_and_roles(
         root.sys.create_or_update_policy(f"tenant-{tenant}", 'path "x" { capabilities = ["read"] }')
         root.auth.kubernetes.create_role(f"tenant-{tenant}", "agent", f"tenant-{tenant}")
 
+    logins = _let_in_by_word(root, "acme", "acme2")
     seen = found(places._in_vault("acme", vault))
+    holdings.end_logins(clients.VaultClient(vault), "tenant-acme", "database/creds/tenant-acme")
+    left = {
+        tenant: hvac.Client(url=openbao["address"], token=login["client_token"]).is_authenticated()
+        for tenant, login in logins.items()
+    }
     for tenant in ("acme", "acme2"):
         root.sys.delete_policy(f"tenant-{tenant}")
 
@@ -230,7 +263,11 @@ def test_vault_is_searched_for_secrets_policy_and_roles(
         "secrets, with deleted versions": ["acme/a/b"],
         "policy": ["tenant-acme"],
         "role for Kubernetes logins": ["tenant-acme"],
+        "role for logins by the gateway's word": ["tenant-acme"],
+        "identities and their aliases": [logins["acme"]["entity_id"]],
     }
+    # A login ends with its identity, and nobody else's does.
+    assert left == {"acme": False, "acme2": True}
 
 
 def test_a_mount_that_is_not_there_is_a_failure_and_no_proof(vault: dict[str, str]) -> None:

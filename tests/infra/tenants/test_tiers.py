@@ -83,14 +83,22 @@ def test_what_may_be_claimed_is_the_guides_list() -> None:
 def test_agents_log_in_to_vault_from_where_they_run(
     by_tier: Mapping[str, dict[str, Registered]], tier: TierName
 ) -> None:
-    login = by_tier[tier]["newton-login"].inputs
+    found = by_tier[tier]["newton-login"]
+    login = found.inputs
 
-    shared = TIERS[tier].shared_runtime
-    assert login["boundServiceAccountNames"] == ["agent-runtime" if shared else "agent"]
-    assert login["boundServiceAccountNamespaces"] == ["runtime" if shared else "tenant-newton"]
+    assert login["tokenPolicies"] == ["tenant-newton"]
+    if TIERS[tier].shared_runtime:
+        assert found.type == "vault:jwt/authBackendRole:AuthBackendRole"
+        assert (login["boundAudiences"], login["boundClaims"]) == (["vault"], {"tenant": "newton"})
+        assert (login["roleType"], login["boundClaimsType"]) == ("jwt", "string")
+        # Two tenants' people may have one name, and must not have one identity.
+        assert login["userClaim"] == "tenant"
+        assert login["tokenExplicitMaxTtl"] == 900
+        return
+    assert login["boundServiceAccountNames"] == ["agent"]
+    assert login["boundServiceAccountNamespaces"] == ["tenant-newton"]
     # A machine has its account's ordinary token.
     assert login.get("audience") == (None if TIERS[tier].machine else "vault")
-    assert login["tokenPolicies"] == ["tenant-newton"]
 
 
 @pytest.mark.parametrize("state", ["suspended", "offboarding"])

@@ -1,11 +1,16 @@
 """The stand-in for the vault plugin, on a real OpenBao; it answers as the official one was seen to."""
 
 import json
+import time
 from collections.abc import Iterator
 
 import hvac  # type: ignore[import-untyped]
+import jwt
 import psycopg
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from hvac.exceptions import VaultError  # type: ignore[import-untyped]
 from rich.console import Console
 
 from local import supervisor
@@ -20,6 +25,8 @@ POLICY = "vault:index/policy:Policy"
 AUTH = "vault:index/authBackend:AuthBackend"
 KUBERNETES = "vault:kubernetes/authBackendConfig:AuthBackendConfig"
 LOGIN = "vault:kubernetes/authBackendRole:AuthBackendRole"
+JWT = "vault:jwt/authBackend:AuthBackend"
+JWT_LOGIN = "vault:jwt/authBackendRole:AuthBackendRole"
 CONNECTION = "vault:database/secretBackendConnection:SecretBackendConnection"
 ROLE = "vault:database/secretBackendRole:SecretBackendRole"
 SECRET = "vault:kv/secretV2:SecretV2"
@@ -56,7 +63,8 @@ def driver(client: hvac.Client) -> Iterator[Driver]:
     driver.close()
     for path in ("tenants", "moved", "database"):
         client.sys.disable_secrets_engine(path)
-    client.sys.disable_auth_method("kubernetes")
+    for path in ("kubernetes", "jwt", "other"):
+        client.sys.disable_auth_method(path)
     client.sys.delete_policy("tenant-acme")
 
 
@@ -296,6 +304,130 @@ def test_service_accounts_log_in(driver: Driver, client: hvac.Client) -> None:
     driver.delete(config)
     driver.delete(auth)
     assert driver.read(auth) is None
+
+
+def _pair() -> tuple[Ed25519PrivateKey, str]:
+    key = Ed25519PrivateKey.generate()
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    # Vault keeps it without the line's end, and the plugin would see a change for ever.
+    return key, public.decode().strip()
+
+
+JWT_ROLE = {
+    "backend": "jwt",
+    "roleName": "tenant-acme",
+    "roleType": "jwt",
+    "userClaim": "tenant",
+    "boundAudiences": ["vault"],
+    "boundClaims": {"tenant": "acme"},
+    "boundClaimsType": "string",
+    "claimMappings": {"sub": "subject"},
+    "clockSkewLeeway": 30,
+    "tokenPolicies": ["tenant-acme"],
+    "tokenNoDefaultPolicy": True,
+    "tokenTtl": 60,
+    "tokenExplicitMaxTtl": 60,
+}
+
+
+def test_a_login_method_for_signed_words_lives_as_the_program_says(
+    driver: Driver, client: hvac.Client
+) -> None:
+    (_, first), (_, second) = _pair(), _pair()
+    inputs = {"description": "Words", "boundIssuer": "gateway", "jwtValidationPubkeys": [first, second]}
+    auth = driver.create(JWT, "jwt", inputs)
+    assert (auth.id, auth.outputs["type"], auth.outputs["local"]) == ("jwt", "jwt", False)
+    assert auth.outputs["accessor"].startswith("auth_jwt_")
+    assert driver.read(auth) == auth
+    assert driver.changed(auth, inputs) == []
+    assert driver.changed(auth, {**inputs, "jwtValidationPubkeys": [first, f"{second}\n"]}) != []
+    told = client.read("auth/jwt/config")["data"]
+    assert (told["bound_issuer"], told["jwt_validation_pubkeys"]) == ("gateway", [first, second])
+
+    less = {"jwtValidationPubkeys": [second], "jwtSupportedAlgs": ["EdDSA"]}
+    auth = driver.update(auth, less)
+    told = client.read("auth/jwt/config")["data"]
+    assert (told["bound_issuer"], told["jwt_supported_algs"]) == ("", ["EdDSA"])
+    assert told["jwt_validation_pubkeys"] == [second]
+    assert list(driver.changes(auth, {**less, "type": "oidc"}).replaces) == ["type"]
+    moved = driver.update(auth, {**less, "path": "other"})
+    assert client.read("auth/other/config")["data"]["jwt_supported_algs"] == ["EdDSA"]
+    assert driver.read(moved) is not None
+    driver.delete(moved)
+    assert driver.read(moved) is None
+
+
+@pytest.mark.parametrize(
+    ("inputs", "why"),
+    [
+        ({}, "exactly one of oidc_discovery_url, jwks_url, jwks_pairs, or jwt_validation_pubkeys"),
+        ({"jwtValidationPubkeys": ["x"], "type": "saml"}, "expected type to be one of"),
+        ({"jwtValidationPubkeys": ["x"], "jwksUrl": "https://x"}, "conflicts with jwt_validation_pubkeys"),
+        ({"oidcDiscoveryUrl": "https://x"}, "does not support this property"),
+    ],
+)
+def test_a_login_method_without_a_key_is_refused(driver: Driver, inputs: Properties, why: str) -> None:
+    assert why in "; ".join(driver.check(JWT, "jwt", inputs)[1])
+
+
+def test_a_role_for_signed_words_lives_as_the_program_says(driver: Driver, client: hvac.Client) -> None:
+    _, public = _pair()
+    driver.create(JWT, "jwt", {"jwtValidationPubkeys": [public]})
+    role = driver.create(JWT_LOGIN, "acme", JWT_ROLE)
+    assert role.id == "auth/jwt/role/tenant-acme"
+    assert driver.read(role) == role
+    assert driver.changed(role, JWT_ROLE) == []
+    assert role.outputs["boundClaims"] == {"tenant": "acme"}
+
+    wider = {**JWT_ROLE, "boundClaims": {"tenant": "acme, globex"}, "tokenTtl": 30}
+    role = driver.update(role, wider)
+    told = client.read(role.id)["data"]
+    assert (told["bound_claims"], told["token_ttl"]) == ({"tenant": ["acme", "globex"]}, 30)
+    whole = {**wider, "disableBoundClaimsParsing": True}
+    role = driver.update(role, whole)
+    assert client.read(role.id)["data"]["bound_claims"] == {"tenant": ["acme, globex"]}
+    assert list(driver.changes(role, {**whole, "roleType": "oidc"}).replaces) == ["roleType"]
+    driver.delete(role)
+    assert driver.read(role) is None
+
+
+def test_a_signed_word_lets_in_whom_the_role_names_and_nobody_else(
+    driver: Driver, client: hvac.Client
+) -> None:
+    (key, public), (other_key, _) = _pair(), _pair()
+    driver.create(POLICY, "acme", {"name": "tenant-acme", "policy": READ_ONLY})
+    driver.create(
+        JWT,
+        "jwt",
+        {"boundIssuer": "gateway", "jwtSupportedAlgs": ["EdDSA"], "jwtValidationPubkeys": [public]},
+    )
+    driver.create(JWT_LOGIN, "acme", JWT_ROLE)
+
+    def log_in(key: Ed25519PrivateKey = key, **claims: object) -> Properties:
+        now = int(time.time())
+        said = {"iss": "gateway", "aud": "vault", "sub": "ada", "tenant": "acme", "nbf": now, "exp": now + 60}
+        word = jwt.encode({**said, **claims}, key, "EdDSA")
+        answer = client.write("auth/jwt/login", role="tenant-acme", jwt=word)
+        return dict(answer["auth"])
+
+    entered = log_in()
+    assert (entered["policies"], entered["lease_duration"]) == (["tenant-acme"], 60)
+    assert entered["metadata"] == {"role": "tenant-acme", "subject": "ada"}
+    (alias,) = client.read(f"identity/entity/id/{entered['entity_id']}")["data"]["aliases"]
+    assert alias["metadata"]["role"] == "tenant-acme"
+    # The clocks of two servers differ; by how much they may, the role says.
+    assert log_in(nbf=int(time.time()) + 20)
+    for wrong in (
+        {"key": other_key},
+        {"aud": "gateway"},
+        {"iss": "somebody"},
+        {"tenant": "globex"},
+        {"tenant": None},
+        {"exp": int(time.time()) - 40, "nbf": int(time.time()) - 100},
+        {"nbf": int(time.time()) + 50},
+    ):
+        with pytest.raises(VaultError):
+            log_in(**wrong)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -173,6 +173,114 @@ def anothers_policy(scene: Scene) -> None:
     _login(scene, tokenPolicies=["tenant-other"])
 
 
+@failing("access-vault-one-account")
+def account_of_the_shared_runtime(scene: Scene) -> None:
+    _login(scene, boundServiceAccountNames=["agent-runtime"], boundServiceAccountNamespaces=["runtime"])
+
+
+def _word(scene: Scene, **changed: Any) -> None:
+    inputs = {
+        "roleName": scene.name,
+        "backend": "jwt",
+        "roleType": "jwt",
+        "userClaim": "tenant",
+        "boundAudiences": ["vault"],
+        "boundClaimsType": "string",
+        "boundClaims": {"tenant": scene.tenant_id},
+        "tokenPolicies": [f"tenant-{scene.tenant_id}"],
+        "tokenExplicitMaxTtl": 900,
+        **changed,
+    }
+    token = "vault:jwt/authBackendRole:AuthBackendRole"
+    scene.declare(token, inputs, parent=scene.tenant(), suffix="login")
+
+
+@passing("access-vault-own-word")
+def own_word(scene: Scene) -> None:
+    _word(scene)
+
+
+@failing("access-vault-own-word")
+def anothers_word(scene: Scene) -> None:
+    _word(scene, boundClaims={"tenant": "other"})
+
+
+@failing("access-vault-own-word")
+def anybodys_word(scene: Scene) -> None:
+    _word(scene, boundClaims={})
+
+
+@failing("access-vault-own-word")
+def word_for_whoever_it_is_like(scene: Scene) -> None:
+    _word(scene, boundClaimsType="glob")
+
+
+@failing("access-vault-own-word")
+def word_for_somebody_else_than_vault(scene: Scene) -> None:
+    _word(scene, boundAudiences=["vault", "gateway"])
+
+
+@failing("access-vault-own-word")
+def word_that_a_browser_brings(scene: Scene) -> None:
+    _word(scene, roleType="oidc")
+
+
+@failing("access-vault-own-word")
+def identity_that_two_tenants_share(scene: Scene) -> None:
+    _word(scene, userClaim="sub")
+
+
+@failing("access-vault-own-word")
+def word_for_anothers_policy(scene: Scene) -> None:
+    _word(scene, tokenPolicies=["tenant-other"])
+
+
+@failing("access-vault-own-word")
+def word_for_a_day(scene: Scene) -> None:
+    _word(scene, tokenExplicitMaxTtl=86400)
+
+
+@failing("access-vault-own-word")
+def word_for_ever(scene: Scene) -> None:
+    _word(scene, tokenExplicitMaxTtl=None)
+
+
+def _keys(scene: Scene, **changed: Any) -> None:
+    inputs = {
+        "path": "jwt",
+        "boundIssuer": "gateway",
+        "jwtSupportedAlgs": ["EdDSA"],
+        "jwtValidationPubkeys": ["first", "second"],
+        **changed,
+    }
+    scene.declare("vault:jwt/authBackend:AuthBackend", inputs)
+
+
+@passing("access-vault-own-keys")
+def two_keys(scene: Scene) -> None:
+    _keys(scene)
+
+
+@failing("access-vault-own-keys")
+def keys_of_another_server(scene: Scene) -> None:
+    _keys(scene, jwksUrl="https://keys.example", jwtValidationPubkeys=None)
+
+
+@failing("access-vault-own-keys")
+def three_keys(scene: Scene) -> None:
+    _keys(scene, jwtValidationPubkeys=["first", "second", "third"])
+
+
+@failing("access-vault-own-keys")
+def any_signature(scene: Scene) -> None:
+    _keys(scene, jwtSupportedAlgs=None)
+
+
+@failing("access-vault-own-keys")
+def any_issuer(scene: Scene) -> None:
+    _keys(scene, boundIssuer=None)
+
+
 @passing("access-role-plain")
 def plain(scene: Scene) -> None:
     scene.declare("postgresql:index/role:Role", {"name": scene.name, "login": False}, suffix="role")

@@ -22,7 +22,11 @@ class Answering(BaseHTTPRequestHandler):
         self._say(*self.get())
 
     def do_POST(self) -> None:
-        self._say(*self.post(json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
+        self._say(*self.post(self._asked()))
+
+    def _asked(self) -> Any:
+        content = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        return json.loads(content) if content else None
 
     def log_message(self, format: str, *args: Any) -> None:
         pass

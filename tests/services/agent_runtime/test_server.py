@@ -3,60 +3,124 @@
 import dataclasses
 import json
 import sys
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from services.agent_runtime import public
+from services.agent_runtime.identity import NotReadyError
 from services.agent_runtime.server import Server
 from services.agent_runtime.settings import Settings
-from services.agent_runtime.tenants import Tenants
+from services.agent_runtime.tenants import Asked, Tenants
 from tests.services.agent_runtime.answering import Answering, serving
 
 
 class _Vault(Answering):
-    """Lets `tenant-acme` in and nobody else, and has no secret but a model."""
+    """Lets whoever shows `word of TENANT`, or an account's token, in as that tenant; acme is the only one.
+
+    It has no secret but a model, for whoever has a token that was not given back.
+    """
 
     model: Any = None
+    lasts: ClassVar[float] = 60
+    live: ClassVar[set[str]] = set()
+    shown: ClassVar[list[str]] = []
 
     def post(self, asked: Any) -> tuple[int, Any]:
-        known = asked["role"] == "tenant-acme"
-        return 200 if known else 403, {"auth": {"client_token": "t", "lease_duration": 60}}
+        if self.path == "/v1/auth/token/revoke-self":
+            self.live.remove(self.headers["X-Vault-Token"])
+            return 200, {}
+        method = self.path.removeprefix("/v1/auth/").removesuffix("/login")
+        word = {"jwt": "word of acme", "kubernetes": "token"}[method]
+        if asked["role"] != "tenant-acme" or not asked["jwt"].startswith(word):
+            return 403, {"errors": ["permission denied"]}
+        self.shown.append(asked["jwt"])
+        self.live.add(f"login {len(self.shown)}")
+        return 200, {"auth": {"client_token": f"login {len(self.shown)}", "lease_duration": self.lasts}}
 
     def get(self) -> tuple[int, Any]:
+        if self.headers["X-Vault-Token"] not in self.live:
+            return 403, {"errors": ["permission denied"]}
         return (200, {"data": {"data": self.model}}) if self.model else (404, {"errors": []})
 
 
+class _Gateway(Answering):
+    """Renews acme's word, as long as its request is in flight."""
+
+    in_flight: ClassVar[bool] = True
+
+    def post(self, _: Any) -> tuple[int, Any]:
+        if self.path != "/v1/assertions" or not self.headers["Authorization"].startswith(
+            "Bearer word of acme"
+        ):
+            return 404, {}
+        if not self.in_flight:
+            return 401, {"error": "the request that this assertion was given for is over"}
+        return 200, {"assertion": "word of acme, renewed"}
+
+
 @pytest.fixture
-def vault() -> Iterator[str]:
+def vault(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    for name, value in (("live", set()), ("shown", [])):
+        monkeypatch.setattr(_Vault, name, value)
     yield from serving(ThreadingHTTPServer(("127.0.0.1", 0), _Vault))
 
 
-def _settings(folder: Path, vault: str) -> Settings:
-    (folder / "token").write_text("token")
-    said = {"VAULT_TOKEN_FILE": str(folder / "token"), "VAULT_ADDR": vault, "TMPDIR": str(folder)}
+@pytest.fixture
+def gateway() -> Iterator[str]:
+    yield from serving(ThreadingHTTPServer(("127.0.0.1", 0), _Gateway))
+
+
+def _settings(folder: Path, vault: str, **more: str) -> Settings:
+    said = {"VAULT_ADDR": vault, "TMPDIR": str(folder), **more}
     return dataclasses.replace(Settings.read(said), identity=folder / "identity.json")
 
 
 @pytest.fixture
-def shared(tmp_path: Path, vault: str) -> Iterator[str]:
-    yield from serving(Server(("127.0.0.1", 0), Tenants(_settings(tmp_path, vault))))
+def shared(tmp_path: Path, vault: str, gateway: str) -> Iterator[str]:
+    settings = _settings(tmp_path, vault, GATEWAY_ADDR="https://gateway.example:8444")
+    for address in serving(Server(("127.0.0.1", 0), Tenants(settings))):
+        _SAID.update({"X-Assertion": "word of acme", "X-Gateway": gateway})
+        yield address
+        _SAID.clear()
 
 
-def _ask(method: str, url: str, tenant: str | None = "acme", body: bytes | None = None) -> tuple[int, bytes]:
-    request = urllib.request.Request(url, data=body, method=method)
-    if tenant:
-        request.add_header("X-Tenant", tenant)
+_SAID: dict[str, str] = {}
+"""What the gateway says with each request."""
+
+
+def _ask(
+    method: str, url: str, tenant: str | None = "acme", body: bytes | None = None, said: Any = None
+) -> tuple[int, bytes]:
+    named = {"X-Tenant": tenant} if tenant else {}
+    request = urllib.request.Request(
+        url, data=body, method=method, headers={**_SAID, **named, **(said or {})}
+    )
     try:
         with urllib.request.urlopen(request, timeout=30) as answer:
             return answer.status, answer.read()
     except urllib.error.HTTPError as error:
         return error.code, error.read()
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    """An answer ends before what is done after it."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_the_shared_runtime_is_ready_without_a_tenant(shared: str) -> None:
+    status, said = _ask("GET", f"{shared}/readyz", None, said={"X-Assertion": ""})
+    assert (status, json.loads(said)["status"]) == (200, "ok")
+    assert _Vault.shown == []
 
 
 def test_is_alive_before_anything_else(shared: str) -> None:
@@ -81,6 +145,47 @@ def test_serves_whom_vault_lets_in(shared: str) -> None:
     assert (status, b"Vault refuses globex (403)" in said) == (503, True)
 
 
+def test_a_word_for_one_tenant_serves_no_other(shared: str) -> None:
+    status, said = _ask("GET", f"{shared}/", "acme", said={"X-Assertion": "word of globex"})
+    assert (status, b"Vault refuses acme (403)" in said) == (503, True)
+
+
+@pytest.mark.parametrize("missing", ["X-Assertion", "X-Gateway"])
+def test_serves_nobody_without_the_gateways_word(shared: str, missing: str) -> None:
+    assert _ask("GET", f"{shared}/", "acme", said={missing: ""})[0] == 421
+    assert _Vault.shown == []
+
+
+def test_the_shared_runtime_keeps_no_login_after_its_request(shared: str) -> None:
+    for method, path, body in (
+        ("GET", "/", None),
+        ("PUT", "/v1/files/a", b"kept"),
+        ("GET", "/v1/files/none", None),
+        ("POST", "/v1/agent", b'{"prompt": "hello"}'),
+        ("POST", "/v1/agent", b"no json"),
+    ):
+        _ask(method, f"{shared}{path}", body=body)
+    _until(lambda: not _Vault.live)
+    # Nor does one request use another's.
+    assert _Vault.shown == ["word of acme"] * 5
+
+
+def test_a_long_run_is_let_in_again_while_its_request_is_in_flight(
+    tmp_path: Path, vault: str, gateway: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_Vault, "lasts", 0)
+    settings = _settings(tmp_path, vault, GATEWAY_ADDR="https://gateway.example:8444")
+    with Tenants(settings).of(Asked("acme", "word of acme", gateway)) as tenant:
+        assert tenant.vault.secret("model") == {}
+        assert _Vault.shown == ["word of acme", "word of acme, renewed"]
+        monkeypatch.setattr(_Gateway, "in_flight", False)
+        with pytest.raises(NotReadyError, match="does not renew"):
+            tenant.vault.secret("model")
+    assert _Vault.live == set()
+    with pytest.raises(NotReadyError, match="is over"):
+        tenant.vault.log_in()
+
+
 @pytest.mark.parametrize("tenant", [None, "../acme", "A"])
 def test_serves_nobody_without_a_name(shared: str, tenant: str | None) -> None:
     assert _ask("GET", f"{shared}/", tenant)[0] == 421
@@ -88,7 +193,8 @@ def test_serves_nobody_without_a_name(shared: str, tenant: str | None) -> None:
 
 def _own(folder: Path, vault: str, **told: Any) -> Iterator[str]:
     """The runtime of acme and of nobody else."""
-    settings = _settings(folder, vault)
+    (folder / "token").write_text("token")
+    settings = _settings(folder, vault, VAULT_TOKEN_FILE=str(folder / "token"))
     settings.identity.write_text(
         json.dumps(
             {

@@ -27,6 +27,7 @@ from starlette.responses import PlainTextResponse
 from services.activity.holds import Holds
 from services.activity.store import Activity
 from services.gateway.app import App
+from services.gateway.assertions import Assertions
 from services.gateway.auth import SignedTokens
 from services.gateway.listener import Certificate, Listener
 from services.gateway.proxy import Proxy
@@ -37,7 +38,10 @@ from services.gateway.wake import Wakes
 from tests.services.valkey import Valkey, scripts
 
 DOMAIN = "agents.localhost"
-KEYS = {name: Ed25519PrivateKey.generate() for name in ("acme", "globex", "console", "paused")}
+KEYS = {
+    name: Ed25519PrivateKey.generate()
+    for name in ("acme", "globex", "console", "paused", "robin", "assertions")
+}
 
 _T = TypeVar("_T")
 
@@ -117,6 +121,7 @@ class Gateway:
     agent: "Agent"
     certificate: Certificate
     folder: Path
+    assertions: Assertions
 
     @property
     def port(self) -> int:
@@ -154,7 +159,10 @@ class Gateway:
 
 @contextmanager
 def gateway(folder: Path, server: Valkey, limits: Limits | None = None) -> Iterator[Gateway]:
-    """Run a gateway and an agent; acme is awake there, globex has a machine, too, and paused is suspended."""
+    """Run a gateway and an agent.
+
+    acme is awake there, globex has a machine, too, paused is suspended, and robin is in the shared runtime.
+    """
     limits = limits or Limits()
     make_certificate(folder)
     loop = uvloop.new_event_loop()
@@ -164,23 +172,28 @@ def gateway(folder: Path, server: Valkey, limits: Limits | None = None) -> Itera
     async def start() -> Gateway:
         agent = Agent()
         base = await agent.start()
-        places = Places({"acme": base, "globex": base})
+        places = Places({"acme": base, "globex": base, "robin": base})
+        starter = route("robin", tier="starter", served_by="shared runtime", namespace="runtime")
+        paused = route("paused", state="suspended")
+        assertions = Assertions(KEYS["assertions"])
         holds = Holds(Activity(server.client("gateway"), scripts()), "gateway-7f")
         app = App(
             domain=DOMAIN,
             limits=limits,
-            routes=cast(Routes, Table(route("acme"), route("globex"), route("paused", state="suspended"))),
+            routes=cast(Routes, Table(route("acme"), route("globex"), paused, starter)),
             holds=holds,
             wakes=cast(Wakes, places),
             proxy=Proxy(Upstreams(limits), limits),
             console=PlainTextResponse("the operators' page"),
             authenticator=SignedTokens(),
             operator_keys={"console": KEYS["console"].public_key()},
+            assertions=assertions,
+            agents_at="https://192.0.2.7:8444",
         )
         certificate = Certificate(folder / "tls.crt", folder / "tls.key")
         listener = Listener(app.handle, limits, certificate)
         await listener.listen("127.0.0.1", 0)
-        return Gateway(loop, listener, places, holds, agent, certificate, folder)
+        return Gateway(loop, listener, places, holds, agent, certificate, folder, assertions)
 
     running = asyncio.run_coroutine_threadsafe(start(), loop).result(30)
     try:

@@ -16,17 +16,19 @@ import pytest
 
 from services.activity.store import LEASE_CAP_SECONDS, Activity
 from services.agent_runtime import identity
+from services.agent_runtime.credentials import Assertion
 from services.agent_runtime.gateway import Gateway as Client
 from services.agent_runtime.gateway import StoppingError
-from services.agent_runtime.identity import Identity
+from services.agent_runtime.identity import Identity, NotReadyError
 from services.gateway import asgi, internal
+from services.gateway.assertions import Assertions
 from services.gateway.cluster import Cluster
 from services.gateway.listener import Listener
 from services.gateway.routes import Routes
 from services.gateway.settings import Limits
 from tests.services.gateway import api
 from tests.services.gateway.api import route
-from tests.services.gateway.harness import Table
+from tests.services.gateway.harness import KEYS, Table
 from tests.services.valkey import Valkey
 
 
@@ -44,6 +46,7 @@ class Agents:
     server: Valkey
     session: aiohttp.ClientSession
     folder: Path
+    assertions: Assertions
 
     def known(self, tenant: str) -> str:
         """Return a token that the API server knows."""
@@ -74,11 +77,15 @@ async def serving(server: Valkey, folder: Path) -> AsyncIterator[Agents]:
     redis = server.client("gateway")
     table = Table(route("acme"), route("globex"), route("paused", state="suspended"))
     async with api.serve() as (kubernetes, connection), aiohttp.ClientSession() as session:
-        application = internal.application(Cluster(connection), Activity(redis), cast(Routes, table))
+        assertions = Assertions(KEYS["assertions"])
+        application = internal.application(
+            Cluster(connection), Activity(redis), cast(Routes, table), assertions
+        )
         listener = Listener(lambda exchange: asgi.run(application, exchange), Limits())
         await listener.listen("127.0.0.1", 0)
         try:
-            yield Agents(f"http://127.0.0.1:{listener.port}", kubernetes, server, session, folder)
+            base = f"http://127.0.0.1:{listener.port}"
+            yield Agents(base, kubernetes, server, session, folder, assertions)
         finally:
             await session.close()
             await listener.drain(0)
@@ -223,5 +230,62 @@ def test_without_the_api_server_or_redis_an_agent_is_told_to_ask_again(check: Ch
         finally:
             agents.server.operator().execute_command("ACL", "SETUSER", "gateway", "on")  # type: ignore[no-untyped-call]
         assert status == 503
+
+    check(what)
+
+
+def test_a_run_in_flight_gets_a_word_for_itself_and_no_other_does(check: Check) -> None:
+    async def what(agents: Agents) -> None:
+        with agents.assertions.of_request("acme", "ada") as given:
+            status, said = await agents.ask("POST", "/v1/assertions", given)
+            assert (status, list(said)) == (200, ["assertion"])
+            renewed = jwt.decode(said["assertion"], options={"verify_signature": False})
+            before = jwt.decode(given, options={"verify_signature": False})
+            same = ("tenant", "sub", "aud", "iss", "jti")
+            assert [renewed[name] for name in same] == [before[name] for name in same]
+            # A run that has waited for long is let in again all the same: its request is still in flight.
+            late = jwt.encode({**before, "exp": before["iat"] - 600}, KEYS["assertions"], "EdDSA")
+            assert (await agents.ask("POST", "/v1/assertions", late))[0] == 200
+            # What it says besides its request counts for nothing.
+            other = jwt.encode({**before, "tenant": "globex", "sub": "eve"}, KEYS["assertions"], "EdDSA")
+            _, said = await agents.ask("POST", "/v1/assertions", other)
+            claims = jwt.decode(said["assertion"], options={"verify_signature": False})
+            assert (claims["tenant"], claims["sub"]) == ("acme", "ada")
+        status, said = await agents.ask("POST", "/v1/assertions", given)
+        assert (status, "is over" in said["error"]) == (401, True)
+
+    check(what)
+
+
+def test_nobody_else_gets_a_word(check: Check) -> None:
+    async def what(agents: Agents) -> None:
+        with agents.assertions.of_request("acme", "ada") as given:
+            claims = jwt.decode(given, options={"verify_signature": False})
+            forged = jwt.encode(claims, KEYS["acme"], "EdDSA")
+            unsigned = jwt.encode(claims, None, "none")
+            elsewhere = jwt.encode({**claims, "aud": "gateway"}, KEYS["assertions"], "EdDSA")
+            unknown = jwt.encode({**claims, "jti": "guessed"}, KEYS["assertions"], "EdDSA")
+            nameless = jwt.encode({**claims, "jti": None}, KEYS["assertions"], "EdDSA")
+            account = agents.known("acme")
+            for token in (None, "", "x", "x" * 9000, forged, unsigned, elsewhere, unknown, nameless, account):
+                assert (await agents.ask("POST", "/v1/assertions", token))[0] == 401
+            # Nor is the word an account's token.
+            assert (await agents.ask("POST", "/v1/activity", given, {"signals": ["ssh"]}))[0] == 401
+        with agents.assertions.of_request("paused", "ada") as given:
+            assert (await agents.ask("POST", "/v1/assertions", given))[0] == 403
+
+    check(what)
+
+
+def test_the_runtime_shows_a_word_once_and_then_a_new_one(check: Check) -> None:
+    async def what(agents: Agents) -> None:
+        server = identity.Server(address=agents.base, authority=None)
+        with agents.assertions.of_request("acme", "ada") as given:
+            word = Assertion(given, server)
+            assert word.shown() == given
+            again = await asyncio.to_thread(word.shown)
+            assert agents.assertions.tenant(again) == "acme"
+        with pytest.raises(NotReadyError, match=r"does not renew .* is over"):
+            await asyncio.to_thread(word.shown)
 
     check(what)

@@ -6,16 +6,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import jwt
 import pytest
 from cryptography import x509
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from services.gateway.assertions import OverError
 from services.gateway.settings import Limits
 from services.gateway.states import CannotWake, StillWaking
 from services.gateway.upstream import Connection, Upstreams
 from tests.services.gateway import harness
-from tests.services.gateway.harness import Gateway, make_certificate, token, until
+from tests.services.gateway.harness import KEYS, Gateway, make_certificate, token, until
 from tests.services.valkey import Valkey
 
 MIB = 2**20
@@ -59,6 +61,8 @@ def test_headers_that_only_the_gateway_may_say(gateway: Gateway, http2: bool) ->
         "X-Forwarded-For": "1.2.3.4",
         "Forwarded": "for=1.2.3.4",
         "X-Request-Id": "theirs",
+        "X-Assertion": "theirs",
+        "x_gateway": "https://theirs",
         "Cookie": "a=1; __Host-agent-platform=secret; b=2",
         "X-Kept": "yes",
     }
@@ -75,8 +79,36 @@ def test_headers_that_only_the_gateway_may_say(gateway: Gateway, http2: bool) ->
     assert headers["x-request-id"] != "theirs" and headers["x-kept"] == "yes"
     assert headers["cookie"] == "a=1; b=2"
     assert not {"authorization", "forwarded", "x_subject", "connection"} & set(headers)
+    # It has a machine, which enters Vault with an account of its own.
+    assert not {"x-assertion", "x-gateway", "x_gateway"} & set(headers)
     assert answer.headers["set-cookie"] == "a=b; Path=/"
     assert "x-hop" not in answer.headers
+
+
+@pytest.mark.parametrize("http2", [False, True])
+def test_the_shared_runtime_gets_a_word_for_the_one_request(gateway: Gateway, http2: bool) -> None:
+    with client(gateway, tenant="robin", http2=http2) as session:
+        theirs = {"X-Assertion": "theirs", "x_assertion": "theirs", "X-Gateway": "https://theirs"}
+        told = [session.get("/", headers=theirs).json()["headers"] for _ in range(2)]
+    first, second = ({name.lower(): value for name, value in headers} for headers in told)
+    assert [len(headers) for headers in told] == [len(first), len(second)]
+    assert "x_assertion" not in first
+    assert first["x-gateway"] == "https://192.0.2.7:8444"
+    claims = jwt.decode(
+        first["x-assertion"],
+        KEYS["assertions"].public_key(),
+        algorithms=["EdDSA"],
+        audience="vault",
+        issuer="gateway",
+        options={"require": ["exp", "nbf", "iat", "jti", "sub"]},
+    )
+    assert (claims["tenant"], claims["sub"]) == ("robin", "ada")
+    assert claims["exp"] - claims["iat"] == 60
+    assert first["x-assertion"] != second["x-assertion"]
+    # Both requests are over.
+    for headers in (first, second):
+        with pytest.raises(OverError, match="is over"):
+            gateway.assertions.renewed(headers["x-assertion"])
 
 
 @pytest.mark.parametrize("http2", [False, True])

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +28,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
         "REDIS_URL": "redis://gateway@127.0.0.1:1",
         "REDIS_PASSWORD_FILE": str(tmp_path / "password"),
         "OPERATOR_KEYS": str(tmp_path / "operators.json"),
+        "ASSERTION_KEY": str(tmp_path / "key.pem"),
         "ROUTES_NAMESPACE": "gateway",
     }
 
@@ -81,3 +83,28 @@ def test_no_keys_of_operators_is_told_in_one_line(environment: dict[str, str]) -
     assert refused.returncode == 1
     (told,) = refused.stderr.splitlines()
     assert "(OPERATOR_KEYS) holds no JWK set of the operators' public keys" in told
+
+
+@pytest.mark.parametrize(
+    "key", [None, b"", b"-----BEGIN PRIVATE KEY-----\n-----END PRIVATE KEY-----\n", "of another kind"]
+)
+def test_no_key_that_vouches_for_requests_is_told_in_one_line(environment: dict[str, str], key: Any) -> None:
+    (Path(environment["OPERATOR_KEYS"])).write_text(
+        '{"keys": [{"kty": "OKP", "crv": "Ed25519", "kid": "a", '
+        '"x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}'
+    )
+    if key == "of another kind":
+        key = Path(environment["TLS_KEY"]).read_bytes()
+    if key is not None:
+        Path(environment["ASSERTION_KEY"]).write_bytes(key)
+
+    refused = start(environment)
+
+    assert refused.returncode == 1
+    (told,) = refused.stderr.splitlines()
+    assert "(ASSERTION_KEY) holds no private Ed25519 key in PEM, so the gateway does not start" in told
+
+
+def test_agents_are_told_the_address_of_this_replica(environment: dict[str, str]) -> None:
+    assert Settings.read(environment).agents_at == "https://127.0.0.1:8444"
+    assert Settings.read({**environment, "POD_IP": "fd00::7"}).agents_at == "https://[fd00::7]:8444"

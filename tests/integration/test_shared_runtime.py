@@ -1,0 +1,119 @@
+"""The runtime that starters share: what serves them through the gateway, and what Vault makes of its word."""
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jwt
+import pytest
+import urllib3
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hvac.exceptions import Forbidden, InvalidRequest  # type: ignore[import-untyped]
+from kubernetes import client
+
+from tests.integration.belongings import signing_key
+from tests.integration.conftest import Platform
+
+pytestmark = pytest.mark.integration
+
+STARTER = "bluebird"
+FORGED: dict[str, Any] = {}
+"""All that it says is right, and somebody else has signed it."""
+
+
+@pytest.fixture(scope="module")
+def ask(platform: Platform) -> Callable[..., tuple[int, str]]:
+    """Ask the starter's agent through the gateway, as its customer."""
+    exports = platform.exports()
+    host, _, port = exports["GATEWAY"].rpartition(":")
+    name = f"{STARTER}.{host}"
+    pool = urllib3.HTTPSConnectionPool(
+        "127.0.0.1",
+        int(port),
+        server_hostname=name,
+        assert_hostname=name,
+        ca_certs=exports["GATEWAY_CA"],
+        retries=False,
+    )
+    token = platform.run("token", STARTER).stdout.strip()
+    headers = {"Host": f"{name}:{port}", "Authorization": f"Bearer {token}"}
+
+    def call(method: str, path: str, body: Any = None, **more: str) -> tuple[int, str]:
+        sent = None if body is None else json.dumps(body)
+        answer = pool.request(method, path, body=sent, headers={**headers, **more}, timeout=60)
+        return answer.status, answer.data.decode()
+
+    return call
+
+
+def test_a_starter_is_answered_and_leaves_no_login_behind(
+    platform: Platform, ask: Callable[..., tuple[int, str]]
+) -> None:
+    def logins() -> list[str]:
+        vault = platform.vault()
+        tokens = (
+            vault.lookup_token(accessor, accessor=True)["data"]
+            for accessor in vault.list("auth/token/accessors")["data"]["keys"]
+        )
+        return [token["path"] for token in tokens if f"tenant-{STARTER}" in token["policies"]]
+
+    status, said = ask("POST", "/v1/agent", {"prompt": "write here.txt: a word"})
+    assert (status, "event: done" in said) == (200, True), said
+    # What a client says of itself is nobody's word.
+    status, _ = ask(
+        "GET", "/", **{"X-Tenant": "acme", "X-Assertion": "theirs", "X-Gateway": "https://theirs"}
+    )
+    assert status == 200
+    deadline = time.monotonic() + 30
+    while logins():
+        assert time.monotonic() < deadline, logins()
+        time.sleep(0.2)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"exp": -120, "nbf": -240},
+        {"nbf": 120, "exp": 180},
+        {"aud": "gateway"},
+        {"aud": None},
+        {"iss": "somebody"},
+        {"tenant": "acme"},
+        {"tenant": None},
+        FORGED,
+    ],
+)
+def test_vault_takes_no_word_but_the_gateways_for_that_tenant(
+    platform: Platform, wrong: dict[str, Any]
+) -> None:
+    now = time.time()
+    said: dict[str, Any] = {
+        "iss": "gateway",
+        "aud": "vault",
+        "sub": "ada",
+        "tenant": STARTER,
+        "exp": now + 60,
+    }
+
+    def enter(key: Any, claims: dict[str, Any]) -> Any:
+        given = {name: value for name, value in claims.items() if value is not None}
+        shown = jwt.encode(given, key, "EdDSA")
+        return platform.vault().write("auth/jwt/login", role=f"tenant-{STARTER}", jwt=shown)
+
+    entered = enter(signing_key(platform), said)["auth"]
+    assert (entered["policies"], entered["lease_duration"]) == ([f"tenant-{STARTER}"], 900)
+    platform.vault(entered["client_token"]).auth.token.revoke_self()
+    moments: dict[str, Any] = {name: now + wrong[name] for name in ("exp", "nbf") if name in wrong}
+    key = Ed25519PrivateKey.generate() if wrong == FORGED else signing_key(platform)
+    with pytest.raises((InvalidRequest, Forbidden)):
+        enter(key, {**said, **wrong, **moments})
+
+
+def test_the_account_of_the_shared_runtime_is_let_in_as_nobody(platform: Platform) -> None:
+    vault = platform.vault()
+    request = client.AuthenticationV1TokenRequest(spec=client.V1TokenRequestSpec(audiences=["vault"]))
+    issued = platform.core().create_namespaced_service_account_token("agent-runtime", "runtime", request)
+    for tenant in (tenant["id"] for tenant in platform.status()["tenants"]):
+        with pytest.raises((InvalidRequest, Forbidden)):
+            vault.write("auth/kubernetes/login", role=f"tenant-{tenant}", jwt=issued.status.token)
