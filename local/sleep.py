@@ -1,12 +1,15 @@
 """Which tenants are awake and why, as the idle suspender and the gateway leave it in Redis."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import redis
+from redis.asyncio import Redis
 
 from local.machines import Tenant
 from local.servers import redis as server
+from services.activity.connection import UNREACHABLE
+from services.activity.store import Activity, Verdict
 
 _STATES = {
     **dict.fromkeys(("Running", "Available"), "awake"),
@@ -15,7 +18,6 @@ _STATES = {
     **dict.fromkeys(("Stopping", "Terminating"), "falling asleep"),
 }
 _BY_ROSTER = {"suspended": "suspended in the roster", "offboarding": "leaves"}
-_PREFIXES = {"left": "left running: ", "failed": "not suspended: "}
 _SECONDS = 3.0
 
 
@@ -25,42 +27,41 @@ def explain(observed: Sequence[Tenant]) -> tuple[list[dict[str, Any]], str]:
     `last_wake` is what the gateway noted of it, by name, in seconds.
     """
     machines = [tenant for tenant in observed if tenant["served_by"] == "machine"]
+    notes: tuple[dict[str, Verdict] | None, dict[str, dict[str, float]]] = (None, {})
     trouble = ""
     try:
-        notes = _notes([tenant["id"] for tenant in machines])
-    except redis.RedisError as error:
-        notes = {}
+        notes = asyncio.run(_notes([tenant["id"] for tenant in machines]))
+    except UNREACHABLE as error:
         trouble = (
             f"Redis does not answer ({error}), so why a machine is awake or asleep, and when it woke, is not "
             "known; nothing is suspended meanwhile. `make up` starts Redis again."
         )
-    return [_explained(tenant, notes.get(tenant["id"])) for tenant in observed], trouble
+    return [_explained(tenant, *notes) for tenant in observed], trouble
 
 
-def _notes(tenants: Sequence[str]) -> dict[str, tuple[dict[str, str], dict[str, str]]]:
+async def _notes(tenants: Sequence[str]) -> tuple[dict[str, Verdict], dict[str, dict[str, float]]]:
     """Each tenant's verdict and last wake."""
-    client = redis.Redis.from_url(
+    async with Redis.from_url(
         server.environment()["REDIS_URL"],
         decode_responses=True,
+        encoding_errors="replace",
         socket_timeout=_SECONDS,
         socket_connect_timeout=_SECONDS,
-    )
-    with client, client.pipeline(transaction=False) as pipeline:
-        for tenant in tenants:
-            pipeline.hgetall(f"suspension:{tenant}:verdict")
-            pipeline.hgetall(f"activity:{tenant}:wake")
-        answers = pipeline.execute()
-    return dict(zip(tenants, zip(answers[::2], answers[1::2], strict=True), strict=True))
+    ) as client:
+        activity = Activity(client)
+        return await activity.verdicts(tenants), await activity.wakes(tenants)
 
 
-def _explained(tenant: Tenant, notes: tuple[dict[str, str], dict[str, str]] | None) -> dict[str, Any]:
+def _explained(
+    tenant: Tenant, verdicts: Mapping[str, Verdict] | None, wakes: Mapping[str, dict[str, float]]
+) -> dict[str, Any]:
     sleep = _STATES.get(tenant["status"], str(tenant["status"]))
-    verdict, wake = notes or ({}, {})
+    swept = "not known" if verdicts is None else _of_the_sweep(sleep, verdicts.get(tenant["id"]))
     return {
         **tenant,
         "sleep": sleep,
-        "reason": _of_the_roster(tenant) or (_of_the_sweep(sleep, verdict) if notes else "not known"),
-        "last_wake": {name: float(value) for name, value in wake.items()} or None,
+        "reason": _of_the_roster(tenant) or swept,
+        "last_wake": wakes.get(tenant["id"]),
     }
 
 
@@ -71,9 +72,8 @@ def _of_the_roster(tenant: Tenant) -> str:
     return "" if served_by == "machine" else f"never sleeps: served by a {served_by}"
 
 
-def _of_the_sweep(sleep: str, verdict: Mapping[str, str]) -> str:
+def _of_the_sweep(sleep: str, verdict: Verdict | None) -> str:
     """What the suspender said last, unless the machine has been started or stopped since."""
-    suspended = verdict.get("decision") == "suspended"
-    if verdict and suspended == (sleep in ("asleep", "falling asleep")):
-        return f"{_PREFIXES.get(verdict['decision'], '')}{verdict['reason']}"
+    if verdict and (verdict.decision == "suspended") == (sleep in ("asleep", "falling asleep")):
+        return verdict.told()
     return {"awake": "started since the last sweep", "asleep": "not stopped by the suspender"}.get(sleep, "")

@@ -48,6 +48,8 @@ def connect() -> Redis:
         port=url.port or 6379,
         credential_provider=_File(url.username or "default", Path(os.environ["REDIS_PASSWORD_FILE"])),
         decode_responses=True,
+        # One key with bytes that are no text must not make the answer about all keys unreadable.
+        encoding_errors="replace",
         socket_timeout=_SECONDS,
         socket_connect_timeout=_SECONDS,
         health_check_interval=30,

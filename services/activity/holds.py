@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from services.activity.connection import UNREACHABLE
-from services.activity.store import HOLD_SECONDS, Activity, Kind, Standing
+from services.activity.store import HOLD_SECONDS, Activity, Kind, Standing, Unreadable
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,8 @@ class Holds:
     _open: Counter[_Key] = field(default_factory=Counter)
     _holds: dict[_Key, _Hold] = field(default_factory=dict)
     _entering: dict[_Key, "asyncio.Task[Standing]"] = field(default_factory=dict)
+    _unreadable: dict[str, str] = field(default_factory=dict)
+    """What was told of tenants that cannot be held."""
 
     async def enter(self, tenant: str, kind: Kind = "request") -> Standing:
         """Hold the machine for one more request or stream, before anything else is done for it.
@@ -80,8 +82,10 @@ class Holds:
 
     async def _enter(self, key: _Key) -> Standing:
         try:
-            await self._take([key])
-            return self._holds[key].standing
+            (standing,) = await self._take([key])
+            if isinstance(standing, Unreadable):
+                raise standing
+            return standing
         finally:
             del self._entering[key]
 
@@ -94,11 +98,29 @@ class Holds:
         # After the holds: who sees that this gateway reports, sees what it reports.
         await self.activity.alive()
 
-    async def _take(self, keys: list[_Key]) -> None:
+    async def _take(self, keys: list[_Key]) -> list[Standing | Unreadable]:
+        """Hold all that can be held: what is wrong with one tenant's keys is no other's loss."""
         until = time.monotonic() + HOLD_SECONDS
         standings = await self.activity.enter([(tenant, f"{self.instance}/{kind}") for tenant, kind in keys])
         for key, standing in zip(keys, standings, strict=True):
-            self._holds[key] = _Hold(standing, until)
+            if isinstance(standing, Unreadable):
+                self._holds.pop(key, None)
+            else:
+                self._holds[key] = _Hold(standing, until)
+            self._tell(key[0], standing)
+        return standings
+
+    def _tell(self, tenant: str, standing: Standing | Unreadable) -> None:
+        """Log once that a tenant cannot be held, and once that it can be again."""
+        told = self._unreadable.pop(tenant, None)
+        if isinstance(standing, Unreadable):
+            self._unreadable[tenant] = str(standing)
+            if told != str(standing):
+                log.error(
+                    "%s is not held, and left running, as Redis has what is not ours: %s", tenant, standing
+                )
+        elif told is not None:
+            log.info("%s is held again", tenant)
 
 
 def _fetch(task: "asyncio.Task[Standing]") -> None:

@@ -7,14 +7,15 @@ Keys: `activity:TENANTâ€¦` is written by the gateway alone, `suspension:TENANTâ€
 """
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from redis.asyncio import Redis
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, RedisError
 
 Kind = Literal["request", "stream"]
 Signal = Literal["ssh", "load", "network"]
@@ -36,6 +37,12 @@ LEASE_CAP_SECONDS = 4 * 3600
 _LEASES = 32
 _FOLDER = Path(__file__).parent / "lua"
 _SWEEP = "suspension::sweep"
+_LARGEST = 10**11
+"""Seconds: no time or span that the platform writes is as large, or below nothing."""
+
+
+class Unreadable(RedisError):  # noqa: N818 - it is a state of one tenant, not of the connection
+    """What Redis keeps of one tenant is nothing that the platform writes; names key and value."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +108,10 @@ class Verdict:
     reason: str
     at: float
 
+    def told(self) -> str:
+        """Return the reason, after what it has led to if that is neither sleep nor activity."""
+        return {"left": "left running: ", "failed": "not suspended: "}.get(self.decision, "") + self.reason
+
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
@@ -111,6 +122,16 @@ class Published:
     reason: str
     since: float
     """When the machine began to run; the time awake is counted from there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noted:
+    """What became of a verdict that was handed in."""
+
+    before: str
+    """The decision before; empty: there was none."""
+    uncounted: str = ""
+    """Why the time awake is not counted; empty: it is."""
 
 
 class Activity:
@@ -124,12 +145,15 @@ class Activity:
 
     # The gateway's side.
 
-    async def enter(self, holders: Sequence[tuple[str, str]]) -> list[Standing]:
-        """Hold machines, each given as tenant and holder (`INSTANCE/KIND`), for `HOLD_SECONDS`."""
+    async def enter(self, holders: Sequence[tuple[str, str]]) -> list[Standing | Unreadable]:
+        """Hold machines, each given as tenant and holder (`INSTANCE/KIND`), for `HOLD_SECONDS`.
+
+        One that is unreadable is not held, and never found idle.
+        """
         if not holders:
             return []
         found = await self._json("enter", *(part for holder in holders for part in holder))
-        return [_standing(each) for each in found]
+        return [Unreadable(each["unreadable"]) if "unreadable" in each else _standing(each) for each in found]
 
     async def standing(self, tenant: str) -> Standing:
         """Where the machine stands now."""
@@ -194,53 +218,52 @@ class Activity:
         """Give the claim back; only if it is certain that no stop will arrive."""
         await self._run("settle", tenant, by, "withdrawn")
 
-    async def publish(self, month: str, verdicts: Sequence[Published]) -> list[str]:
-        """Publish verdicts and count time awake to `month` (YYYY-MM); return the decisions before."""
+    async def publish(self, month: str, verdicts: Sequence[Published]) -> list[Noted]:
+        """Publish verdicts and count time awake to `month` (YYYY-MM)."""
         if not verdicts:
             return []
         told = (part for each in verdicts for part in (each.tenant, each.decision, each.reason, each.since))
-        before: list[str] = await self._json("publish", month, *told)
-        return before
+        return [Noted(**each) for each in await self._json("publish", month, *told)]
 
     async def record_sweep(self, counts: Mapping[str, float]) -> None:
         """Keep the summary of a sweep, with `at`."""
-        await self._redis.hset(_SWEEP, items=[part for pair in counts.items() for part in pair])
+        await self._run("summary", *(part for pair in counts.items() for part in pair))
 
     # For whoever shows it.
 
-    async def last_sweep(self) -> dict[str, float]:
-        """The summary of the last sweep; empty if there was none."""
+    async def last_sweep(self) -> dict[str, float] | None:
+        """The summary of the last sweep; empty if there was none, None if it is unreadable."""
         (found,) = await self._hashes([_SWEEP])
-        return {name: float(value) for name, value in found.items()}
+        figures = _figures(found)
+        return None if isinstance(found, RedisError) or len(figures) < len(found) else figures
 
     async def verdicts(self, tenants: Sequence[str]) -> dict[str, Verdict]:
         """The last verdict on each tenant's machine, if there is one."""
         found = await self._hashes(f"suspension:{tenant}:verdict" for tenant in tenants)
-        return {
-            tenant: Verdict(decision=each["decision"], reason=each["reason"], at=float(each["at"]))
-            for tenant, each in zip(tenants, found, strict=True)
-            if each
-        }
+        return {tenant: _verdict(each) for tenant, each in zip(tenants, found, strict=True) if each}
 
     async def awake_seconds(self, tenants: Sequence[str], month: str) -> dict[str, float]:
-        """How long each tenant's machine was awake in `month` (YYYY-MM)."""
+        """How long each tenant's machine was awake in `month` (YYYY-MM), of those whose time is readable."""
         found = await self._hashes(f"suspension:{tenant}:usage" for tenant in tenants)
-        return {tenant: float(each.get(month, 0)) for tenant, each in zip(tenants, found, strict=True)}
+        seconds = {
+            tenant: _number(each.get(month, 0))
+            for tenant, each in zip(tenants, found, strict=True)
+            if not isinstance(each, RedisError)
+        }
+        return {tenant: awake for tenant, awake in seconds.items() if awake is not None}
 
     async def wakes(self, tenants: Sequence[str]) -> dict[str, dict[str, float]]:
         """The last wake of each tenant's machine, if there was one: `at`, and what was recorded."""
         found = await self._hashes(f"activity:{tenant}:wake" for tenant in tenants)
-        return {
-            tenant: {name: float(value) for name, value in each.items()}
-            for tenant, each in zip(tenants, found, strict=True)
-            if each
-        }
+        wakes = {tenant: _figures(each) for tenant, each in zip(tenants, found, strict=True)}
+        return {tenant: wake for tenant, wake in wakes.items() if wake}
 
-    async def _hashes(self, keys: Iterable[str]) -> list[dict[str, Any]]:
+    async def _hashes(self, keys: Iterable[str]) -> list[dict[str, str] | RedisError]:
+        """What the hashes hold; what Redis says of one that is none."""
         async with self._redis.pipeline(transaction=False) as pipeline:
             for key in keys:
                 pipeline.hgetall(key)
-            found: list[dict[str, Any]] = await pipeline.execute()
+            found: list[dict[str, str] | RedisError] = await pipeline.execute(raise_on_error=False)
         return found
 
     async def _json(self, script: str, *arguments: str | float) -> Any:
@@ -272,3 +295,31 @@ def _standing(found: Mapping[str, Any]) -> Standing:
         generation=int(found["generation"]),
         claim=Claim(state=claim["state"], seconds=float(claim["seconds"])) if claim else None,
     )
+
+
+def _verdict(found: Mapping[str, str] | RedisError) -> Verdict:
+    """Read a verdict; one that makes no sense is one to leave the machine running, and says so."""
+    if isinstance(found, RedisError):
+        return Verdict(decision="left", reason=f"its last verdict cannot be read: {found}", at=0)
+    decision, at = found.get("decision"), _number(found.get("at"))
+    known = next((each for each in get_args(Decision) if each == decision), None)
+    if known is None or at is None or "reason" not in found:
+        odd = ", ".join(f'{name} "{found.get(name, "")[:40]}"' for name in ("decision", "reason", "at"))
+        return Verdict(decision="left", reason=f"its last verdict cannot be read: {odd}", at=0)
+    return Verdict(decision=known, reason=found["reason"], at=at)
+
+
+def _figures(found: Mapping[str, str] | RedisError) -> dict[str, float]:
+    """Return the figures of a hash, without what is no number of ours."""
+    if isinstance(found, RedisError):
+        return {}
+    read = {name: _number(text) for name, text in found.items()}
+    return {name: value for name, value in read.items() if value is not None}
+
+
+def _number(text: str | float | None) -> float | None:
+    try:
+        value = float(text if text is not None else math.nan)
+    except ValueError:
+        return None
+    return value if 0 <= value < _LARGEST else None

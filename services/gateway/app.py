@@ -169,8 +169,8 @@ class App:
         try:
             return True, (await self._holds.enter(route.tenant, kind)).claim
         except UNREACHABLE as error:
-            # Without Redis the suspender stops nobody, so the request is safe as it is.
-            log.warning("%s is not held while Redis is away: %s", route.tenant, error)
+            # Whom Redis cannot tell of, the suspender does not stop, so the request is safe as it is.
+            log.warning("%s is not held: %s", route.tenant, error)
             return False, None
 
     async def _lead(

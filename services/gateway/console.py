@@ -72,7 +72,7 @@ async def _published(routes: Sequence[Route], activity: Activity) -> _Published:
             verdicts=await activity.verdicts(tenants),
             awake=await activity.awake_seconds(tenants, month),
             wakes=await activity.wakes(tenants),
-            sweep=await activity.last_sweep(),
+            sweep=await activity.last_sweep() or {},
         )
     except UNREACHABLE as error:
         log.warning("the console goes without Redis: %s", error)
@@ -82,9 +82,8 @@ async def _published(routes: Sequence[Route], activity: Activity) -> _Published:
 
 def _tenant(route: Route, state: State, published: _Published) -> dict[str, Any]:
     """Return what is told of a tenant, as `/tenants.json` has it."""
-    has_machine, hours = route.served_by == "machine", None
-    if has_machine and not published.problem:
-        hours = published.awake.get(route.tenant, 0) / 3600
+    seconds = published.awake.get(route.tenant) if route.served_by == "machine" else None
+    hours = None if seconds is None else seconds / 3600
     return {
         "tenant": route.tenant,
         "tier": route.tier,
@@ -118,7 +117,7 @@ def _why(route: Route, state: State, verdict: Verdict | None) -> str:
         return "has no machine, and does not sleep"
     if state.phase in ("queued", "start", "boot", "ready"):
         return "a request wakes it"
-    return verdict.reason if verdict else ""
+    return verdict.told() if verdict else ""
 
 
 def _cost(route: Route, hours: float | None) -> float | None:

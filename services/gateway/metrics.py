@@ -85,7 +85,7 @@ async def _suspender(routes: Routes, activity: Activity) -> bytes:
         verdicts = await activity.verdicts(
             [route.tenant for route in routes.all() if route.served_by == "machine"]
         )
-        figures = await activity.last_sweep()
+        figures = await activity.last_sweep() or {}
     except UNREACHABLE as error:
         log.warning("no metrics of the idle suspender: %s", error)
         return b""

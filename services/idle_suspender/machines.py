@@ -16,6 +16,10 @@ DEFAULT_IDLE_SECONDS = 900
 
 Object = dict[str, Any]
 
+_STRATEGIES = ("RerunOnFailure", "Manual")
+"""With these, KubeVirt's `stop` and `start` leave what the program declared as it is."""
+_LIMIT_DIGITS = 9
+
 
 @dataclass(frozen=True, kw_only=True)
 class Running:
@@ -37,18 +41,39 @@ class Running:
 
 
 def running(machine: Object) -> Running | None:
-    """Read a VirtualMachine; None: it does not run."""
+    """Read a VirtualMachine; None: it does not run. One that makes no sense is left running, and says why."""
+    try:
+        return _running(machine)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        metadata = machine["metadata"]
+        return Running(
+            tenant=metadata["labels"][TENANT],
+            namespace=metadata["namespace"],
+            name=metadata["name"],
+            uid=metadata["uid"],
+            since=None,
+            limit=0,
+            left=f"what KubeVirt says of it cannot be read ({type(error).__name__}: {error})",
+        )
+
+
+def _running(machine: Object) -> Running | None:
     metadata, status = machine["metadata"], machine.get("status") or {}
     state = status.get("printableStatus")
+    if not isinstance(state, str | None):
+        raise TypeError(f"printableStatus is {state}")
     if state not in ("Running", "Migrating", "Paused"):
         return None
     tenant, namespace = metadata["labels"][TENANT], metadata["namespace"]
     ready: Object = next((each for each in status.get("conditions") or () if each["type"] == "Ready"), {})
     since = _time(ready.get("lastTransitionTime")) if ready.get("status") == "True" else None
     told = (metadata.get("annotations") or {}).get(IDLE_SECONDS, str(DEFAULT_IDLE_SECONDS))
-    limit = int(told) if told.isascii() and told.isdecimal() else 0
+    limit = int(told) if told.isascii() and told.isdecimal() and len(told) <= _LIMIT_DIGITS else 0
+    strategy = (machine.get("spec") or {}).get("runStrategy")
     reasons = {
         f"it is not in its tenant's namespace but in {namespace}": namespace != f"tenant-{tenant}",
+        f"its run strategy is {strategy}, not one of {' and '.join(_STRATEGIES)}": strategy
+        not in _STRATEGIES,
         "it migrates to another node": state == "Migrating",
         "it is paused": state == "Paused",
         "it is being deleted": metadata.get("deletionTimestamp") is not None,
@@ -56,7 +81,7 @@ def running(machine: Object) -> Running | None:
         "it is being restored": status.get("restoreInProgress") is not None,
         "a start or stop of it is under way": bool(status.get("stateChangeRequests")),
         "it is not ready": since is None,
-        f'its {IDLE_SECONDS} is "{told}", which is no number of seconds': limit < 1,
+        f'its {IDLE_SECONDS} is "{told[:40]}", which is no number of seconds': limit < 1,
     }
     return Running(
         tenant=tenant,

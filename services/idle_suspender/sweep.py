@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
 
+from redis.exceptions import ResponseError
+
 from services.activity.store import Activity, Decision, Published
 from services.idle_suspender.machines import TENANT, Object, Running, running
 from services.idle_suspender.reasons import duration, explain
@@ -64,7 +66,12 @@ class Sweep:
         """Why no clock can be relied upon."""
         if abs(off := now - self._clock()) > _CLOCKS_DIFFER_SECONDS:
             return f"Redis' clock and this computer's differ by {duration(abs(off))}"
-        last = (await self._activity.last_sweep()).get("at", 0)
+        sweep = await self._activity.last_sweep()
+        if sweep is None:
+            return (
+                "what Redis keeps of the last sweep cannot be read, so its clock may have jumped back since"
+            )
+        last = sweep.get("at", 0)
         if last > now + 1:
             return f"Redis' clock has jumped back by {duration(last - now)} or more since the last sweep"
         return None
@@ -102,7 +109,12 @@ class Sweep:
     async def _suspend(self, machine: Running) -> _Verdict:
         async with self._requests:
             begun, by = time.monotonic(), uuid.uuid4().hex
-            found = await self._activity.claim(machine.judged(), by)
+            try:
+                found = await self._activity.claim(machine.judged(), by)
+            except ResponseError as error:
+                return _Verdict(
+                    machine=machine, decision="left", reason=f"Redis refuses to claim it: {error}"
+                )
             decision, reason = explain(found)
             if found.kind == "idle":
                 decision, reason = await self._stop(machine, by, begun, reason)
@@ -128,7 +140,7 @@ class Sweep:
         return "suspended", idle
 
     async def _publish(self, verdicts: list[_Verdict], now: float) -> None:
-        before = await self._activity.publish(
+        noted = await self._activity.publish(
             f"{datetime.fromtimestamp(now, UTC):%Y-%m}",
             [
                 Published(
@@ -142,9 +154,12 @@ class Sweep:
         )
         told = [
             verdict
-            for verdict, last in zip(verdicts, before, strict=True)
-            if verdict.decision == "suspended" or (verdict.decision == "failed" and last != "failed")
+            for verdict, note in zip(verdicts, noted, strict=True)
+            if verdict.decision == "suspended" or (verdict.decision == "failed" and note.before != "failed")
         ]
+        for verdict, note in zip(verdicts, noted, strict=True):
+            if note.uncounted:
+                log.error("%s: its time awake is not counted: %s", verdict.machine.tenant, note.uncounted)
         for verdict in told:
             log.info("%s %s: %s", verdict.machine.tenant, verdict.decision, verdict.reason)
         await asyncio.gather(*(self._event(verdict) for verdict in told))

@@ -58,6 +58,20 @@ def test_a_verdict_from_before_the_machine_changed_is_not_told(notes: "redis.Red
     }
 
 
+def test_what_redis_keeps_of_one_tenant_hides_no_other(notes: "redis.Redis") -> None:
+    notes.set("suspension:lynx:verdict", "of another type")
+    notes.hset("suspension:mole:verdict", mapping={"decision": "left"})
+    notes.hset("suspension:newt:verdict", mapping=verdict("awake", "request 3 s ago"))
+    notes.hset("activity:newt:wake", mapping={"seconds": "soon", "boot": 2.5})
+
+    awake = [tenant(name, "Running") for name in ("lynx", "mole", "newt")]
+    reasons = told(*awake)
+    assert reasons["newt"] == ("awake", "request 3 s ago")
+    for odd in ("lynx", "mole"):
+        assert reasons[odd][1].startswith("left running: its last verdict cannot be read: ")
+    assert [one["last_wake"] for one in sleep.explain(awake)[0]] == [None, None, {"boot": 2.5}]
+
+
 def test_what_is_no_machine_or_not_active_needs_no_sweep(notes: "redis.Redis") -> None:
     assert told(
         tenant("goat", "Available", "deployment"),

@@ -49,6 +49,7 @@ class Valkey:
                 username=user,
                 password=PASSWORD if user != "default" else None,
                 decode_responses=True,
+                encoding_errors="replace",
             )
         )
 

@@ -7,21 +7,25 @@ local leases, taken = activity(tenant) .. ':leases', activity(tenant) .. ':lease
 if claim(tenant) then
   return cjson.encode({refused = 'suspending'})
 end
-for _, lapsed in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', stored(now))) do
-  local limit = tonumber(redis.call('HGET', taken, lapsed) or now) + cap
-  if tonumber(redis.call('ZSCORE', leases, lapsed)) < limit - 0.01 then
-    redis.call('ZREM', leases, lapsed)
-    redis.call('HDEL', taken, lapsed)
+
+local function taken_at(lease)
+  return number(ask('HGET', taken, lease) or stored(now), taken .. ' ' .. lease)
+end
+
+for _, lapsed in ipairs(ask('ZRANGEBYSCORE', leases, '-inf', stored(now))) do
+  if tonumber(ask('ZSCORE', leases, lapsed)) < taken_at(lapsed) + cap - 0.01 then
+    ask('ZREM', leases, lapsed)
+    ask('HDEL', taken, lapsed)
   end
 end
-local since = tonumber(redis.call('HGET', taken, name) or now)
+local since = taken_at(name)
 if since + cap <= now then
   return cjson.encode({refused = 'cap'})
 end
-if not redis.call('ZSCORE', leases, name) and redis.call('ZCARD', leases) >= most then
+if not ask('ZSCORE', leases, name) and ask('ZCARD', leases) >= most then
   return cjson.encode({refused = 'many'})
 end
 local expiry = math.min(now + seconds, since + cap)
-redis.call('ZADD', leases, stored(expiry), name)
-redis.call('HSET', taken, name, stored(since))
+ask('ZADD', leases, stored(expiry), name)
+ask('HSET', taken, name, stored(since))
 return cjson.encode({['until'] = expiry})

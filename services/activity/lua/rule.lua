@@ -1,13 +1,18 @@
 -- When a machine is idle. There is this one rule: it judges all machines, and again whichever is claimed.
 
--- Why nothing in here can be relied upon, or nil.
-local function doubt()
-  local gateway = redis.call('HMGET', 'activity::gateway', 'since', 'until')
-  if not gateway[2] or tonumber(gateway[2]) <= now then
+local function unreadable(odd)
+  return {kind = 'unreadable', who = odd}
+end
+
+local function unsafe_doubt()
+  local key = 'activity::gateway'
+  local gateway = ask('HMGET', key, 'since', 'until')
+  if number(gateway[2] or '0', key .. ' until') <= now then
     return {kind = 'no gateway'}
   end
-  if now - tonumber(gateway[1]) < HOLD_SECONDS then
-    return {kind = 'new gateway', seconds = now - tonumber(gateway[1])}
+  local reported = now - number(gateway[1] or '', key .. ' since')
+  if reported < HOLD_SECONDS then
+    return {kind = 'new gateway', seconds = reported}
   end
   -- What was written in its last second may be lost; whoever still holds a machine says so again within ten.
   local uptime = tonumber(string.match(redis.call('INFO', 'server'), 'uptime_in_seconds:(%d+)'))
@@ -16,14 +21,17 @@ local function doubt()
   end
 end
 
+-- Why nothing in here can be relied upon, or nil.
+local function doubt()
+  local found, odd = alone(unsafe_doubt)
+  return found or odd and unreadable(odd)
+end
+
 local function last_sign(tenant, since)
   local last, signal = since, 'started'
-  local fields = redis.call('HGETALL', activity(tenant))
+  local fields = ask('HGETALL', activity(tenant))
   for i = 1, #fields, 2 do
-    local at = tonumber(fields[i + 1])
-    if not at or at ~= at then
-      error(activity(tenant) .. ' has "' .. fields[i] .. '" at "' .. fields[i + 1] .. '", which is no time')
-    end
+    local at = number(fields[i + 1], activity(tenant) .. ' ' .. fields[i])
     if at > last then
       last, signal = at, fields[i]
     end
@@ -31,18 +39,25 @@ local function last_sign(tenant, since)
   return last, signal
 end
 
+-- Who keeps the machine awake for longest, and until when, by a sorted set of such times.
+local function live(key)
+  local found = ask('ZREVRANGEBYSCORE', key, '+inf', '(' .. stored(now), 'WITHSCORES', 'LIMIT', 0, 1)
+  if found[1] then
+    return found[1], number(found[2], key .. ' ' .. found[1])
+  end
+end
+
 local function unsafe_judge(tenant, limit, since)
   if claim_seconds(tenant) > 0 then
     return {kind = 'claimed'}
   end
-  local key, live = activity(tenant), '(' .. stored(now)
-  local hold = redis.call('ZREVRANGEBYSCORE', key .. ':holds', '+inf', live, 'LIMIT', 0, 1)
-  if hold[1] then
-    return {kind = 'hold', who = hold[1]}
+  local holder = live(activity(tenant) .. ':holds')
+  if holder then
+    return {kind = 'hold', who = holder}
   end
-  local lease = redis.call('ZREVRANGEBYSCORE', key .. ':leases', '+inf', live, 'WITHSCORES', 'LIMIT', 0, 1)
-  if lease[1] then
-    return {kind = 'lease', who = lease[1], at = tonumber(lease[2])}
+  local lease, ends = live(activity(tenant) .. ':leases')
+  if lease then
+    return {kind = 'lease', who = lease, at = ends}
   end
   local last, signal = last_sign(tenant, since)
   if last > now + CLOCKS_DIFFER_SECONDS then
@@ -55,9 +70,8 @@ local function unsafe_judge(tenant, limit, since)
 end
 
 local function judge(tenant, limit, since)
-  local parsed, found = pcall(unsafe_judge, tenant, tonumber(limit), tonumber(since))
-  if parsed then
-    return found
-  end
-  return {kind = 'unreadable', who = type(found) == 'table' and found.err or tostring(found)}
+  local found, odd = alone(unsafe_judge, tenant, tonumber(limit), tonumber(since))
+  found = found or unreadable(odd)
+  found.who = found.who and string.sub(found.who, 1, 200)
+  return found
 end

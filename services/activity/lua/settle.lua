@@ -1,6 +1,6 @@
 -- Say of one's own claim that the stop is sent, or withdraw it: ARGV tenant, who claimed, 'sent' or 'withdrawn'.
 local key = suspension(ARGV[1])
-if redis.call('HGET', key, 'by') ~= ARGV[2] then
+if redis.pcall('HGET', key, 'by') ~= ARGV[2] then
   return 0
 end
 if ARGV[3] == 'sent' then

@@ -5,7 +5,8 @@ what is kept and its arguments, each is run once per case. What is around them (
 is simulated. Time passes in ticks of 7.5 s and is kept relative to now, so that the states are finitely many.
 
 What is taken for granted: a stop that was sent arrives within 15 s or never; a gateway with a request in
-flight renews its hold; what a watch tells of a machine is at most a tick old.
+flight renews its hold; what a watch tells of a machine is at most a tick old; nothing is declared anew
+between a gateway's last look and its start.
 """
 
 import json
@@ -84,6 +85,10 @@ class State(NamedTuple):
     lease: int | None = None
     """Ticks that the agent's lease lasts yet."""
     agent: Literal["new", "done"] = "new"
+    suspends: bool = False
+    """Whether the tenant is yet to be suspended."""
+    declared: bool = True
+    """Whether the tenant is active and its machine declared to run."""
 
 
 class Broken(Exception):  # noqa: N818 - what the check is for
@@ -98,6 +103,8 @@ class Check:
     scripts: Mapping[str, str]
     withdraws_when_unsure: bool = False
     """A broken suspender: it withdraws its claim when a stop was not answered."""
+    looks_again: bool = True
+    """Whether a gateway looks at what is declared once more, right before it starts."""
     _known: dict[tuple[Kept, str, tuple[object, ...]], tuple[object, Kept]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -145,6 +152,10 @@ class Check:
 
     def _steps(self, state: State) -> Iterator[tuple[str, State | str]]:
         yield "time passes", self._later(state)
+        if state.suspends:
+            yield "the tenant is suspended", state._replace(suspends=False, declared=False)
+        if not state.declared and state.machine in ("starting", "running"):
+            yield "KubeVirt halts it", state._replace(machine="stopping", since=0, lease=None)
         if state.machine == "stopping":
             yield "the machine is off", state._replace(machine="off")
         if state.machine == "starting":
@@ -207,12 +218,10 @@ class Check:
                     looked = Request(request.gateway, "looked", standing["generation"])
                     yield "asks for the generation", _with(state, index, looked)
             case "looked":
-                off = (
-                    request._replace(phase="off")
-                    if state.machine == "off"
-                    else Request(request.gateway, "waiting")
-                )
-                yield "looks whether it is off", _with(state, index, off)
+                looked = Request(request.gateway, "waiting" if state.declared else "done")
+                if state.declared and state.machine == "off":
+                    looked = request._replace(phase="off")
+                yield "looks whether it is off and to run", _with(state, index, looked)
             case "off":
                 begun, kept = self._script("gateway", "started", state.kept, "acme", request.generation)
                 after = state._replace(kept=kept)
@@ -221,10 +230,17 @@ class Check:
                     _with(after, index, Request(request.gateway, "begun" if begun else "waiting")),
                 )
             case "begun":
-                started = state._replace(machine="starting") if state.machine == "off" else state
-                yield "starts it", _with(started, index, Request(request.gateway, "waiting"))
+                yield "looks once more and starts it", self._start(state, index, request)
             case "proxied":
                 yield "is answered", _with(state, index, Request(request.gateway, "done"))
+
+    def _start(self, state: State, index: int, request: Request) -> State | str:
+        if self.looks_again and not state.declared:
+            return _with(state, index, Request(request.gateway, "done"))
+        if state.machine == "off" and not state.declared:
+            return "a machine was started that is declared not to run"
+        started = state._replace(machine="starting") if state.machine == "off" else state
+        return _with(started, index, Request(request.gateway, "waiting"))
 
     def _serve(
         self, state: State, index: int, request: Request, step: str
@@ -235,7 +251,7 @@ class Check:
                 yield f"{step} and waits", _with(state, index, Request(request.gateway, "waiting"))
             elif state.machine == "running":
                 yield f"{step} and proxies", _with(state, index, Request(request.gateway, "proxied"))
-            elif state.machine == "stopping":
+            elif state.machine == "stopping" and state.declared:
                 yield f"{step} and proxies", "a request was proxied to a machine that was being stopped"
             else:
                 yield (

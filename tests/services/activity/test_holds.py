@@ -9,7 +9,7 @@ from redis.exceptions import ConnectionError as NoConnection
 
 from services.activity import holds
 from services.activity.holds import Holds
-from services.activity.store import Activity, Machine, Standing
+from services.activity.store import Activity, Machine, Standing, Unreadable
 from tests.services.valkey import NOW, Valkey, scripts
 
 
@@ -23,7 +23,7 @@ class Counting(Activity):
     def __post_init__(self) -> None:
         super().__init__(self.server.client("gateway"), scripts())
 
-    async def enter(self, holders: Sequence[tuple[str, str]]) -> list[Standing]:
+    async def enter(self, holders: Sequence[tuple[str, str]]) -> list[Standing | Unreadable]:
         """Enter, and remember who."""
         self.taken.append([f"{tenant}:{holder}" for tenant, holder in holders])
         return await super().enter(holders)
@@ -98,7 +98,7 @@ def test_without_redis_a_hold_still_good_serves_and_others_are_told(
         ours = Holds(activity, "gateway-7f")
         await ours.enter("acme")
 
-        async def away(_: Sequence[tuple[str, str]]) -> list[Standing]:
+        async def away(_: Sequence[tuple[str, str]]) -> list[Standing | Unreadable]:
             raise NoConnection("refused")
 
         monkeypatch.setattr(activity, "enter", away)

@@ -9,6 +9,9 @@ _RACES = {
     "two sweeps, a request, a lease": State(requests=(Request("a"),), sweeps=(Sweep(), Sweep())),
     "two gateways, a sweep, a lease": State(requests=(Request("a"), Request("b")), sweeps=(Sweep(),)),
     "two requests, a sweep, a lease": State(requests=(Request("a"), Request("a")), sweeps=(Sweep(),)),
+    "two gateways, a sweep, a tenant that is suspended": State(
+        requests=(Request("a"), Request("b")), sweeps=(Sweep(),), agent="done", suspends=True
+    ),
 }
 
 
@@ -18,11 +21,11 @@ def test_every_interleaving_is_well(redis_server: Valkey, race: str) -> None:
 
 
 _ONE_OF_EACH = State(requests=(Request("a"),), sweeps=(Sweep(),))
-_IDLE = ("if hold[1] then", "if now - last < limit then", "if lease[1] then")
+_IDLE = ("if holder then", "if now - last < limit then", "if lease then")
 _WITHOUT = {
     "a claim looks for holds and signs": ("claim", _IDLE[:2], "if false then"),
     "a claim looks for leases": ("claim", _IDLE[2:], "if false then"),
-    "a request is told of a claim": ("enter", ("if seconds == 0 or",), "if true or"),
+    "a request is told of a claim": ("enter", ("if seconds == 0 then",), "if true then"),
     "a claim outlives its stop": ("claim", ("now + CLAIM_SECONDS",), "now + 7.5"),
     "a lease is refused under a claim": ("lease", ("if claim(tenant) then",), "if false then"),
 }
@@ -42,3 +45,10 @@ def test_each_rule_is_needed(redis_server: Valkey, rule: str) -> None:
 def test_a_claim_must_not_be_withdrawn_while_its_stop_may_arrive(redis_server: Valkey) -> None:
     with pytest.raises(Broken, match="was stopped"):
         Check(redis_server, scripts(), withdraws_when_unsure=True).run(_ONE_OF_EACH)
+
+
+def test_what_is_declared_must_be_looked_at_right_before_a_start(redis_server: Valkey) -> None:
+    suspended = State(requests=(Request("a"),), sweeps=(), machine="off", agent="done", suspends=True)
+    with pytest.raises(Broken, match="declared not to run"):
+        Check(redis_server, scripts(), looks_again=False).run(suspended)
+    assert Check(redis_server, scripts()).run(suspended)

@@ -7,7 +7,7 @@ import pytest
 from redis.exceptions import NoPermissionError
 
 from services.activity import store
-from services.activity.store import Activity, Judged, Machine, Published
+from services.activity.store import Activity, Judged, Machine, Noted, Published
 from tests.services.valkey import NOW, Valkey, scripts, serve
 
 IDLE = Machine(tenant="acme", limit=900, since=NOW - 10_000)
@@ -212,7 +212,7 @@ def test_a_server_that_has_just_started_may_have_forgotten() -> None:
 def test_time_awake_is_counted_once_however_many_sweeps_overlap(redis_server: Valkey) -> None:
     async def test(gateway: Activity, suspender: Activity) -> None:
         seen = Published(tenant="acme", decision="awake", reason="young", since=NOW - 100)
-        assert await suspender.publish("2027-01", [seen, seen]) == ["", "awake"]
+        assert await suspender.publish("2027-01", [seen, seen]) == [Noted(before=""), Noted(before="awake")]
         redis_server.set_clock(NOW + 60)
         stopped = Published(tenant="acme", decision="suspended", reason="idle 17 min", since=NOW - 100)
         await suspender.publish("2027-01", [stopped])

@@ -12,6 +12,7 @@ from cryptography import x509
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from services.activity.store import Standing
 from services.gateway.assertions import OverError
 from services.gateway.settings import Limits
 from services.gateway.states import CannotWake, StillWaking
@@ -209,7 +210,7 @@ def test_a_websocket_carries_both_ways(gateway: Gateway) -> None:
         ours.send(b"\0" * 500_000)
         assert ours.recv() == b"\0" * 500_000
         held = gateway.run(gateway.holds.activity.enter([("acme", "test/request")]))
-        assert held[0].claim is None
+        assert held == [Standing(generation=0, claim=None)]
         ours.send("close")
         with pytest.raises(ConnectionClosedError) as closed:
             ours.recv()

@@ -28,6 +28,7 @@ def machine(tenant: str, *, since: float = NOW - 10_000, **status: Any) -> dict[
             "labels": {"tenant-id": tenant},
             "annotations": {"agent-platform/idle-seconds": "900"},
         },
+        "spec": {"runStrategy": "RerunOnFailure"},
         "status": {
             "printableStatus": "Running",
             "conditions": [
@@ -146,7 +147,7 @@ def test_the_idle_are_stopped_and_every_decision_has_a_reason(redis_server: Valk
         assert await place.reason("young") == "awake: young (started 40 s ago)"
         standing = await place.gateway.standing("idle")
         assert standing.claim is not None and standing.claim.state == "sent"
-        assert (await place.gateway.last_sweep())["suspended"] == 1
+        assert (await place.gateway.last_sweep() or {})["suspended"] == 1
 
     at(redis_server, cluster, test)
 
@@ -184,6 +185,131 @@ def test_a_limit_that_is_none_leaves_the_machine(redis_server: Valkey, told: str
     async def test(place: Place) -> None:
         assert (await place.sweep())["left"] == 1
         assert told in await place.reason("acme")
+
+    at(redis_server, cluster, test)
+
+
+@pytest.mark.parametrize(
+    ("key", "field", "value"),
+    [
+        ("activity:acme", "seen", "inf"),
+        ("activity:acme", "seen", "nan"),
+        ("activity:acme:holds", "", "1"),
+        ("activity:acme:leases", "", "1"),
+        ("activity:acme:generation", "", "soon"),
+        ("suspension:acme", "until", "inf"),
+        ("suspension:acme", "", "1"),
+    ],
+)
+def test_what_redis_keeps_of_one_tenant_leaves_that_one_alone_running(
+    redis_server: Valkey, key: str, field: str, value: str
+) -> None:
+    cluster = Cluster([machine("acme"), machine("busy"), machine("idle")])
+
+    async def test(place: Place) -> None:
+        operator = redis_server.operator()
+        if field:
+            operator.hset(key, field, value)
+        else:
+            operator.set(key, value)
+        await place.gateway.enter([("busy", "gateway-7f/stream")])
+        assert await place.sweep() == {"awake": 1, "suspended": 1, "left": 1, "failed": 0}
+        assert await place.reason("busy") == "awake: open stream (gateway-7f)"
+        assert cluster.stops == ["tenant-idle"]
+        assert f"left: its activity cannot be read: {key}" in await place.reason("acme")
+
+    at(redis_server, cluster, test)
+
+
+@pytest.mark.parametrize("key", ["suspension:acme:verdict", "suspension:acme:usage"])
+def test_a_verdict_or_a_count_of_another_type_stops_no_others_verdict(
+    redis_server: Valkey, key: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    cluster = Cluster([machine("acme"), machine("idle")])
+
+    async def test(place: Place) -> None:
+        redis_server.operator().set(key, "odd")
+        assert (await place.sweep())["suspended"] == 2
+        assert await place.reason("acme") == "suspended: idle 2 h"
+        assert await place.reason("idle") == "suspended: idle 2 h"
+        assert ("acme: its time awake is not counted: suspension:acme:usage" in caplog.text) is (
+            key.endswith("usage")
+        )
+
+    at(redis_server, cluster, test)
+
+
+@pytest.mark.parametrize("odd", [{"at": "nan"}, {"at": "soon"}, "of another type"])
+def test_an_unreadable_last_sweep_leaves_every_machine_for_one_sweep(
+    redis_server: Valkey, odd: dict[Any, Any] | str
+) -> None:
+    cluster = Cluster([machine("acme")])
+
+    async def test(place: Place) -> None:
+        operator = redis_server.operator()
+        if isinstance(odd, str):
+            operator.set("suspension::sweep", odd)
+        else:
+            operator.hset("suspension::sweep", mapping=odd)
+        assert (await place.sweep())["left"] == 1
+        assert "what Redis keeps of the last sweep cannot be read" in await place.reason("acme")
+        assert (await place.sweep())["suspended"] == 1
+
+    at(redis_server, cluster, test)
+
+
+def _without(*path: str) -> dict[str, Any]:
+    found: dict[str, Any] = machine("acme")
+    part: Any = found
+    for step in path[:-1]:
+        part = part[int(step)] if isinstance(part, list) else part[step]
+    del part[path[-1]]
+    return found
+
+
+def _annotated(limit: str) -> dict[str, Any]:
+    found = machine("acme")
+    found["metadata"]["annotations"]["agent-platform/idle-seconds"] = limit
+    return found
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        machine("acme", conditions=None),
+        machine("acme", conditions=[None]),
+        machine("acme", conditions=["Ready"]),
+        _without("status", "conditions", "0", "type"),
+        machine("acme", conditions=[{"type": "Ready", "status": "True", "lastTransitionTime": "soon"}]),
+        machine("acme", printableStatus=["Running"]),
+        _annotated("9" * 5000),
+        {**machine("acme"), "status": "Running"},
+    ],
+)
+def test_a_machine_that_cannot_be_read_is_left_alone_and_no_other_is(
+    redis_server: Valkey, odd: dict[str, Any]
+) -> None:
+    cluster = Cluster([odd, machine("idle")])
+
+    async def test(place: Place) -> None:
+        counts = await place.sweep()
+        assert (counts["left"], counts["suspended"]) == (1, 1)
+        assert cluster.stops == ["tenant-idle"]
+        assert (await place.reason("acme")).startswith("left: ")
+
+    at(redis_server, cluster, test)
+
+
+@pytest.mark.parametrize("strategy", ["Always", "Halted", "Once"])
+def test_a_machine_that_could_not_be_woken_as_it_is_declared_is_left(
+    redis_server: Valkey, strategy: str
+) -> None:
+    cluster = Cluster([{**machine("acme"), "spec": {"runStrategy": strategy}}])
+
+    async def test(place: Place) -> None:
+        assert (await place.sweep())["left"] == 1
+        assert f"left: its run strategy is {strategy}" in await place.reason("acme")
+        assert cluster.stops == []
 
     at(redis_server, cluster, test)
 
