@@ -23,13 +23,16 @@ class Backends:
 
     def ready(self, port: int) -> list[tuple[str, int]]:
         """Return where the pods listen on `port` that take new connections."""
-        return sorted(
-            (pod["status"]["podIP"], port)
-            for pod in self._pods.all()
-            if (pod["metadata"].get("labels") or {}).get(_NAME) == self._name and _takes_connections(pod)
-        )
+        addresses = (_address(pod) for pod in self._pods.all() if self._is_one(pod))
+        return sorted((address, port) for address in addresses if address)
+
+    def _is_one(self, pod: Object) -> bool:
+        return bool((pod["metadata"].get("labels") or {}).get(_NAME) == self._name)
 
 
-def _takes_connections(pod: Object) -> bool:
-    conditions = {one["type"]: one["status"] for one in pod["status"].get("conditions") or ()}
-    return conditions.get("Ready") == "True" and "deletionTimestamp" not in pod["metadata"]
+def _address(pod: Object) -> str | None:
+    """Return where the pod takes new connections; None while it takes none."""
+    status = pod.get("status") or {}
+    conditions = {one.get("type"): one.get("status") for one in status.get("conditions") or ()}
+    ready = conditions.get("Ready") == "True" and "deletionTimestamp" not in pod["metadata"]
+    return status.get("podIP") if ready else None

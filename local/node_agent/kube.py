@@ -28,6 +28,8 @@ CONFLICT = 409
 GONE = 410
 
 _WATCH_SECONDS = 300
+# Bookmarks come once a minute: a connection that says nothing for longer is dead, and all is listed again.
+_SILENCE_SECONDS = 90
 _RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -78,7 +80,7 @@ class Api:
         query = (
             f"watch=true&allowWatchBookmarks=true&timeoutSeconds={_WATCH_SECONDS}&resourceVersion={version}"
         )
-        response = self._send("GET", f"{path}?{query}", timeout=(5, _WATCH_SECONDS + 30))
+        response = self._send("GET", f"{path}?{query}", timeout=(5, _SILENCE_SECONDS))
         try:
             for line in _lines(response):
                 event: Object = json.loads(line)
@@ -187,6 +189,8 @@ class Watched:
                 self._api.trouble(self._path, error)
             except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
                 self._api.trouble("Kubernetes API", error)
+            except Exception as error:  # noqa: BLE001 - a thread that ended here would end unnoticed
+                self._api.trouble(self._path, error)
             time.sleep(_RETRY_SECONDS[min(failures, len(_RETRY_SECONDS) - 1)])
             failures += 1
 
@@ -197,7 +201,7 @@ class Watched:
             before, self._objects = self._objects, listed
         for key, obj in {**before, **listed}.items():
             if before.get(key) != listed.get(key):
-                self._changed(obj)
+                self._tell(obj)
         self.synced.set()
         return str(answer["metadata"]["resourceVersion"])
 
@@ -211,8 +215,14 @@ class Watched:
             elif event["type"] != "BOOKMARK":
                 self.put(obj)
             if event["type"] != "BOOKMARK":
-                self._changed(obj)
+                self._tell(obj)
         return version
+
+    def _tell(self, obj: Object) -> None:
+        try:
+            self._changed(obj)
+        except Exception:  # one odd object must not stop the watch of all
+            log.exception("%s %s: left alone until it changes", self._path, "/".join(key_of(obj)))
 
 
 def brief(error: Exception) -> str:

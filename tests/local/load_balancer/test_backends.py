@@ -21,6 +21,9 @@ class OneList(Api):
 
 
 def pod(name: str, address: str, ready: str, **metadata: str) -> dict[str, Any]:
+    status: dict[str, Any] = {"conditions": [{"type": "Ready", "status": ready}]}
+    if address:
+        status["podIP"] = address
     return {
         "metadata": {
             "name": f"{name}-{address}",
@@ -29,7 +32,7 @@ def pod(name: str, address: str, ready: str, **metadata: str) -> dict[str, Any]:
             "labels": {"app.kubernetes.io/name": name},
             **metadata,
         },
-        "status": {"podIP": address, "conditions": [{"type": "Ready", "status": ready}]},
+        "status": status,
     }
 
 
@@ -41,6 +44,8 @@ def test_ready_pods_of_that_name_that_are_to_stay() -> None:
         pod("gateway", "127.64.0.4", "True", deletionTimestamp="2026-11-24T18:00:00Z"),
         pod("another", "127.64.0.9", "True"),
         {"metadata": {"name": "new", "namespace": "gateway"}, "status": {}},
+        pod("gateway", "", "True"),
+        {**pod("gateway", "127.64.0.5", "True"), "status": None},
     )
     backends = Backends(api, namespace="gateway", name="gateway")
     backends._pods._list()
