@@ -4,12 +4,16 @@ import os
 import signal
 import sys
 import threading
+import time
+import traceback
 
 from services.agent_runtime import public, use
 from services.agent_runtime.identity import NotReadyError
 from services.agent_runtime.server import Server
 from services.agent_runtime.settings import Settings
-from services.agent_runtime.tenants import Tenants
+from services.agent_runtime.tenants import Tenant, Tenants
+
+_AGAIN_SECONDS = 5.0
 
 
 def main() -> None:
@@ -27,10 +31,22 @@ def main() -> None:
 
 
 def _report(tenants: Tenants) -> None:
+    """Report for ever: without it the machine is stopped while it is in use, so the runtime ends with it."""
     try:
-        use.report(tenants.only().gateway)
-    except NotReadyError as error:
-        sys.stderr.write(f"{error}\n")
+        use.report(_identified(tenants).gateway)
+    except Exception:  # noqa: BLE001 - whoever started the runtime starts it anew
+        traceback.print_exc()
+    finally:
+        os._exit(1)
+
+
+def _identified(tenants: Tenants) -> Tenant:
+    while True:
+        try:
+            return tenants.only()
+        except NotReadyError as error:
+            sys.stderr.write(f"{error}\n")
+        time.sleep(_AGAIN_SECONDS)
 
 
 if __name__ == "__main__":

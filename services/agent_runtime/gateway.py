@@ -39,12 +39,14 @@ class Gateway:
         done = threading.Event()
 
         def renew() -> None:
-            while not done.wait(_RENEWED_AFTER):
-                try:
+            try:
+                while not done.wait(_RENEWED_AFTER):
                     self._take(name)
-                except StoppingError:
-                    lost.set()
-                    return
+            except StoppingError:
+                pass
+            finally:
+                # However the renewing has ended: the lease is as good as lost.
+                lost.set()
 
         threading.Thread(target=renew, daemon=True).start()
         try:
