@@ -20,6 +20,8 @@ _STOP_SECONDS = 90.0
 _WAKE_SECONDS = 150.0
 _REPORTED_SECONDS = 15.0
 _COUNTDOWN_SECONDS = 240.0
+_NOTE_SECONDS = 5.0
+_PAUSE = 0.1
 _PHASES = ("queued", "start", "boot", "ready")
 _HELLO = "/readyz"
 
@@ -96,7 +98,7 @@ class _Tour:
 
     def _a_program_is_held(self) -> None:
         _step(self._console, "A program asks, and is held until the machine is ready")
-        began = time.monotonic()
+        before, began = self._now()["last_wake"], time.monotonic()
         answer = self._visitor.call(_HELLO, _WAKE_SECONDS if self._real else _REPORTED_SECONDS)
         waited = time.monotonic() - began
         if not self._real:
@@ -110,13 +112,18 @@ class _Tour:
         if answer is None or answer.status != HTTPStatus.OK:
             raise _failed(f"after {waited:.0f} s the program has no answer of the agent's: {_brief(answer)}")
         self._say(f"{_brief(answer)}.")
-        self._tell_phases()
+        self._tell_phases(before)
 
-    def _tell_phases(self) -> None:
-        wake = self._now()["last_wake"]
-        if wake:
-            phases = ", ".join(f"{name} {wake[name]:.2f} s" for name in _PHASES if name in wake)
-            self._say(f"The wake took {wake['seconds']:.2f} s: {phases}.")
+    def _tell_phases(self, before: dict[str, float] | None) -> None:
+        """Tell how long this wake took: the gateway notes it a moment after it has answered."""
+        deadline = time.monotonic() + _NOTE_SECONDS
+        while (wake := self._now()["last_wake"]) == before:
+            if time.monotonic() > deadline:
+                self._say("The gateway has noted no wake: it was not the one that started the machine.")
+                return
+            time.sleep(_PAUSE)
+        phases = ", ".join(f"{name} {wake[name]:.2f} s" for name in _PHASES if name in wake)
+        self._say(f"The wake took {wake.get('seconds', 0):.2f} s: {phases}.")
 
     def _idles_until_suspended(self) -> None:
         _step(self._console, f"{self._tenant} idles")
