@@ -59,7 +59,7 @@ RECIPES = {
             *("aiohttp", "cryptography", "h2", "httptools", "jinja2", "prometheus-client", "pydantic"),
             *("pyjwt", "pyyaml", "redis", "starlette", "uvloop"),
         ),
-        sources=("activity", "gateway", "kube.py"),
+        sources=("activity", "gateway", "kube.py", "parts.py"),
         module="services.gateway",
         seconds=60,
     ),

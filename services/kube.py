@@ -27,12 +27,14 @@ T = TypeVar("T")
 Key = tuple[str, str]
 """Namespace and name."""
 
+_SENSELESS = (AttributeError, LookupError, TypeError)
+
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _TOKEN_SECONDS = 60
 _REQUEST = aiohttp.ClientTimeout(total=10, connect=5)
 _WATCH_SECONDS = 300
-# Bookmarks come once a minute: a connection that says nothing for longer is dead.
-_WATCH = aiohttp.ClientTimeout(total=None, connect=5, sock_read=90)
+# Bookmarks come once a minute: a connection that says nothing for longer is dead, and all is listed again.
+_SILENCE_SECONDS = 90.0
 _RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
 # One line of a watch is one object; etcd takes none above 1.5 MiB.
 _LINE_BYTES = 4 * 1024 * 1024
@@ -127,8 +129,7 @@ class Api:
         ) as response:
             await _refusal(response)
             text = await response.text()
-        answer: Object = json.loads(text) if text else {}
-        return answer
+        return _object(text) if text else {}
 
     async def watch(self, path: str, query: dict[str, str]) -> AsyncIterator[Object]:
         """Yield events until the server ends the watch, in five minutes at most."""
@@ -138,14 +139,16 @@ class Api:
             "allowWatchBookmarks": "true",
             "timeoutSeconds": str(_WATCH_SECONDS),
         }
+        patience = aiohttp.ClientTimeout(total=None, connect=5, sock_read=_SILENCE_SECONDS)
         async with self._session.get(
-            self._access.server + path, params=query, headers=self._headers(), timeout=_WATCH
+            self._access.server + path, params=query, headers=self._headers(), timeout=patience
         ) as response:
             await _refusal(response)
             async for line in response.content:
-                event = json.loads(line)
-                if event["type"] == "ERROR":
-                    raise ApiError(event["object"].get("code", 500), event["object"].get("message", ""))
+                event = _object(line)
+                if event.get("type") == "ERROR":
+                    status = event.get("object") or {}
+                    raise ApiError(status.get("code", 500), status.get("message", ""))
                 yield event
 
     def _headers(self) -> dict[str, str]:
@@ -161,7 +164,8 @@ class Api:
 class Watched(Generic[T]):
     """A collection of the API server, listed once and then followed by a watch.
 
-    While the API server is away it holds what was last seen. `synced` is set after the first list.
+    While the API server is away it holds what was last seen. `synced` is set after the first list. An object
+    that `read` cannot make sense of is told, and absent until it changes: it is no other's trouble.
     """
 
     def __init__(
@@ -179,11 +183,22 @@ class Watched(Generic[T]):
         self._read = read
         self._told = changed or (lambda _: None)
         self._items: dict[Key, T] = {}
+        self._unreadable: dict[Key, str] = {}
+        self._heard = time.monotonic()
         self.synced = asyncio.Event()
+
+    @property
+    def silence(self) -> float:
+        """Return for how many seconds nothing has been heard of the collection."""
+        return time.monotonic() - self._heard
 
     def get(self, key: Key) -> T | None:
         """Return one as last seen."""
         return self._items.get(key)
+
+    def unreadable(self, key: Key) -> str:
+        """Return why one is absent that the API server has; empty if it is not for being unreadable."""
+        return self._unreadable.get(key, "")
 
     def items(self) -> list[tuple[Key, T]]:
         """Return all as last seen."""
@@ -216,38 +231,72 @@ class Watched(Generic[T]):
             )
 
     async def _list(self) -> str:
-        listed: dict[Key, T] = {}
+        found: dict[Key, Object] = {}
         query = {**self._query, "limit": "500"}
         while True:
             answer = await self._api.request("GET", self._path, query=query)
-            listed |= {_key(item): self._read(item) for item in answer["items"]}
-            if not (more := answer["metadata"].get("continue")):
+            try:
+                found |= {_key(item): item for item in answer["items"]}
+                metadata = answer["metadata"]
+                more, version = metadata.get("continue"), str(metadata["resourceVersion"])
+            except _SENSELESS as error:
+                raise ValueError(f"a list that makes no sense ({error!r})") from None
+            if not more:
                 break
             query["continue"] = more
-        before, self._items = self._items, listed
-        for key in before.keys() | listed.keys():
-            if before.get(key) != listed.get(key):
+        self._heard = time.monotonic()
+        for key in self._items.keys() | self._unreadable.keys() | found.keys():
+            before = self._items.get(key)
+            self._take(key, found.get(key))
+            if before != self._items.get(key):
                 self._told(key)
         self.synced.set()
-        return str(answer["metadata"]["resourceVersion"])
+        return version
 
     async def _follow_from(self, version: str) -> str:
         async for event in self._api.watch(self._path, {**self._query, "resourceVersion": version}):
-            item = event["object"]
-            version = item["metadata"]["resourceVersion"]
-            if event["type"] == "BOOKMARK":
-                continue
-            key = _key(item)
-            if event["type"] == "DELETED":
-                self._items.pop(key, None)
-            else:
-                self._items[key] = self._read(item)
-            self._told(key)
+            try:
+                kind, item = event["type"], event["object"]
+                version = str(item["metadata"]["resourceVersion"])
+                key = ("", "") if kind == "BOOKMARK" else _key(item)
+            except _SENSELESS as error:
+                raise ValueError(f"an event that makes no sense ({error!r})") from None
+            self._heard = time.monotonic()
+            if kind != "BOOKMARK":
+                self._take(key, None if kind == "DELETED" else item)
+                self._told(key)
         return version
+
+    def _take(self, key: Key, item: Object | None) -> None:
+        """Keep what an object says, or that there is none."""
+        told = self._unreadable.pop(key, "")
+        self._items.pop(key, None)
+        if item is None:
+            return
+        try:
+            self._items[key] = self._read(item)
+        except Exception as error:  # noqa: BLE001 - what one object holds must not end the watch of all
+            self._unreadable[key] = f"{type(error).__name__}: {error}"
+            if told != self._unreadable[key]:
+                log.error(
+                    "%s: %s cannot be read (%s); it is taken for absent until it changes",
+                    *(self._path, "/".join(filter(None, key)), self._unreadable[key]),
+                )
 
 
 def _key(item: Object) -> Key:
     return item["metadata"].get("namespace", ""), item["metadata"]["name"]
+
+
+def _object(text: str | bytes) -> Object:
+    """Read a JSON object. Raises `ValueError`."""
+    try:
+        found = json.loads(text)
+    except RecursionError:
+        raise ValueError("an answer that is nested too deeply") from None
+    if not isinstance(found, dict):
+        raise ValueError("an answer that is no JSON object")
+    return found
 
 
 def _named(entries: list[Object], name: str) -> Object:
@@ -264,7 +313,7 @@ async def _refusal(response: aiohttp.ClientResponse) -> None:
         return
     text = await response.text()
     try:
-        message = str(json.loads(text)["message"])
-    except (ValueError, KeyError, TypeError):
+        message = str(_object(text)["message"])
+    except (ValueError, KeyError):
         message = response.reason or text[:200]
     raise ApiError(response.status, message)

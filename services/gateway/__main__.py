@@ -34,6 +34,7 @@ from services.gateway.settings import (
 )
 from services.gateway.upstream import Upstreams
 from services.gateway.wake import Wakes
+from services.parts import together
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ async def serve(settings: Settings) -> None:
     redis = connection.connect()
     activity = Activity(redis)
     holds = Holds(activity, settings.pod_name)
-    wakes = Wakes(cluster, activity)
+    wakes = Wakes(cluster, activity, routes)
     app = App(
         domain=settings.domain,
         limits=limits,
@@ -73,21 +74,28 @@ async def serve(settings: Settings) -> None:
     def ready() -> bool:
         return routes.synced.is_set() and cluster.synced and not stop.is_set()
 
-    health = Listener(_applied(metrics.application(routes, activity, ready)), limits)
-    background = (
-        *(routes.follow(), cluster.follow(), holds.run(), stop.wait()),
-        *(certificate.follow(), agents_certificate.follow()),
-    )
+    def silence() -> dict[str, float]:
+        return {"routes": routes.silence, "machines and pods": cluster.silence}
+
+    health = Listener(_applied(metrics.application(routes, activity, ready, silence)), limits)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(api.close)
         stack.push_async_callback(redis.aclose)
         stack.push_async_callback(wakes.close)
         for listener, port in ((health, HEALTH_PORT), (public, PUBLIC_PORT), (agents, AGENTS_PORT)):
             await listener.listen(settings.address, port)
+            stack.push_async_callback(listener.drain, 0)
         log.info(
             "serving %s on %s, ports %d and %d", settings.domain, settings.address, PUBLIC_PORT, AGENTS_PORT
         )
-        async with _running(background):
+        background = {
+            "routes": routes.follow(),
+            "machines and pods": cluster.follow(),
+            "holds": holds.run(),
+            "certificate": certificate.follow(),
+            "agents' certificate": agents_certificate.follow(),
+        }
+        async with _meanwhile(together(background)):
             await stop.wait()
             log.info("draining for %.0f s at most", limits.drain_seconds)
             await asyncio.gather(public.drain(limits.drain_seconds), agents.drain(limits.drain_seconds))
@@ -99,13 +107,12 @@ def _applied(application: asgi.Application) -> Handle:
 
 
 @contextlib.asynccontextmanager
-async def _running(background: "tuple[Coroutine[object, object, object], ...]") -> AsyncIterator[None]:
-    """Do the background's work meanwhile; if a part of it fails, so does the whole."""
-    tasks = [asyncio.create_task(work) for work in background]
-    yield
-    for task in tasks:
+async def _meanwhile(work: Coroutine[object, object, None]) -> AsyncIterator[None]:
+    """Do some work in the background; if it fails, so does the whole."""
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(work)
+        yield
         task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _certificate(files: CertificateFiles) -> Certificate:
@@ -147,6 +154,9 @@ def main() -> None:
         sys.exit(f"{error}.")
     except OSError as error:
         sys.exit(f"the gateway does not start: {error}.")
+    except BaseExceptionGroup as failed:
+        log.critical("the gateway ends, as a part of it has failed", exc_info=failed)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

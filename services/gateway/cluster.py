@@ -10,6 +10,7 @@ from typing import Literal
 
 from services.gateway.routes import Route
 from services.kube import UNREACHABLE, Api, ApiError, Key, Object, Watched
+from services.parts import together
 
 log = logging.getLogger(__name__)
 
@@ -108,15 +109,24 @@ class Cluster:
         """Return whether everything has been seen once."""
         return all(watched.synced.is_set() for watched in self._watched)
 
+    @property
+    def silence(self) -> float:
+        """Return for how many seconds nothing has been heard of machines, of instances or of pods."""
+        return max(watched.silence for watched in self._watched)
+
     async def follow(self) -> None:
         """Stay in step until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            for watched in self._watched:
-                group.create_task(watched.follow())
+        names = ("machines", "instances", "pods")
+        followers = (watched.follow() for watched in self._watched)
+        await together(dict(zip(names, followers, strict=True)))
 
     def machine(self, route: Route) -> Machine:
         """Return the tenant's machine as last seen."""
         key = (route.namespace, route.namespace)
+        if odd := self._machines.unreadable(key) or self._instances.unreadable(key):
+            detail = f"what KubeVirt says of the machine cannot be read: {odd}"
+            trouble = Trouble(kind="unknown", detail=detail, patience=0)
+            return Machine(status="missing", trouble=trouble)
         return seen(self._machines.get(key), self._instances.get(key))
 
     def endpoints(self, route: Route) -> list[str]:
@@ -132,13 +142,16 @@ class Cluster:
         except TimeoutError:
             return
 
-    async def is_off(self, route: Route) -> bool:
-        """Return whether the tenant's machine is stopped by the API server's word, not by a watch's."""
+    async def latest(self, route: Route) -> Machine:
+        """Return how the tenant's machine is declared and stands, by the API server's word, not a watch's."""
         query = {"fieldSelector": f"metadata.name={route.namespace}"}
         answer = await self._api.request(
             "GET", f"{_KUBEVIRT}/namespaces/{route.namespace}/virtualmachines", query=query
         )
-        return any(_is_off(read_declared(item)) for item in answer["items"])
+        try:
+            return seen(next((read_declared(item) for item in answer["items"]), None), None)
+        except (AttributeError, LookupError, TypeError) as error:
+            raise ValueError(f"the machine {route.namespace} cannot be read ({error!r})") from None
 
     async def start(self, route: Route) -> bool:
         """Ask for the tenant's machine; returns False if it is asked for already or still stopping."""
@@ -190,8 +203,8 @@ class Cluster:
                 "spec": {"token": token},
             },
         )
-        status = review.get("status", {})
-        user = status.get("user", {}).get("username", "")
+        status = review.get("status") or {}
+        user = (status.get("user") or {}).get("username") or ""
         if not status.get("authenticated") or not user.startswith(_MACHINE_USER):
             return None
         return str(user.removeprefix(_MACHINE_USER).partition(":")[0])
@@ -231,14 +244,14 @@ def _is_off(declared: Declared) -> bool:
 
 def read_declared(item: Object) -> Declared:
     """Return what counts of a VirtualMachine."""
-    status = item.get("status", {})
-    conditions = status.get("conditions", [])
+    status, spec = item.get("status") or {}, item.get("spec") or {}
+    conditions = status.get("conditions") or []
     ready: Object = next((condition for condition in conditions if condition["type"] == "Ready"), {})
     return Declared(
-        going="deletionTimestamp" in item["metadata"],
-        halted=item.get("spec", {}).get("runStrategy") == "Halted",
-        status=status.get("printableStatus", "Unknown"),
-        requests=tuple(request["action"] for request in status.get("stateChangeRequests", ())),
+        going=_is_going(item),
+        halted=spec.get("runStrategy") == "Halted" or spec.get("running") is False,
+        status=status.get("printableStatus") or "Unknown",
+        requests=tuple(request["action"] for request in status.get("stateChangeRequests") or ()),
         messages=_messages(conditions),
         since=_seconds(ready.get("lastTransitionTime")),
     )
@@ -246,23 +259,28 @@ def read_declared(item: Object) -> Declared:
 
 def read_instance(item: Object) -> Instance:
     """Return what counts of a VirtualMachineInstance."""
-    status = item.get("status", {})
+    status = item.get("status") or {}
     interfaces = status.get("interfaces") or [{}]
     return Instance(
         uid=item["metadata"]["uid"],
-        phase=status.get("phase", ""),
-        going="deletionTimestamp" in item["metadata"],
-        ip=interfaces[0].get("ipAddress", ""),
-        messages=_messages(status.get("conditions", [])),
+        phase=status.get("phase") or "",
+        going=_is_going(item),
+        ip=interfaces[0].get("ipAddress") or "",
+        messages=_messages(status.get("conditions") or []),
     )
 
 
 def read_pod(item: Object) -> str:
     """Return where the agents in a Pod listen, nothing while it takes no requests."""
-    status = item.get("status", {})
-    conditions = {condition["type"]: condition["status"] for condition in status.get("conditions", ())}
-    ready = conditions.get("Ready") == "True" and "deletionTimestamp" not in item["metadata"]
-    return f"http://{_host(status['podIP'])}:{AGENT_PORT}" if ready else ""
+    status = item.get("status") or {}
+    conditions = {condition["type"]: condition["status"] for condition in status.get("conditions") or ()}
+    ready = conditions.get("Ready") == "True" and not _is_going(item)
+    ip = status.get("podIP")
+    return f"http://{_host(ip)}:{AGENT_PORT}" if ready and ip else ""
+
+
+def _is_going(item: Object) -> bool:
+    return item["metadata"].get("deletionTimestamp") is not None
 
 
 def _messages(conditions: Sequence[Object]) -> dict[str, str]:

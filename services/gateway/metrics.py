@@ -4,7 +4,7 @@ Every gateway also tells what the idle suspender left in Redis: that one is gone
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -19,6 +19,9 @@ from services.activity.store import Activity
 from services.gateway.routes import Routes
 
 log = logging.getLogger(__name__)
+
+_SILENT_SECONDS = 180
+"""Twice what a watch may be silent: all has been asked for again since, and there was no answer."""
 
 _SECONDS = (0.5, 1, 2, 3, 5, 8, 13, 20, 30, 60, 120, 300)
 
@@ -44,20 +47,35 @@ REQUESTS = Counter(
 IN_FLIGHT = Gauge(
     "gateway_requests_in_flight", "Requests and streams that hold their tenant awake.", ["kind"]
 )
+SILENCE = Gauge(
+    "gateway_watch_silence_seconds",
+    "For how long the Kubernetes API has said nothing of routes, or of machines and pods.",
+    ["collection"],
+)
 
 
-def application(routes: Routes, activity: Activity, ready: Callable[[], bool]) -> Starlette:
-    """Return the ASGI application with `/livez`, `/readyz` and `/metrics`."""
+def application(
+    routes: Routes, activity: Activity, ready: Callable[[], bool], silence: Callable[[], Mapping[str, float]]
+) -> Starlette:
+    """Return the ASGI application with `/livez`, `/readyz` and `/metrics`.
+
+    A part that fails ends the process, so whoever answers here has all its parts. While the Kubernetes API
+    is away, all gateways alike serve what they know: that is told, and takes none out of service.
+    """
 
     async def livez(_: Request) -> Response:
         return PlainTextResponse("ok\n")
 
     async def readyz(_: Request) -> Response:
         if ready():
-            return PlainTextResponse("ok\n")
+            behind = [name for name, seconds in silence().items() if seconds > _SILENT_SECONDS]
+            told = f"ok, but nothing is heard of {', '.join(behind)}" if behind else "ok"
+            return PlainTextResponse(f"{told}\n")
         return PlainTextResponse("routes and machines are not known yet\n", HTTPStatus.SERVICE_UNAVAILABLE)
 
     async def metrics(_: Request) -> Response:
+        for collection, seconds in silence().items():
+            SILENCE.labels(collection).set(seconds)
         text = generate_latest() + await _suspender(routes, activity)
         return Response(text, headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 

@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -12,12 +13,13 @@ from jwt.algorithms import OKPAlgorithm
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
-from services.kube import Api, Object, Watched
+from services.kube import Api, ApiError, Object, Watched
 
 log = logging.getLogger(__name__)
 
 LABEL = "agent-platform/route"
 _FILE = "route.json"
+_MOST_CHF = 1_000_000
 
 ServedBy = Literal["machine", "deployment", "shared runtime"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
@@ -28,7 +30,9 @@ class RouteError(ValueError):
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, alias_generator=to_camel)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, alias_generator=to_camel
+    )
 
 
 class Size(_Strict):
@@ -42,8 +46,8 @@ class Size(_Strict):
 class Price(_Strict):
     """What its operation costs, in CHF: per hour awake, and per month whether awake or not."""
 
-    awake_hour_chf: float = Field(ge=0)
-    month_chf: float = Field(ge=0)
+    awake_hour_chf: float = Field(ge=0, le=_MOST_CHF)
+    month_chf: float = Field(ge=0, le=_MOST_CHF)
 
 
 class _Key(_Strict):
@@ -108,10 +112,10 @@ def parse(config_map: Object) -> Route:
         declared = _Declared.model_validate(json.loads(text))
     except ValidationError as error:
         raise RouteError(_brief(error)) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RouteError(f"{_FILE} is no JSON: {error}") from None
     tenant = declared.tenant
-    if metadata["name"] != _name(tenant) or metadata.get("labels", {}).get(LABEL) != tenant:
+    if metadata["name"] != _name(tenant) or (metadata.get("labels") or {}).get(LABEL) != tenant:
         # Or one tenant's ConfigMap could take over another tenant's host.
         raise RouteError(f"it names the tenant {tenant}, and neither its own name nor label may name another")
     fields = {name: getattr(declared, name) for name in _Declared.model_fields}
@@ -123,14 +127,33 @@ class Routes:
 
     def __init__(self, api: Api, namespace: str) -> None:
         """Follow the ConfigMaps of `namespace`."""
+        self._api = api
         self._namespace = namespace
+        self._path = f"/api/v1/namespaces/{namespace}/configmaps"
         self._told: dict[str, str] = {}
-        self._watched = Watched(api, f"/api/v1/namespaces/{namespace}/configmaps", self._read, selector=LABEL)
+        self._watched = Watched(api, self._path, self._read, selector=LABEL)
         self.synced = self._watched.synced
+
+    @property
+    def silence(self) -> float:
+        """Return for how many seconds nothing has been heard of routes."""
+        return self._watched.silence
 
     def find(self, tenant: str) -> Route | None:
         """Return the route of `tenant`, None if there is no such tenant."""
         return self._watched.get((self._namespace, _name(tenant)))
+
+    async def latest(self, tenant: str) -> Route | None:
+        """Return the route of `tenant` by the API server's word, not a watch's; None if there is none.
+
+        Raises `ApiError` or one of `UNREACHABLE`.
+        """
+        try:
+            return self._read(await self._api.request("GET", f"{self._path}/{_name(tenant)}"))
+        except ApiError as error:
+            if error.status == HTTPStatus.NOT_FOUND:
+                return None
+            raise
 
     def all(self) -> list[Route]:
         """Return all routes, by tenant."""

@@ -13,7 +13,7 @@ from services.activity.connection import UNREACHABLE
 from services.activity.store import Activity, Claim
 from services.gateway import metrics
 from services.gateway.cluster import Cluster, Machine
-from services.gateway.routes import Route
+from services.gateway.routes import Route, Routes
 from services.gateway.states import CannotWake, Kind, Phase, State, StillWaking
 from services.gateway.waking import Failed, Tools, Waking
 
@@ -47,6 +47,7 @@ class Wakes:
         self,
         cluster: Cluster,
         activity: Activity,
+        routes: Routes,
         *,
         at_once: int = 32,
         waiting: int = 2000,
@@ -60,6 +61,7 @@ class Wakes:
         self._tools = Tools(
             cluster=cluster,
             activity=activity,
+            routes=routes,
             http=aiohttp.ClientSession(connector=connector, auto_decompress=False),
             slots=asyncio.Semaphore(at_once),
             limit=limit,
@@ -97,8 +99,10 @@ class Wakes:
         The caller has entered its request with `Holds` before; `claim` is what that answered, None if Redis
         is away. Raises `StillWaking` after `patience` seconds, `CannotWake` when an attempt has failed.
         """
-        if route.state != "active":
-            raise CannotWake("not-active", f"the tenant is {route.state}", _NOT_ACTIVE_SECONDS)
+        known = self._tools.routes.find(route.tenant)
+        if known is None or known.state != "active":
+            state = known.state if known else "declared no more"
+            raise CannotWake("not-active", f"the tenant is {state}", _NOT_ACTIVE_SECONDS)
         if route.served_by != "machine":
             return await self._endpoint(route, patience)
         if claim is None:

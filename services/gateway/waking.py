@@ -18,7 +18,7 @@ from services.activity import connection
 from services.activity.store import Activity, Claim
 from services.gateway import metrics
 from services.gateway.cluster import Cluster, Machine, Trouble
-from services.gateway.routes import Route
+from services.gateway.routes import Route, Routes
 from services.gateway.states import Kind, Phase
 
 _LOOK_SECONDS = 1.0
@@ -30,6 +30,7 @@ _BOOT_PER_KNOCK = 25
 _KNOCKS_AT_ONCE = 5
 # Controllers need a moment to act upon a start; one refused (a stop is under way) may soon be taken.
 _ASK_AGAIN_SECONDS = {True: 5.0, False: 1.0}
+_OF_A_RUN: tuple[Phase, ...] = ("start", "boot", "ready")
 _CRASHES = 3
 _MISSING_SECONDS = 5.0
 
@@ -50,6 +51,7 @@ class Tools:
 
     cluster: Cluster
     activity: Activity
+    routes: Routes
     http: aiohttp.ClientSession
     slots: asyncio.Semaphore
     limit: float
@@ -65,7 +67,7 @@ class Waking:
         self.waiting = 0
         """Requests that wait for it."""
         self.started = False
-        """Whether KubeVirt took a start from it."""
+        """Whether KubeVirt took the start of the machine's present run from it."""
         self._route = route
         self._tools = tools
         self._began = self._entered = time.monotonic()
@@ -125,6 +127,7 @@ class Waking:
 
     def _judge(self, machine: Machine) -> None:
         """Raise `Failed` if waiting on makes no sense."""
+        _refuse_inactive(self._tools.routes.find(self._route.tenant))
         if machine.status in ("starting", "running") and machine.instance not in ("", *self._instances):
             self._instances.append(machine.instance)
         if len(self._instances) > _CRASHES:
@@ -133,7 +136,7 @@ class Waking:
             raise Failed(trouble.kind, trouble.detail)
         active = self.seconds - self._waited_for_slot
         if machine.status == "halted":
-            raise Failed("not-active", f"the machine {self._route.namespace} is declared not to run")
+            raise self._halted()
         if machine.status == "missing" and active > _MISSING_SECONDS:
             raise Failed("unknown", f"there is no machine {self._route.namespace}")
         if active > self._tools.limit:
@@ -178,9 +181,12 @@ class Waking:
             if standing.claim and standing.claim.state == "claimed":
                 await self._change(min(_RETRY_SECONDS, standing.claim.seconds))
                 return
-            # What a watch has told may be of an earlier run, so look after asking for the generation.
-            if not await cluster.is_off(route) or not await activity.started(
-                route.tenant, standing.generation
+            # The first look is for the generation, which may be of an earlier run. The second is for what has
+            # been declared since: KubeVirt takes the start of a halted machine, and runs it for ever.
+            if not (
+                await self._may_start()
+                and await activity.started(route.tenant, standing.generation)
+                and await self._may_start()
             ):
                 await self._change(_RETRY_SECONDS)
                 return
@@ -194,11 +200,32 @@ class Waking:
         except kube.UNREACHABLE as error:
             await self._hindered(f"the Kubernetes API: {error or 'timeout'}")
         else:
+            self._forget_last_run()
             self._enter("start")
             self._ask_again = time.monotonic() + _ASK_AGAIN_SECONDS[took]
+            self.started = took
             if took:
-                self.started = True
                 metrics.STARTS.labels(route.tenant).inc()
+
+    async def _may_start(self) -> bool:
+        """Return whether it is off and to run, by the API server's word: a watch may be behind.
+
+        Raises `Failed` if it is not to run.
+        """
+        route = await self._tools.routes.latest(self._route.tenant)
+        _refuse_inactive(route)
+        machine = await self._tools.cluster.latest(self._route)
+        if machine.status == "halted":
+            raise self._halted()
+        return machine.status == "off"
+
+    def _halted(self) -> Failed:
+        return Failed("not-active", f"the machine {self._route.namespace} is declared not to run")
+
+    def _forget_last_run(self) -> None:
+        """Count from here on the run that begins: what an earlier one took is no part of its wake."""
+        self._enter(self.phase)
+        self._began += sum(self._took.pop(phase, 0.0) for phase in _OF_A_RUN)
 
     async def _take_slot(self) -> None:
         began = time.monotonic()
@@ -278,6 +305,16 @@ class _Knocks:
                 self.heard = True
                 if response.status == HTTPStatus.OK:
                     ready.set()
+
+
+def _refuse_inactive(route: Route | None) -> None:
+    """Raise `Failed` for a tenant whose machine is not to run."""
+    if route is None:
+        raise Failed("not-active", "the tenant is declared no more")
+    if route.state != "active":
+        raise Failed("not-active", f"the tenant is {route.state}")
+    if route.served_by != "machine":
+        raise Failed("not-active", f"the tenant is served by a {route.served_by} now")
 
 
 async def _at_most(event: asyncio.Event, seconds: float) -> None:

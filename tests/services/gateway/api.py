@@ -13,6 +13,7 @@ from aiohttp import web
 
 from services.gateway.routes import Route
 from services.kube import Access, Api
+from tests.services.gateway.test_routes import declared
 
 Object = dict[str, Any]
 
@@ -52,9 +53,11 @@ class Cluster:
         """How many questions a guest had before it at most."""
         self._asked = 0
         self.away = False
+        self.silent = False
+        """Whether watches tell nothing of what happens."""
         self._objects: dict[str, dict[str, Object]] = defaultdict(dict)
         self._version = 1
-        self._watches: dict[asyncio.Queue[Object | None], str] = {}
+        self._watches: dict[asyncio.Queue[Object | bytes | None], str] = {}
         self._guests: dict[str, web.AppRunner] = {}
         self._numbers = itertools.count(1)
 
@@ -64,7 +67,7 @@ class Cluster:
         self._version += 1
         item.setdefault("metadata", {}).update(
             name=name,
-            namespace=name,
+            namespace="gateway" if path == CONFIG_MAPS else name,
             uid=item["metadata"].get("uid", name),
             resourceVersion=str(self._version),
         )
@@ -83,6 +86,15 @@ class Cluster:
         """How many watches there are."""
         return len(self._watches)
 
+    async def say(self, line: bytes) -> None:
+        """Send a line to all watches, and return once they have been asked for anew."""
+        before = set(self._watches)
+        for watch in before:
+            watch.put_nowait(line)
+            watch.put_nowait(None)
+        while before & set(self._watches) or len(self._watches) < len(before):
+            await asyncio.sleep(0.01)
+
     def break_watches(self, *, gone: bool = False) -> None:
         """End all watches, as if what they ask for were too old if `gone`."""
         for watch in self._watches:
@@ -91,10 +103,15 @@ class Cluster:
                 watch.put_nowait(error)
             watch.put_nowait(None)
 
-    def machine(self, name: str, status: str, *requests: str) -> None:
+    def declare(self, tenant: str, **fields: Any) -> None:
+        """Have a tenant's route."""
+        self.put(CONFIG_MAPS, f"route-{tenant}", declared(tenant, **fields))
+
+    def machine(self, name: str, status: str, *requests: str, strategy: str = "RerunOnFailure") -> None:
         """Have a machine with that printable status."""
         asked = [{"action": request} for request in requests]
-        self.put(MACHINES, name, {"status": {"printableStatus": status, "stateChangeRequests": asked}})
+        found = {"printableStatus": status, "stateChangeRequests": asked}
+        self.put(MACHINES, name, {"spec": {"runStrategy": strategy}, "status": found})
 
     def instance(self, name: str, phase: str, uid: str = "one", message: str = "", address: str = "") -> None:
         """Have an instance of a machine."""
@@ -139,6 +156,9 @@ class Cluster:
             return web.json_response({})
         if request.path.endswith("/tokenreviews"):
             return await self._review(request)
+        if request.path.startswith(f"{CONFIG_MAPS}/"):
+            found = self._objects[CONFIG_MAPS].get(request.path.rpartition("/")[2])
+            return web.json_response(found or {"message": "not found"}, status=200 if found else 404)
         path, name = request.path, request.query.get("fieldSelector", "").removeprefix("metadata.name=")
         if name:
             path = MACHINES
@@ -163,7 +183,7 @@ class Cluster:
 
     async def _watch(self, request: web.Request, path: str) -> web.StreamResponse:
         response = web.StreamResponse()
-        queue: asyncio.Queue[Object | None] = asyncio.Queue()
+        queue: asyncio.Queue[Object | bytes | None] = asyncio.Queue()
         self._watches[queue] = path
         for item in self._objects[path].values():
             if int(item["metadata"]["resourceVersion"]) > int(request.query["resourceVersion"]):
@@ -171,7 +191,9 @@ class Cluster:
         try:
             await response.prepare(request)
             while (event := await queue.get()) is not None:
-                await response.write(json.dumps(event).encode() + b"\n")
+                await response.write(
+                    event if isinstance(event, bytes) else json.dumps(event).encode() + b"\n"
+                )
         finally:
             del self._watches[queue]
         return response
@@ -186,6 +208,8 @@ class Cluster:
             self._asked -= 1
 
     def _tell(self, path: str, kind: str, item: Object) -> None:
+        if self.silent:
+            return
         for watch, watched in self._watches.items():
             if watched == path:
                 watch.put_nowait({"type": kind, "object": json.loads(json.dumps(item))})

@@ -41,8 +41,9 @@ class Known(Routes):
 async def serving(redis: Redis, *routes: Route) -> AsyncIterator[str]:
     activity = Activity(redis)
     api = Api(Access(server="https://127.0.0.1:1", tls=ssl.create_default_context()))
-    wakes = Wakes(Cluster(api), activity)
-    application = console.application(Known(*routes), wakes, activity)
+    known = Known(*routes)
+    wakes = Wakes(Cluster(api), activity, known)
+    application = console.application(known, wakes, activity)
     listener = Listener(lambda exchange: asgi.run(application, exchange), Limits())
     await listener.listen("127.0.0.1", 0)
     try:
@@ -85,6 +86,34 @@ def test_every_tenant_is_shown_and_why(redis_server: Valkey) -> None:
             assert found["globex"]["state"] == "off"
             assert found["paused"]["costChf"] is None
             assert (await get(url + "/elsewhere"))[0] == 404
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("odd", ["nan", "inf", "soon", None])
+def test_what_redis_keeps_of_one_tenant_hides_no_other(redis_server: Valkey, odd: str | None) -> None:
+    async def check() -> None:
+        operator = redis_server.operator()
+        for key in (
+            "suspension:acme:verdict",
+            "suspension:acme:usage",
+            "activity:acme:wake",
+            "suspension::sweep",
+        ):
+            if odd is None:
+                operator.set(key, "of another type")
+            else:
+                fields = ("decision", "at", "seconds", "boot", MONTH)
+                operator.hset(key, mapping=dict.fromkeys(fields, odd))
+        operator.hset("suspension:globex:usage", MONTH, 7200)
+        tenants = (route("acme", price=PRICE), route("globex", price=PRICE))
+        async with serving(redis_server.client("gateway"), *tenants) as url:
+            status, text, _ = await get(url + "/")
+            assert status == 200
+            assert "left running: its last verdict cannot be read" in text
+            found = await _json(url)
+            assert found["acme"]["costChf"] is None
+            assert found["globex"]["costChf"] == 101
 
     asyncio.run(check())
 

@@ -1,6 +1,7 @@
 """What Prometheus is told."""
 
 from http import HTTPStatus
+from typing import Any
 
 import httpx
 import pytest
@@ -27,8 +28,9 @@ class Known:
         return self._routes
 
 
-async def ask(activity: Activity, path: str, *, ready: bool = True) -> httpx.Response:
-    application = metrics.application(Known(route("acme")), activity, lambda: ready)  # type: ignore[arg-type]
+async def ask(activity: Activity, path: str, *, ready: bool = True, silence: float = 0) -> httpx.Response:
+    known: Any = Known(route("acme"))
+    application = metrics.application(known, activity, lambda: ready, lambda: {"routes": silence})
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(application), base_url="http://gateway"
     ) as client:
@@ -82,6 +84,24 @@ def test_what_the_suspender_decided_is_told_on_its_behalf(server: Valkey) -> Non
     run(check())
 
 
+@pytest.mark.parametrize("odd", ["of another type", {"decision": "left"}, {"decision": "odd", "at": "nan"}])
+def test_a_verdict_that_cannot_be_read_is_one_to_leave_the_machine_running(
+    server: Valkey, odd: dict[Any, Any] | str
+) -> None:
+    async def check() -> None:
+        async with gateway(server) as here:
+            for key in ("suspension:acme:verdict", "suspension::sweep"):
+                if isinstance(odd, str):
+                    server.operator().set(key, odd)
+                else:
+                    server.operator().hset(key, mapping=odd)
+            answer = await ask(here.activity, "/metrics")
+        assert answer.status_code == HTTPStatus.OK
+        assert samples(answer)[of("idle_suspender_verdict", tenant="acme", decision="left")] == 1
+
+    run(check())
+
+
 def test_without_redis_the_gateways_own_metrics_are_told() -> None:
     async def check() -> None:
         away = Activity(Redis(port=1, decode_responses=True))
@@ -97,6 +117,17 @@ def test_it_is_ready_once_routes_and_machines_are_known() -> None:
         away = Activity(Redis(port=1, decode_responses=True))
         assert (await ask(away, "/livez", ready=False)).status_code == HTTPStatus.OK
         assert (await ask(away, "/readyz", ready=False)).status_code == HTTPStatus.SERVICE_UNAVAILABLE
-        assert (await ask(away, "/readyz")).status_code == HTTPStatus.OK
+        assert (await ask(away, "/readyz")).text == "ok\n"
+
+    run(check())
+
+
+def test_it_tells_for_how_long_it_has_heard_nothing_and_serves_what_it_knows() -> None:
+    async def check() -> None:
+        away = Activity(Redis(port=1, decode_responses=True))
+        answer = await ask(away, "/readyz", silence=200)
+        assert (answer.status_code, answer.text) == (HTTPStatus.OK, "ok, but nothing is heard of routes\n")
+        told = samples(await ask(away, "/metrics", silence=200))
+        assert told[of("gateway_watch_silence_seconds", collection="routes")] == 200
 
     run(check())

@@ -55,6 +55,7 @@ def _private(found: dict[str, Any]) -> None:
     [
         (lambda found: found.update(data={}), "no route.json"),
         (lambda found: found["data"].update({"route.json": "{"}), "no JSON"),
+        (lambda found: found["data"].update({"route.json": "[" * 100_000}), "no JSON"),
         (lambda found: found["metadata"].update(name="route-globex"), "names the tenant acme"),
         (lambda found: found["metadata"].update(labels={}), "names the tenant acme"),
         (_private, "keys.keys.0.d"),
@@ -76,6 +77,8 @@ def test_what_is_no_route(change: Callable[[dict[str, Any]], None], says: str) -
         {"idleSeconds": "900"},
         {"keys": {"keys": []}},
         {"unheardOf": 1},
+        {"price": {"awakeHourChf": 0.1, "monthChf": float("inf")}},
+        {"price": {"awakeHourChf": float("nan"), "monthChf": 1}},
     ],
 )
 def test_a_field_that_is_wrong(fields: dict[str, Any]) -> None:

@@ -3,17 +3,19 @@
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
+from services import kube
 from services.activity.holds import Holds
-from services.activity.store import Activity
+from services.activity.store import Activity, Claim
 from services.gateway.cluster import Cluster
+from services.gateway.routes import Routes
 from services.gateway.wake import CannotWake, StillWaking, Wakes
 from tests.services import valkey
 from tests.services.gateway import api
@@ -30,6 +32,7 @@ class Gateway:
 
     api: api.Cluster
     cluster: Cluster
+    routes: Routes
     activity: Activity
     holds: Holds
     wakes: Wakes
@@ -50,13 +53,14 @@ async def gateway(server: Valkey, *asleep: str, **limits: Any) -> AsyncIterator[
     activity = Activity(client)
     async with api.serve() as (kubernetes, connection):
         for tenant in asleep:
+            kubernetes.declare(tenant)
             kubernetes.machine(f"tenant-{tenant}", "Stopped")
-        cluster = Cluster(connection)
-        wakes = Wakes(cluster, activity, **limits)
-        following = asyncio.create_task(cluster.follow())
-        await until(lambda: cluster.synced and kubernetes.watches == 3)
+        cluster, routes = Cluster(connection), Routes(connection, "gateway")
+        wakes = Wakes(cluster, activity, routes, **limits)
+        following = asyncio.gather(cluster.follow(), routes.follow())
+        await until(lambda: cluster.synced and routes.synced.is_set() and kubernetes.watches == 4)
         try:
-            yield Gateway(kubernetes, cluster, activity, Holds(activity, "gateway-1"), wakes)
+            yield Gateway(kubernetes, cluster, routes, activity, Holds(activity, "gateway-1"), wakes)
         finally:
             await wakes.close()
             following.cancel()
@@ -284,10 +288,130 @@ def test_agents_that_never_get_ready(server: Valkey) -> None:
 def test_only_active_tenants_are_woken(server: Valkey, state: str) -> None:
     async def check() -> None:
         async with gateway(server, "acme") as here:
+            here.api.declare("acme", state=state)
+            await until(lambda: here.routes.all()[0].state == state)
             with pytest.raises(CannotWake) as cannot:
-                await here.wakes.awake(route("acme", state=state), 1)
+                await here.wakes.awake(route("acme"), 1)
             assert cannot.value.kind == "not-active"
             assert not here.api.starts
+
+    run(check())
+
+
+def test_a_machine_that_is_declared_not_to_run_is_not_started_though_no_watch_tells(server: Valkey) -> None:
+    async def check() -> None:
+        async with gateway(server, "acme") as here:
+            here.api.silent = True
+            here.api.machine(ACME, "Stopped", strategy="Halted")
+            with pytest.raises(CannotWake) as cannot:
+                await here.get()
+            assert cannot.value.kind == "not-active"
+            assert not here.api.starts
+
+    run(check())
+
+
+@contextmanager
+def claimed(server: Valkey) -> Iterator[Claim]:
+    """Have the suspender's claim on acme's machine; after it, its stop has been taken."""
+    kept: dict[Any, Any] = {"generation": 0, "state": "claimed", "by": "sweep", "until": time.time() + 30}
+    server.operator().hset("suspension:acme", mapping=kept)
+    yield Claim(state="claimed", seconds=30)
+    server.operator().hset("suspension:acme", "state", "sent")
+
+
+@pytest.mark.parametrize("change", ["suspended", "offboarding", "no route", "deployment"])
+@pytest.mark.parametrize("silent", [False, True])
+def test_a_request_held_since_before_its_tenant_was_suspended_starts_nothing(
+    server: Valkey, change: str, silent: bool
+) -> None:
+    async def check() -> None:
+        async with gateway(server, "acme") as here:
+            with claimed(server) as claim:
+                asked = asyncio.create_task(here.wakes.awake(route("acme"), _SECONDS, claim))
+                await until(lambda: here.wakes.state(route("acme")).phase == "queued")
+                here.api.silent = silent
+                if change == "no route":
+                    here.api.delete(api.CONFIG_MAPS, "route-acme")
+                else:
+                    kind = "servedBy" if change == "deployment" else "state"
+                    here.api.declare("acme", **{kind: change})
+            with pytest.raises(CannotWake) as cannot:
+                await asked
+            assert cannot.value.kind == "not-active"
+            assert not here.api.starts
+
+    run(check())
+
+
+def test_a_tenant_that_is_suspended_while_its_wake_takes_its_turn_is_not_started(
+    server: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def check() -> None:
+        async with gateway(server, "acme") as here:
+            begin = here.activity.started
+
+            async def started(tenant: str, generation: int) -> bool:
+                here.api.silent = True
+                here.api.declare("acme", state="suspended")
+                here.api.machine(ACME, "Stopped", strategy="Halted")
+                return await begin(tenant, generation)
+
+            monkeypatch.setattr(here.activity, "started", started)
+            with pytest.raises(CannotWake) as cannot:
+                await here.get()
+            assert cannot.value.kind == "not-active"
+            assert not here.api.starts
+
+    run(check())
+
+
+def test_a_wake_counts_nothing_of_a_run_that_ended_before_it_was_ready(server: Valkey) -> None:
+    async def check() -> None:
+        async with gateway(server, "acme") as here:
+            here.api.ready = 503
+            asked = asyncio.create_task(here.get())
+            await until(lambda: (here.wakes.state(route("acme")).seconds or 0) > 2)
+            stopped = time.monotonic()
+            await here.api.stop(ACME)
+            here.api.ready = 200
+            await asked
+            took = time.monotonic() - stopped
+            await until(lambda: server.operator().exists("activity:acme:wake"))
+            (wake,) = (await here.activity.wakes(["acme"])).values()
+            assert here.api.starts[ACME] == 2
+            assert wake["seconds"] < took + 0.5
+            phases = sum(wake[phase] for phase in ("queued", "start", "boot", "ready"))
+            assert wake["seconds"] == pytest.approx(phases, abs=0.1)
+
+    run(check())
+
+
+def test_a_machine_that_cannot_be_read_is_its_tenants_trouble_alone(server: Valkey) -> None:
+    async def check() -> None:
+        async with gateway(server, "acme", "globex") as here:
+            here.api.put(api.MACHINES, ACME, {"status": {"conditions": ["odd"]}})
+            with pytest.raises(CannotWake) as cannot:
+                await here.get()
+            assert cannot.value.kind == "unknown"
+            assert "cannot be read" in cannot.value.detail
+            assert await here.get("globex")
+            here.api.machine(ACME, "Stopped")
+            await until(lambda: here.cluster.machine(route("acme")).status == "off")
+
+    run(check())
+
+
+def test_a_watch_that_has_gone_silent_is_listed_again(
+    server: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kube, "_SILENCE_SECONDS", 0.2)
+
+    async def check() -> None:
+        async with gateway(server, "acme") as here:
+            here.api.silent = True
+            await here.api.run(ACME)
+            await until(lambda: here.cluster.machine(route("acme")).status == "running")
 
     run(check())
 
@@ -297,7 +421,7 @@ def test_without_redis_the_awake_are_served_and_the_asleep_stay_so(server: Valke
         async with gateway(server, "acme", "globex") as here:
             await here.api.run(ACME)
             await here.get()
-            wakes = Wakes(here.cluster, Activity(Redis(port=1, decode_responses=True)))
+            wakes = Wakes(here.cluster, Activity(Redis(port=1, decode_responses=True)), here.routes)
             assert await wakes.awake(route("acme"), _SECONDS)
             with pytest.raises(StillWaking):
                 await wakes.awake(route("globex"), 1)
