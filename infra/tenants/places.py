@@ -11,6 +11,7 @@ from typing import Any
 
 from infra.cluster.object_storage import s3_client
 from infra.tenants import clients
+from infra.tenants.objects import Folder
 
 ACTIVITY = ("activity", "suspension")
 """What the activity store's keys of a tenant begin with: the gateway's, and the idle suspender's."""
@@ -97,19 +98,14 @@ def _in_vault(tenant: str, where: clients.Where) -> Iterator[Place]:
 
 
 def _in_object_storage(prefix: str, where: clients.Where) -> Iterator[Place]:
-    s3, bucket = s3_client(where["endpoint"], where["region"]), where["artifacts"]
+    bucket = where["artifacts"]
+    folder = Folder(client=s3_client(where["endpoint"], where["region"]), bucket=bucket, prefix=prefix)
 
     def versions() -> list[str]:
-        pages = s3.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=prefix)
-        return [
-            f"{item['Key']} ({item['VersionId']})"
-            for page in pages
-            for item in [*page.get("Versions", []), *page.get("DeleteMarkers", [])]
-        ]
+        return [f"{held.key!r} ({held.id})" for held in folder.versions()]
 
     def uploads() -> list[str]:
-        pages = s3.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix)
-        return [item["Key"] for page in pages for item in page.get("Uploads", [])]
+        return [repr(held.key) for held in folder.uploads()]
 
     for what, how, look in (
         ("objects, versions, delete markers", "ListObjectVersions", versions),

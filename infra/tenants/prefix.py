@@ -4,9 +4,7 @@
 with `EXOSCALE_API_KEY` and `EXOSCALE_API_SECRET` from its environment.
 """
 
-import base64
-import hashlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pulumi
 from botocore.exceptions import BotoCoreError, ClientError
@@ -14,10 +12,7 @@ from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, Resou
 
 from infra.cluster.object_storage import error_code, s3_client
 from infra.tenants.differences import differences
-
-if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
-    from mypy_boto3_s3.type_defs import ObjectIdentifierTypeDef
+from infra.tenants.objects import Folder
 
 FOLDERS = ("workspace", "uploads", "artifacts")
 
@@ -37,14 +32,15 @@ class PrefixProvider(ResourceProvider):
         return CreateResult(f"{props['bucket']}/{props['prefix']}", props)
 
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
-        """As declared if anything is below the prefix; an empty id if nothing is."""
+        """As declared if anything is below the prefix, old versions too; an empty id if nothing is."""
+        folder = _folder(props)
         try:
-            found = _client(props).list_objects_v2(Bucket=props["bucket"], Prefix=props["prefix"], MaxKeys=1)
-        except ClientError as error:
+            held = folder.versions(limit=1) or folder.uploads(limit=1)
+        except (ClientError, BotoCoreError) as error:
             if error_code(error) == "NoSuchBucket":
                 return ReadResult("", {})
             raise _explained(error, props, "read") from None
-        return ReadResult(id_, props) if found.get("KeyCount") else ReadResult("", {})
+        return ReadResult(id_, props) if held else ReadResult("", {})
 
     def update(self, _id: str, _olds: dict[str, Any], news: dict[str, Any]) -> UpdateResult:
         """Make folders that are missing."""
@@ -59,26 +55,15 @@ class PrefixProvider(ResourceProvider):
         Raises:
             RuntimeError: something is left, or the server refuses.
         """
-        client, bucket, prefix = _client(props), props["bucket"], props["prefix"]
+        prefix = props["prefix"]
         # An empty prefix, or one without its slash, would reach into the whole bucket or another tenant.
         if len(prefix) < 2 or not prefix.endswith("/"):
             raise RuntimeError(f"prefix {prefix!r} is no folder, so nothing is deleted")
         try:
-            for pages in client.get_paginator("list_multipart_uploads").paginate(
-                Bucket=bucket, Prefix=prefix
-            ):
-                for upload in pages.get("Uploads", []):
-                    client.abort_multipart_upload(
-                        Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"]
-                    )
-            for _ in range(_PASSES):
-                if not _delete_versions(client, bucket, prefix):
-                    return
+            _folder(props).empty()
         except (ClientError, BotoCoreError) as error:
-            if error_code(error) == "NoSuchBucket":
-                return
-            raise _explained(error, props, "emptied") from None
-        raise RuntimeError(f"{bucket}/{prefix} is not empty yet: somebody is writing there; try again")
+            if error_code(error) != "NoSuchBucket":
+                raise _explained(error, props, "emptied") from None
 
 
 class Prefix(Resource, module="agent-platform", name="Prefix"):
@@ -107,12 +92,10 @@ class Prefix(Resource, module="agent-platform", name="Prefix"):
 
 
 _PROVIDER = PrefixProvider()
-_PASSES = 3
-"""The last must find nothing; one in between is for what was written meanwhile."""
 
 
 def _make_folders(props: dict[str, Any]) -> None:
-    client = _client(props)
+    client = s3_client(props["endpoint"], props["region"])
     try:
         for folder in FOLDERS:
             key = f"{props['prefix']}{folder}/"
@@ -123,34 +106,9 @@ def _make_folders(props: dict[str, Any]) -> None:
         raise _explained(error, props, "made") from None
 
 
-def _delete_versions(client: "S3Client", bucket: str, prefix: str) -> int:
-    """Delete every version and marker there is now, a page at a time; the number found."""
-    found = 0
-    for page in client.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=prefix):
-        versions: list[ObjectIdentifierTypeDef] = [
-            {"Key": item["Key"], "VersionId": item["VersionId"]}
-            for item in [*page.get("Versions", []), *page.get("DeleteMarkers", [])]
-        ]
-        found += len(versions)
-        if versions:
-            answer = client.delete_objects(Bucket=bucket, Delete={"Objects": versions, "Quiet": True})
-            for error in answer.get("Errors", []):
-                raise RuntimeError(
-                    f"{bucket}/{error.get('Key')} could not be deleted: {error.get('Message')}; try again"
-                )
-    return found
-
-
-def _client(props: dict[str, Any]) -> "S3Client":
+def _folder(props: dict[str, Any]) -> Folder:
     client = s3_client(props["endpoint"], props["region"])
-    # Deleting many at once needs a checksum, and MD5 is the one that every S3 server knows.
-    client.meta.events.register("before-sign.s3.DeleteObjects", _add_md5)
-    return client
-
-
-def _add_md5(request: Any, **_: Any) -> None:
-    digest = hashlib.md5(request.body, usedforsecurity=False).digest()
-    request.headers["Content-MD5"] = base64.b64encode(digest).decode()
+    return Folder(client=client, bucket=props["bucket"], prefix=props["prefix"])
 
 
 def _explained(error: Exception, props: dict[str, Any], doing: str) -> RuntimeError:

@@ -297,7 +297,7 @@ def test_object_storage_is_searched_for_versions_markers_and_uploads(
 
     seen = found(places._in_object_storage("tenant_acme/", where))
     assert len(seen["objects, versions, delete markers"]) == 2
-    assert seen["unfinished uploads"] == ["tenant_acme/y"]
+    assert seen["unfinished uploads"] == ["'tenant_acme/y'"]
 
 
 def test_the_activity_store_is_searched_for_both_kinds_of_keys_and_no_other_tenants(
