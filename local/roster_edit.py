@@ -1,17 +1,20 @@
 """Edits `tenants.yaml` as text: only the lines of the entry that changes are written anew.
 
 Comments, order, quotes and blank lines of everybody else stay to the byte, and a roster of 10,000 tenants is
-edited as fast as it is read. What comes out is read again before it replaces the file: either it says exactly
-what was meant, or nothing is written.
+edited as fast as it is read. Processes that edit it at once take turns (`exclusive`). What comes out is read
+again before it replaces the file: either it says exactly what was meant, or nothing is written.
 """
 
+import contextlib
 import difflib
+import fcntl
 import io
+import os
 import re
 import shutil
 import tempfile
 from bisect import bisect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,20 @@ _ORDER = [str(field.alias) for field in TenantEntry.model_fields.values()]
 """A key that is added goes where the model has it."""
 
 Entry = CommentedMap
+
+
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Let one process at a time read and change the roster; the others wait.
+
+    The folder is locked: each change replaces the file, and a file to lock would lie in the checkout.
+    """
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 class RosterText:
@@ -114,6 +131,8 @@ class RosterText:
             written = Path(folder) / self.path.name
             with written.open("w", encoding="utf-8", newline="") as file:
                 file.write(after)
+                file.flush()
+                os.fsync(file.fileno())
             try:
                 result = load_roster(written)
             except ConfigurationError as error:

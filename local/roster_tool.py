@@ -16,7 +16,7 @@ from infra.tenants.roster import TenantEntry, load_roster
 from infra.tenants.tiers import TIERS, TierName
 from local.errors import LocalError
 from local.paths import ROOT
-from local.roster_edit import Entry, RosterText, put
+from local.roster_edit import Entry, RosterText, exclusive, put
 
 _REVIEW = "Next: `make preview` shows what it changes; then open a pull request."
 _DISCARDABLE = ("workspace", "database")
@@ -58,7 +58,8 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Do what was asked for."""
     options.path = ROOT / "tenants.yaml"
-    options.action(options)
+    with exclusive(options.path):
+        options.action(options)
 
 
 def _add(options: argparse.Namespace) -> None:

@@ -1,6 +1,7 @@
 """`python -m local tenant …` edits one entry and leaves everybody else's lines alone, to the byte."""
 
 import json
+import multiprocessing
 import shutil
 import string
 import time
@@ -275,6 +276,28 @@ def test_line_ends_and_the_files_mode_stay(path: Path) -> None:
     content = path.read_bytes()
     assert content.count(b"\r\n") == content.count(b"\n")
     assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_edits_that_come_at_once_are_all_kept(path: Path) -> None:
+    processes = multiprocessing.get_context("fork")
+    together = processes.Barrier(6)
+
+    def add(number: int) -> None:
+        together.wait()
+        tenant("add", f"umbrella{number}", *UMBRELLA[2:])
+
+    path.chmod(0o640)
+    adding = [processes.Process(target=add, args=(number,)) for number in range(6)]
+    for process in adding:
+        process.start()
+    for process in adding:
+        process.join()
+
+    assert [process.exitcode for process in adding] == [0] * 6
+    ids = [entry.id for entry in load_roster(path).tenants]
+    assert ids == ["acme", "corvus", "dufour", *(f"umbrella{number}" for number in range(6))]
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert [one.name for one in path.parent.iterdir()] == [path.name]
 
 
 def test_the_committed_roster_is_edited_without_changing_another_line(path: Path) -> None:
