@@ -16,7 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
-from local import credentials, supervisor, toolchain
+from local import credentials, store, supervisor, toolchain
 from local.paths import DATA, ROOT
 from local.servers import kubernetes, redis
 from services.kube import Api, ApiError
@@ -51,8 +51,7 @@ def _servers(console: Console) -> Iterator[None]:
     kubernetes.prepare()
     redis.prepare()
     password = DATA / "bench-password"
-    password.write_text(credentials.secret("redis"), encoding="utf-8")
-    password.chmod(0o600)
+    store.write_text(password, credentials.secret("redis"))
     url = redis.environment()["REDIS_URL"]
     os.environ |= {
         "KUBECONFIG": str(kubernetes.KUBECONFIG),

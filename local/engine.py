@@ -12,8 +12,9 @@ import runpy
 import shlex
 import shutil
 import signal
+import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ import pulumi
 import yaml
 from pulumi import automation as auto
 
-from local import credentials, losses, recovery, servers, toolchain
+from local import credentials, losses, recovery, servers, store, toolchain
 from local.errors import LocalError
 from local.paths import DATA, ROOT
 from policy.configuration import PolicyConfigurationError, check_file
@@ -91,7 +92,8 @@ def install_plugins(stack_name: str, *, official_only: bool, tree: Path = ROOT) 
         )
     shutil.rmtree(_BIN, ignore_errors=True)
     shutil.rmtree(_PLUGINS, ignore_errors=True)
-    _BIN.mkdir(parents=True)
+    store.private_folder(_BIN)
+    store.private_folder(_HOME)
     (_BIN / "pulumi").symlink_to(toolchain.tool("pulumi"))
     for name in missing:
         _launcher(_installed(name), [*_PYTHON, f"local.providers.{name}"], tree)
@@ -123,11 +125,8 @@ def _launcher(
         **(environment or {}),
     }
     lines = [f"export {variable}={shlex.quote(value)}" for variable, value in exports.items()]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        "\n".join(["#!/bin/sh", *lines, f'exec {shlex.join(command)} "$@"', ""]), encoding="utf-8"
-    )
-    path.chmod(0o755)
+    store.write_text(path, "\n".join(["#!/bin/sh", *lines, f'exec {shlex.join(command)} "$@"', ""]))
+    path.chmod(0o700)
 
 
 def stack(
@@ -156,7 +155,7 @@ def stack(
     home = _home(name)
     if name != LOCAL_STACK:
         shutil.rmtree(home, ignore_errors=True)
-    _backend(name).mkdir(parents=True, exist_ok=True)
+    store.private_folder(_backend(name))
     local = name == LOCAL_STACK
     secrets = servers.stack_secrets() if local else {}
     document = yaml.safe_load(settings_file.read_text(encoding="utf-8"))
@@ -167,7 +166,9 @@ def stack(
         **(servers.stack_settings() if local else {}),
     }
     document["config"] = _merged(document["config"], {**overlay, **(settings or {})})
-    (home / settings_file.name).write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    if secrets:
+        _keep_encrypted(document, home / settings_file.name, secrets)
+    store.write_text(home / settings_file.name, yaml.safe_dump(document, sort_keys=False))
     ours = {
         "PULUMI_BACKEND_URL": _backend(name).as_uri(),
         "PULUMI_CONFIG_PASSPHRASE": credentials.secret("pulumi-passphrase"),
@@ -192,9 +193,45 @@ def stack(
                 ]
             )
         ) from None
-    if secrets:
-        selected.set_all_config({key: auto.ConfigValue(value, secret=True) for key, value in secrets.items()})
+    _set_secrets(selected, secrets)
     return selected
+
+
+def _keep_encrypted(document: dict[str, Any], before: Path, secrets: Iterable[str]) -> None:
+    """Take over from the file of an earlier run what the engine encrypted then."""
+    if not before.is_file():
+        return
+    known = yaml.safe_load(before.read_text(encoding="utf-8"))
+    document |= {key: known[key] for key in ("encryptionsalt",) if key in known}
+    document["config"] |= {key: known["config"][key] for key in secrets if key in known["config"]}
+
+
+def _set_secrets(selected: auto.Stack, secrets: Mapping[str, str]) -> None:
+    """Give the engine the secrets that it does not have yet by its standard input.
+
+    `Stack.set_config` would put them on a command line, which every user of the machine can read.
+    """
+    known = selected.get_all_config() if secrets else {}
+    workspace = selected.workspace
+    for key, value in secrets.items():
+        if key in known and known[key].value == value:
+            continue
+        done = subprocess.run(
+            [_BIN / "pulumi", "config", "set", key, "--secret", "--raw", "--non-interactive"],
+            cwd=workspace.work_dir,
+            env={
+                **os.environ,
+                **workspace.env_vars,
+                "PULUMI_HOME": str(_HOME),
+                "PULUMI_STACK": selected.name,
+            },
+            input=value,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise LocalError(f"{key} cannot be set; nothing was changed.\n{done.stderr.strip()}")
 
 
 def beside(
@@ -202,9 +239,8 @@ def beside(
 ) -> auto.Stack:
     """A stack in the backend of `selected`, with that configuration: one of some layers, or of one slice."""
     home = _home(selected.name) / "beside" / name
-    home.mkdir(parents=True, exist_ok=True)
     document = yaml.safe_dump({"config": dict(config)}, sort_keys=False)
-    (home / f"Pulumi.{name}.yaml").write_text(document, encoding="utf-8")
+    store.write_text(home / f"Pulumi.{name}.yaml", document)
     return auto.create_or_select_stack(
         stack_name=name,
         project_name=PROJECT,

@@ -12,8 +12,10 @@ from local.errors import LocalError
 
 
 def private_folder(path: Path) -> Path:
-    """Return `path`, made with its parents where missing and readable by its owner only."""
-    path.mkdir(parents=True, mode=0o700, exist_ok=True)
+    """Return `path`, with its parents; what is missing is made, readable by its owner only."""
+    for folder in reversed([path, *path.parents]):
+        if not folder.exists():  # `parents=True` would let others read those
+            folder.mkdir(mode=0o700, exist_ok=True)
     return path
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
-from local import engine
+from local import engine, store
 from local.paths import DATA, ROOT
 from review import markdown, report, trees
 from review.errors import ReviewError
@@ -92,7 +92,7 @@ def _plan(what: str, tree: Path, out: Path, options: Sequence[str]) -> Plan:
 
 
 def _write(page: str, facts: Mapping[str, Any]) -> None:
-    OUT.mkdir(parents=True, exist_ok=True)
+    store.private_folder(OUT)
     comment, data = OUT / "review.md", OUT / "review.json"
     comment.write_text(page, encoding="utf-8")
     data.write_text(engine.as_json(facts) + "\n", encoding="utf-8")

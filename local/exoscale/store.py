@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from local import store
 from local.exoscale.contract import Json
 from local.exoscale.errors import not_found
 
@@ -20,7 +21,7 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         """Open or create the file at `path`, readable by its owner only: it holds API secrets."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        store.private_folder(path.parent)
         path.touch(mode=0o600)
         self._lock = threading.RLock()
         self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)

@@ -1,0 +1,77 @@
+"""The engine gets its secrets where nobody else can read them, and only what it does not have."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from local import engine, servers, store, toolchain
+from local.paths import DATA
+
+SECRETS = {
+    "agent-platform:vaultToken": "s.the-token",
+    "agent-platform:gatewayKey": "-----BEGIN KEY-----\n1+2=\n-----END KEY-----\n",
+    "agent-platform:redisPassword": "--flag'\"$(x)",
+}
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, console: Console) -> Iterator[Path]:
+    """Everything that the engine was called with, as a file; its servers are not needed for that."""
+    toolchain.ensure(console, "pulumi")
+    recorded, real = tmp_path / "commands", toolchain.tool("pulumi")
+    wrapper = tmp_path / "pulumi"
+    wrapper.write_text(f'#!/bin/sh\nprintf "%s\\n" "$*" >> {recorded}\nexec {real} "$@"\n')
+    wrapper.chmod(0o700)
+    monkeypatch.setattr(toolchain, "tool", lambda _name: wrapper)
+    monkeypatch.setattr(servers, "stack_settings", dict)
+    monkeypatch.setattr(servers, "stack_secrets", lambda: SECRETS)
+    engine.install_plugins(engine.LOCAL_STACK, official_only=False)
+    yield recorded
+
+
+def settings() -> str:
+    return (DATA / "stacks/local/Pulumi.local.yaml").read_text()
+
+
+def test_secrets_reach_the_engine_on_no_command_line_and_in_no_file(commands: Path) -> None:
+    known = engine.stack(engine.LOCAL_STACK).get_all_config()
+
+    assert {key: known[key].value for key in SECRETS} == SECRETS
+    assert all(known[key].secret for key in SECRETS)
+    assert "config set" in commands.read_text()
+    for secret in SECRETS.values():
+        assert secret.strip() not in commands.read_text() + settings()
+
+
+def test_only_a_secret_that_changed_is_set_again(commands: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine.stack(engine.LOCAL_STACK)
+    commands.unlink()
+    changed = {**SECRETS, "agent-platform:vaultToken": "s.another"}
+    monkeypatch.setattr(servers, "stack_secrets", lambda: changed)
+
+    known = engine.stack(engine.LOCAL_STACK).get_all_config()
+
+    assert {key: known[key].value for key in SECRETS} == changed
+    called = [line for line in commands.read_text().splitlines() if "config set" in line]
+    assert called == ["config set agent-platform:vaultToken --secret --raw --non-interactive"]
+
+
+def test_what_it_writes_is_its_owners_alone(commands: Path) -> None:
+    engine.stack(engine.LOCAL_STACK)
+
+    for folder in ("", "bin", "pulumi", "stacks", "stacks/local", "stacks/local/state"):
+        assert (DATA / folder).stat().st_mode & 0o077 == 0, folder
+    assert (DATA / "stacks/local/Pulumi.local.yaml").stat().st_mode & 0o077 == 0
+
+
+def test_a_folder_is_private_with_all_that_had_to_be_made_above_it(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+
+    store.private_folder(tmp_path / "a/b/c")
+
+    assert [(tmp_path / made).stat().st_mode & 0o777 for made in ("", "a", "a/b", "a/b/c")] == [
+        0o755,
+        *3 * [0o700],
+    ]
