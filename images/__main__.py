@@ -3,10 +3,9 @@
 import argparse
 import sys
 
-from rich.console import Console
-
 from images import build
 from images.recipes import RECIPES
+from local import consoles
 from local.errors import LocalError
 
 
@@ -19,12 +18,12 @@ def main() -> int:
         "names", nargs="*", metavar="NAME", help=f"of {', '.join(RECIPES)}; all if none is named"
     )
     asked = parser.parse_args()
-    console = Console(stderr=True)
+    console = consoles.console(stderr=True)
     try:
         for name in asked.names or RECIPES:
-            console.print(f"{name}: {build(name, console)}", markup=False, soft_wrap=True)
+            console.print(f"{name}: {build(name, console)}", soft_wrap=True)
     except LocalError as error:
-        console.print(str(error), markup=False, soft_wrap=True)
+        console.print(str(error), soft_wrap=True)
         return 1
     return 0
 

@@ -18,7 +18,7 @@ class Progress:
         self._seconds = seconds
         self._left = 1.0
         self._began = time.monotonic()
-        console.print(f"Building the image {name}: about {seconds} s.", markup=False)
+        console.print(f"Building the image {name}: about {seconds} s.")
 
     def __enter__(self) -> Self:
         """Begin to show."""
@@ -29,11 +29,11 @@ class Progress:
     ) -> None:
         """Say how long all of it took, if it went well."""
         if error is None:
-            self._console.print(f"  built in {time.monotonic() - self._began:.0f} s", markup=False)
+            self._console.print(f"  built in {time.monotonic() - self._began:.0f} s")
 
     @contextlib.contextmanager
     def step(self, name: str, share: float) -> Iterator[None]:
         """Show one step, which is a share of the whole."""
-        self._console.print(f"  {name} …  (about {self._left * self._seconds:.0f} s left)", markup=False)
+        self._console.print(f"  {name} …  (about {self._left * self._seconds:.0f} s left)")
         yield
         self._left -= share

@@ -21,6 +21,7 @@ from rich.table import Table
 
 from infra.tenants.roster import load_roster
 from local import (
+    consoles,
     engine,
     machines,
     roster_schema,
@@ -31,26 +32,38 @@ from local import (
     tokens,
     toolchain,
 )
-from local.errors import LocalError
+from local.errors import LocalError, refused
 from local.paths import DATA, LOGS, ROOT
 from local.toolchain import manifests
 
-CONSOLE = Console(stderr=True, highlight=False)
+CONSOLE = consoles.console(stderr=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
+    consoles.write_anything()
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], None] = options.command
     try:
         command(options)
+        sys.stdout.flush()
     except (LocalError, RunError) as error:
-        CONSOLE.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        return _failed(error)
+    except BrokenPipeError:
+        # Whoever read the answer has read enough; what is left of it goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        return _failed(refused(error, DATA, "the command did not come to its end"))
     except KeyboardInterrupt:
         CONSOLE.print("Interrupted. Nothing is lost: run the same command again to go on.")
         return 130
     return 0
+
+
+def _failed(error: Exception) -> int:
+    CONSOLE.print(f"error: {error}", style="red", soft_wrap=True)
+    return 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -110,8 +123,8 @@ def _up(options: argparse.Namespace) -> None:
 
 def _bring_up(options: argparse.Namespace) -> None:
     plugins = engine.install_plugins(engine.LOCAL_STACK, official_only=options.plugins == "official")
-    CONSOLE.print(f"Engine: {toolchain.tool('pulumi')}", markup=False)
-    CONSOLE.print(f"Plugins: {plugins.describe()}", markup=False)
+    CONSOLE.print(f"Engine: {toolchain.tool('pulumi')}")
+    CONSOLE.print(f"Plugins: {plugins.describe()}")
     servers.start_all(CONSOLE)
     engine.up(engine.stack(engine.LOCAL_STACK), output=_say)
     declared = engine.tenants(engine.LOCAL_STACK)
@@ -119,7 +132,7 @@ def _bring_up(options: argparse.Namespace) -> None:
         machines.settle(declared)
     columns = ("id", "name", "tier", "served_by", "status", "url")
     _print_tenants(_table_console(), columns, map(_with_url, machines.observe(declared)))
-    CONSOLE.print(f"Console: {_url(tokens.CONSOLE)} (`make token TENANT={tokens.CONSOLE}`)", markup=False)
+    CONSOLE.print(f"Console: {_url(tokens.CONSOLE)} (`make token TENANT={tokens.CONSOLE}`)")
 
 
 def _preview(options: argparse.Namespace) -> None:
@@ -167,9 +180,9 @@ def _status(options: argparse.Namespace) -> None:
         console.print("The tenants are known when the Kubernetes API is ready: `make up`.")
         return
     _print_tenants(console, ("id", "tier", "sleep", "since", "reason", "last_wake"), map(_readable, tenants))
-    console.print(f"Guests: {servers.node_agent.guests()}.", markup=False)
+    console.print(f"Guests: {servers.node_agent.guests()}.")
     if trouble:
-        console.print(trouble, style="yellow", markup=False)
+        console.print(trouble, style="yellow")
 
 
 def _observed() -> list[dict[str, Any]]:
@@ -204,7 +217,7 @@ def _clock(moment: float | None) -> str:
 
 def _table_console() -> Console:
     """As wide as the terminal; wide enough for whole words where there is none."""
-    return Console() if sys.stdout.isatty() else Console(width=120)
+    return consoles.console(width=None if sys.stdout.isatty() else 120)
 
 
 def _print_tenants(console: Console, columns: Sequence[str], tenants: Iterable[machines.Tenant]) -> None:
@@ -228,7 +241,7 @@ def _demo(_options: argparse.Namespace) -> None:
         tenants = _observed()
         console = _table_console()
         _print_tenants(console, ("id", "name", "tier", "served_by", "status", "url"), map(_with_url, tenants))
-        console.print(f"Guests: {servers.node_agent.guests()}.", markup=False)
+        console.print(f"Guests: {servers.node_agent.guests()}.")
         known = [tenant["id"] for tenant in tenants]
         have_guests = servers.node_agent.have_guests()
         tour.run(_observed, lambda host: tokens.mint(host, known), have_guests, console)
@@ -254,7 +267,7 @@ def _down(options: argparse.Namespace) -> None:
         servers.stop_all(CONSOLE)
         if options.delete_data:
             shutil.rmtree(DATA)
-            CONSOLE.print(f"Removed {DATA}.", markup=False)
+            CONSOLE.print(f"Removed {DATA}.")
 
 
 def _attack(options: argparse.Namespace) -> None:
@@ -296,7 +309,7 @@ def _bench(options: argparse.Namespace) -> None:
     figures, failures = bench.run(CONSOLE, options.names)
     if failures:
         # What was measured is told all the same: it took minutes.
-        CONSOLE.print("\n".join(failures), markup=False)
+        CONSOLE.print("\n".join(failures))
     sys.stdout.write(engine.as_json({"benchmarks": figures}) + "\n")
     if failures:
         raise LocalError(f"{len(failures)} of the benches could not be run: see above.")
@@ -316,11 +329,11 @@ def _actionlint(_options: argparse.Namespace) -> None:
 
 def _manifests(_options: argparse.Namespace) -> None:
     toolchain.ensure(CONSOLE)
-    CONSOLE.print(f"Wrote {manifests.regenerate()}.", markup=False)
+    CONSOLE.print(f"Wrote {manifests.regenerate()}.")
 
 
 def _schema(_options: argparse.Namespace) -> None:
-    CONSOLE.print(f"Wrote {roster_schema.write()}.", markup=False)
+    CONSOLE.print(f"Wrote {roster_schema.write()}.")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
-from local import credentials, store, supervisor, toolchain
+from local import consoles, credentials, store, supervisor, toolchain
 from local.paths import DATA, ROOT
 from local.servers import kubernetes, redis
 from services.kube import Api, ApiError
@@ -39,7 +39,7 @@ def measure(module: str) -> Any:
 
 def main(bench: Callable[[Console], Awaitable[Any]]) -> None:
     """In that process: start the servers, run the bench, print what it returns as JSON."""
-    console = Console(stderr=True)
+    console = consoles.console(stderr=True)
     with _servers(console):
         sys.stdout.write(json.dumps(asyncio.run(bench(console))))  # type: ignore[arg-type]
 

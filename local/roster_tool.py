@@ -9,11 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
-from rich.console import Console
 from rich.table import Table
 
 from infra.tenants.roster import TenantEntry, load_roster
 from infra.tenants.tiers import TIERS, TierName
+from local.consoles import console
 from local.errors import LocalError
 from local.paths import ROOT
 from local.roster_edit import Entry, RosterText, exclusive, put
@@ -101,7 +101,7 @@ def _list(options: argparse.Namespace) -> None:
     table = Table("id", "name", "tier", "state", "owner", title=f"{len(roster.tenants)} tenants")
     for entry in roster.tenants:
         table.add_row(entry.id, entry.name, entry.tier, entry.state, entry.owner)
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    console(width=None if sys.stdout.isatty() else 140).print(table)
 
 
 def _move(options: argparse.Namespace) -> None:

@@ -14,16 +14,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from local import engine, store
+from local import consoles, engine, store
+from local.errors import refused
 from local.paths import DATA, ROOT
 from review import markdown, report, trees
 from review.errors import ReviewError
 from review.model import Plan
 
 OUT = DATA / "review"
-_CONSOLE = Console(stderr=True, highlight=False)
+_CONSOLE = consoles.console(stderr=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,21 +33,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--plugins", choices=("any", "official"), default="any", help="official: refuse a stand-in"
     )
+    consoles.write_anything()
     options = parser.parse_args(arguments)
-    shutil.rmtree(OUT, ignore_errors=True)
     try:
+        shutil.rmtree(OUT, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix="agent-platform-review-") as folder:
             reviewed = _review(options, Path(folder))
         _write(markdown.render(reviewed), reviewed.as_data())
     except ReviewError as error:
         _write(markdown.refusal(str(error)), {"passes": False, "problems": [str(error)]})
-        _CONSOLE.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        _CONSOLE.print(f"error: {error}", style="red", soft_wrap=True)
+        return 1
+    except OSError as error:
+        _CONSOLE.print(f"error: {refused(error, DATA, 'there is no review')}", style="red", soft_wrap=True)
         return 1
     except KeyboardInterrupt:
         _CONSOLE.print("Interrupted. Nothing was changed.")
         return 130
     for problem in reviewed.problems:
-        _CONSOLE.print(f"error: {problem}", style="red", markup=False, soft_wrap=True)
+        _CONSOLE.print(f"error: {problem}", style="red", soft_wrap=True)
     return 1 if reviewed.problems else 0
 
 
@@ -83,7 +86,7 @@ def _review(options: argparse.Namespace, folder: Path) -> report.Review:
 
 def _plan(what: str, tree: Path, out: Path, options: Sequence[str]) -> Plan:
     """Preview one tree in a process of its own: Python imports a package once."""
-    _CONSOLE.print(f"Planning the {what} …", markup=False)
+    _CONSOLE.print(f"Planning the {what} …")
     command = [sys.executable, "-m", "review.plan", str(tree), str(out), *options]
     done = subprocess.run(command, cwd=ROOT, check=False)  # noqa: S603
     if done.returncode or not out.is_file():

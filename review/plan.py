@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pulumi
 from pulumi import automation as auto
-from rich.console import Console
 
-from local import engine, servers, supervisor, toolchain
+from local import consoles, engine, servers, supervisor, toolchain
 from local.errors import LocalError
 from review.model import Finding, Operation, Plan, Step, TenantFacts
 
@@ -147,7 +146,7 @@ def _facts(tree: Path) -> tuple[TenantFacts, ...]:
 
 def plan(tree: Path, stack: str, *, backend: str | None, official_only: bool) -> Plan:
     """Preview the tree's program; a failure is told in the plan."""
-    console, recorder, result = Console(stderr=True, highlight=False), Recorder(), Plan()
+    console, recorder, result = consoles.console(stderr=True), Recorder(), Plan()
     try:
         result = Plan(tenants=_facts(tree))
         local = stack == engine.LOCAL_STACK

@@ -8,6 +8,7 @@ from typing import Any
 import urllib3
 from kubernetes.client.exceptions import ApiException
 from rich.console import Console
+from rich.text import Text
 
 from local import sleep
 from local.demo.machine import Machine, sweep
@@ -168,11 +169,11 @@ def _the_others(tenants: Sequence[Tenant], mint: Mint, console: Console) -> None
 
 
 def _step(console: Console, title: str) -> None:
-    console.rule(f"[bold]{title}", align="left")
+    console.rule(Text(title, style="bold"), align="left")
 
 
 def _say(console: Console, text: str) -> None:
-    console.print(f"{time.strftime('%H:%M:%S')}  {text}", markup=False)
+    console.print(f"{time.strftime('%H:%M:%S')}  {text}")
 
 
 def _brief(answer: Answer | None) -> str:

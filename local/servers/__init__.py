@@ -11,16 +11,13 @@ A module here stands for one server, or a few that belong together, and offers (
 `prepare` and `bootstrap` are repeatable, and mend what an interruption left half done.
 """
 
-import contextlib
-import errno
 import itertools
-from collections.abc import Iterator
 from typing import Any, Protocol
 
 from rich.console import Console
 
 from local import credentials, ports, supervisor
-from local.errors import LocalError
+from local.errors import refused
 from local.paths import DATA
 from local.servers import (
     certificates,
@@ -55,14 +52,6 @@ LAYERS: tuple[tuple[Module, ...], ...] = (
 """Modules of a layer start side by side: the first service of each, then the second, and so on. The next
 layer starts when this one is bootstrapped."""
 
-_DISK_TROUBLE = {
-    errno.ENOSPC: "make room on the disk",
-    errno.EDQUOT: "make room within your quota",
-    errno.EROFS: "set AGENT_PLATFORM_DATA to a folder that can be written",
-    errno.EACCES: "give it back to your user (`sudo make up` makes it root's)",
-    errno.EPERM: "give it back to your user (`sudo make up` makes it root's)",
-}
-
 _MODULES = tuple(itertools.chain.from_iterable(LAYERS))
 
 
@@ -71,22 +60,28 @@ def start_all(console: Console) -> None:
 
     A full disk or a taken port is told before anything starts.
     """
-    with _disk_trouble_told():
+    try:
         supervisor.check_disk()
         for service in _services():
             supervisor.check_ports(service)
         for layer in LAYERS:
-            for module in layer:
-                module.prepare()
-            for turn in itertools.zip_longest(*(module.services() for module in layer)):
-                batch = [service for service in turn if service]
-                for service in batch:
-                    supervisor.launch(service)
-                for service in batch:
-                    supervisor.wait(service, console)
-            for module in layer:
-                what = f"{module.services()[0].name}: its first contents"
-                supervisor.wait_until(module.bootstrap, timeout=30, what=what)
+            _start(layer, console)
+    except OSError as error:
+        raise refused(error, DATA, "the platform is not up") from error
+
+
+def _start(layer: tuple[Module, ...], console: Console) -> None:
+    for module in layer:
+        module.prepare()
+    for turn in itertools.zip_longest(*(module.services() for module in layer)):
+        batch = [service for service in turn if service]
+        for service in batch:
+            supervisor.launch(service)
+        for service in batch:
+            supervisor.wait(service, console)
+    for module in layer:
+        what = f"{module.services()[0].name}: its first contents"
+        supervisor.wait_until(module.bootstrap, timeout=30, what=what)
 
 
 def stop_all(console: Console) -> None:
@@ -137,17 +132,3 @@ def stack_secrets() -> dict[str, str]:
 
 def _services() -> list[Service]:
     return [service for module in _MODULES for service in module.services()]
-
-
-@contextlib.contextmanager
-def _disk_trouble_told() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        remedy = _DISK_TROUBLE.get(error.errno or 0)
-        if remedy is None:
-            raise
-        raise LocalError(
-            f"{error.filename or DATA}: {error.strerror}, so the platform is not up; {remedy} and run "
-            "`make up` again."
-        ) from error

@@ -103,7 +103,6 @@ def ensure(console: Console, *names: str) -> None:
         console.print(
             f"{found} is {_pulumi_version(found) or 'of unknown version'}, older than "
             f"{_pinned('pulumi')}, which the program needs: using our own build instead.",
-            markup=False,
             soft_wrap=True,
         )
     if not _missing(*names):

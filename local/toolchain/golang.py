@@ -27,7 +27,6 @@ def ensure(console: Console) -> None:
         return
     console.print(
         f"No Go {_LEAST} or newer on PATH: installing one into {_INSTALLED} (about 1 min).",
-        markup=False,
         soft_wrap=True,
     )
     draft = _INSTALLED.with_name("go.draft")

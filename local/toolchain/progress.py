@@ -24,7 +24,6 @@ class Progress:
         total = _duration(sum(self._expected.values()))
         console.print(
             f"Building {len(seconds)} tools, about {total} in all; once only, they are kept in {place}.",
-            markup=False,
         )
         self._bars = Bars(
             TextColumn("  {task.description:<24}"),
@@ -51,16 +50,14 @@ class Progress:
         """Show one step while it runs."""
         expected = _duration(self._expected[name])
         if not self._console.is_terminal:
-            self._console.print(f"  {name}: building, about {expected} …", markup=False)
+            self._console.print(f"  {name}: building, about {expected} …")
         task = self._bars.add_task(name, total=None, expected=expected)
         began = time.monotonic()
         yield
         self._bars.update(task, total=1, completed=1)
         self._bars.stop_task(task)
         if not self._console.is_terminal:
-            self._console.print(
-                f"  {name}: built in {_duration(round(time.monotonic() - began))}", markup=False
-            )
+            self._console.print(f"  {name}: built in {_duration(round(time.monotonic() - began))}")
 
 
 def _duration(seconds: int) -> str:
