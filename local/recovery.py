@@ -15,9 +15,13 @@ from typing import Any
 from exoscale.api.v2 import Client  # type: ignore[import-untyped]
 from pulumi import automation as auto
 
+from local import supervisor
 from local.errors import LocalError
 
 Inputs = Mapping[str, Any]
+
+_CLOCK = 1.0
+"""Seconds by which the moments of a process's start and of a file's writing may be off."""
 
 
 def recover(
@@ -28,7 +32,7 @@ def recover(
     `environment` is the engine's, with the Exoscale endpoint and credentials. Raises `LocalError` when
     another engine is at work on the stack.
     """
-    _release_dead_locks(backend)
+    release_dead_locks(backend)
     exported = stack.export_stack()
     deployment = dict(exported.deployment or {})
     pending = deployment.pop("pending_operations", None) or []
@@ -58,17 +62,36 @@ def recover(
         stack.refresh(target=targets, on_output=output)
 
 
-def _release_dead_locks(backend: Path) -> None:
+def release_dead_locks(backend: Path) -> None:
+    """Take away the locks of engines that are no more; LocalError where one still works on this backend."""
     for lock in backend.glob(".pulumi/locks/**/*.json"):
-        holder = json.loads(lock.read_text(encoding="utf-8"))
-        if holder["hostname"] == socket.gethostname() and not Path(f"/proc/{holder['pid']}").exists():
-            lock.unlink()
-        else:
+        holder = _living_holder(lock, backend)
+        if holder is not None:
             raise LocalError(
-                f"Another update of this stack is running (process {holder['pid']} on {holder['hostname']}, "
-                f"since {holder['timestamp']}); two at once would corrupt its state. Wait for it to end, "
-                "then try again."
+                f"Another update of this stack is running (process {holder}), and two at once would corrupt "
+                "its state; nothing was changed. Wait for it to end, then try again."
             )
+        lock.unlink(missing_ok=True)
+
+
+def _living_holder(lock: Path, backend: Path) -> int | None:
+    """The engine that may hold the lock, whatever stands in it.
+
+    A full disk leaves a lock empty, and a machine may be given another name: an engine that this platform
+    started is therefore known by its environment. One that was started by hand is known by its process's
+    number, unless that is the number of a process by now which began after the lock was made.
+    """
+    ours = supervisor.carrying("PULUMI_BACKEND_URL", backend.as_uri())
+    named = [pid for pid in _named(lock) if supervisor.began(pid) < lock.stat().st_mtime + _CLOCK]
+    return next((pid for pid in (*named, *ours) if supervisor.program(pid) == "pulumi"), None)
+
+
+def _named(lock: Path) -> list[int]:
+    try:
+        holder = json.loads(lock.read_text(encoding="utf-8"))
+        return [int(holder["pid"])] if holder["hostname"] == socket.gethostname() else []
+    except (ValueError, TypeError, KeyError):
+        return []
 
 
 def _identifier(resource_type: str, inputs: Inputs, exoscale: Client) -> str | None:

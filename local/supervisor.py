@@ -10,6 +10,7 @@ Nothing here needs a clean end: after Ctrl-C, a kill or a power cut, the next `s
 
 import contextlib
 import fcntl
+import math
 import os
 import shutil
 import signal
@@ -184,6 +185,26 @@ def is_running(name: str) -> bool:
     return _pid(name) is not None
 
 
+def carrying(variable: str, value: str) -> list[int]:
+    """Return the living processes that were started with this in their environment."""
+    mark = f"{variable}={value}".encode()
+    return [pid for pid in _processes() if mark in _file(pid, "environ").split(b"\0") and _born(pid)]
+
+
+def began(pid: int) -> float:
+    """Return when a living process began, in seconds since the epoch; infinity for a dead one."""
+    born = _born(pid)
+    if born is None:
+        return math.inf
+    ticks = int(born.rpartition("/")[2])
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")
+
+
+def program(pid: int) -> str:
+    """Return the name of the program that a process runs; empty for a dead one."""
+    return _file(pid, "comm").decode(errors="replace").strip()
+
+
 def check_disk() -> None:
     """LocalError if the disk is too full for the servers to write their data."""
     free = shutil.disk_usage(store.private_folder(DATA)).free
@@ -262,8 +283,7 @@ def _born(pid: int) -> str | None:
 
 def _left_over(name: str) -> list[int]:
     """Return the processes that carry the server's mark: itself, its children, one without a record."""
-    mark = f"{_MARK}={_record(name)}".encode()
-    return [pid for pid in _processes() if mark in _file(pid, "environ").split(b"\0") and _born(pid)]
+    return carrying(_MARK, str(_record(name)))
 
 
 def _end(pid: int, gently: signal.Signals) -> None:

@@ -61,6 +61,8 @@ def prepare() -> None:
     if credentials.kept(_TOKEN) is None:
         supervisor.stop("vault")
         shutil.rmtree(_HOME, ignore_errors=True)
+    if supervisor.is_running("vault") and _is_sealed():
+        supervisor.stop("vault")  # it unseals itself only when it starts
     store.private_folder(_HOME / "raft")
     configuration = _CONFIGURATION.format(
         home=_HOME, port=ports.port("vault"), cluster_port=ports.port("vault-cluster")
@@ -108,17 +110,26 @@ def root_token() -> str:
 
 def _ready() -> None:
     # Not yet initialised is ready enough for `bootstrap`, which does that.
-    status, _ = _call("GET", "/v1/sys/health")
-    if status != http.HTTPStatus.NOT_IMPLEMENTED:
+    if _health() != http.HTTPStatus.NOT_IMPLEMENTED:
         _active()
 
 
 def _active() -> None:
-    status, _ = _call("GET", "/v1/sys/health")
+    status = _health()
     if status != http.HTTPStatus.OK:
-        raise NotReady(
-            {429: "electing itself leader", 503: "unsealing"}.get(status, f"health check says {status}")
-        )
+        told = {429: "electing itself leader", 503: "sealed; it unseals itself when it starts: `make up`"}
+        raise NotReady(told.get(status, f"health check says {status}"))
+
+
+def _is_sealed() -> bool:
+    try:
+        return _health() == http.HTTPStatus.SERVICE_UNAVAILABLE
+    except (NotReady, OSError):
+        return False
+
+
+def _health() -> int:
+    return _call("GET", "/v1/sys/health")[0]
 
 
 def _call(method: str, path: str, body: dict[str, Any] | None = None) -> tuple[int, dict[str, Any]]:

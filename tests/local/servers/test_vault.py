@@ -53,6 +53,24 @@ def _put(name: str, value: str) -> None:
         raise supervisor.NotReady(str(error)) from None
 
 
+def test_one_that_was_sealed_while_it_ran_says_so_and_is_unsealed_by_the_next_up(up: Up) -> None:
+    (service,) = vault.services()
+    client().sys.seal()
+    supervisor.wait_until(_sealed, timeout=10, what="its seal")
+    told = supervisor.status(service)
+    assert (told.ready, told.detail) == (False, "sealed; it unseals itself when it starts: `make up`")
+
+    up(vault)
+
+    assert client().is_authenticated()
+    assert supervisor.status(service).ready
+
+
+def _sealed() -> None:
+    if not client().sys.is_sealed():
+        raise supervisor.NotReady("open")
+
+
 def test_everything_asked_is_audited_and_nothing_secret_in_clear() -> None:
     client().secrets.kv.v2.list_secrets("", mount_point="sample")
     log = DATA / "vault" / "audit.log"
