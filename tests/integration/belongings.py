@@ -40,7 +40,10 @@ def leave_data_everywhere(platform: Platform, tenant: str, *, machine: bool) -> 
         s3.put_object(Bucket=bucket, Key=f"{prefix}/deleted", Body=body)
     s3.delete_object(Bucket=bucket, Key=f"{prefix}/deleted")
     s3.put_object(Bucket=bucket, Key=f"{prefix}/kept ü", Body=b"kept")
-    s3.create_multipart_upload(Bucket=bucket, Key=f"{prefix}/unfinished")
+    for awkward in ("a\x01b", "n" * 256):
+        s3.put_object(Bucket=bucket, Key=f"{prefix}/{awkward}", Body=b"kept")
+    for unfinished in ("unfinished", "\ufffe"):
+        s3.create_multipart_upload(Bucket=bucket, Key=f"{prefix}/{unfinished}")
     activity = redis.Redis.from_url(platform.exports()["REDIS_URL"])
     activity.hset(f"activity:{tenant}", "seen", 1)
     activity.set(f"activity:{tenant}:session", "now")
