@@ -184,6 +184,7 @@ def stack(
             program=_Program(program or _infra),
             opts=_workspace(home, {"PULUMI_BACKEND_URL": backend} if backend else ours),
         )
+        _set_secrets(selected, secrets)
     except auto.CommandError as error:
         raise LocalError(
             "\n".join(
@@ -193,17 +194,18 @@ def stack(
                 ]
             )
         ) from None
-    _set_secrets(selected, secrets)
     return selected
 
 
 def _keep_encrypted(document: dict[str, Any], before: Path, secrets: Iterable[str]) -> None:
-    """Take over from the file of an earlier run what the engine encrypted then."""
-    if not before.is_file():
+    """Take over from the file of an earlier run, if it is whole, what the engine encrypted then."""
+    try:
+        known = yaml.safe_load(before.read_text(encoding="utf-8"))
+        encrypted = {key: known["config"][key] for key in secrets}
+        document["encryptionsalt"] = known["encryptionsalt"]
+    except (FileNotFoundError, yaml.YAMLError, KeyError, TypeError):
         return
-    known = yaml.safe_load(before.read_text(encoding="utf-8"))
-    document |= {key: known[key] for key in ("encryptionsalt",) if key in known}
-    document["config"] |= {key: known["config"][key] for key in secrets if key in known["config"]}
+    document["config"] |= encrypted
 
 
 def _set_secrets(selected: auto.Stack, secrets: Mapping[str, str]) -> None:

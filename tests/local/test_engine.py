@@ -58,6 +58,16 @@ def test_only_a_secret_that_changed_is_set_again(commands: Path, monkeypatch: py
     assert called == ["config set agent-platform:vaultToken --secret --raw --non-interactive"]
 
 
+@pytest.mark.parametrize("torn", ["config: {", "config: {}\n"])
+def test_a_file_that_was_not_written_whole_is_written_anew(commands: Path, torn: str) -> None:
+    engine.stack(engine.LOCAL_STACK)
+    (DATA / "stacks/local/Pulumi.local.yaml").write_text(torn)
+
+    known = engine.stack(engine.LOCAL_STACK).get_all_config()
+
+    assert {key: known[key].value for key in SECRETS} == SECRETS
+
+
 def test_what_it_writes_is_its_owners_alone(commands: Path) -> None:
     engine.stack(engine.LOCAL_STACK)
 
