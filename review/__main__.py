@@ -64,7 +64,7 @@ def _review(options: argparse.Namespace, folder: Path) -> report.Review:
     command = ["--stack", stack, "--plugins", plugins, *(["--backend", backend] if backend else [])]
     both = trees.extract(ROOT, base, folder)
     for line in both.left_out:
-        _CONSOLE.print(f"left out of the review: {line}", markup=False, soft_wrap=True)
+        _CONSOLE.print(f"left out of the review: {line}", soft_wrap=True)
     scope = report.Scope(
         base=base,
         base_commit=both.base_commit,
