@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 from rich.console import Console
 
-from local import ports, servers, supervisor
+from local import credentials, ports, servers, supervisor
 from local.errors import LocalError
 from local.supervisor import NotReady, Service
 
@@ -157,3 +157,13 @@ def test_a_server_that_is_not_quite_there_is_bootstrapped_again(
     samples[0].trouble = [NotReady("electing"), ConnectionRefusedError("refused")]
     servers.start_all(console)
     assert "bootstrap last" in samples[0].notes
+
+
+def test_no_server_is_started_with_a_secret_on_its_command_line() -> None:
+    names = ("postgres", "redis", "exoscale-api-key", "exoscale-api-secret", "object-storage-internal")
+    secrets = [credentials.secret(name) for name in (*names, "vault-seal", "pulumi-passphrase")]
+
+    commands = [" ".join(service.command) for service in servers._services()]
+
+    assert len(commands) > 10
+    assert not [line for line in commands if any(secret in line for secret in secrets)]
