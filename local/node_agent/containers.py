@@ -5,23 +5,19 @@ its N-th attempt. So an agent that was killed goes on where it was: nothing runs
 """
 
 import contextlib
-import functools
-import logging
 import os
 import select
 import shutil
 import signal
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from local.node_agent.isolation import Isolation
 from local.paths import ROOT
-
-log = logging.getLogger(__name__)
 
 LOST = 137
 """Exit code of a container whose end nobody saw, because the machine or its shell went down."""
@@ -46,7 +42,8 @@ class Command:
 
     arguments: Sequence[str]
     environment: Mapping[str, str]
-    mounts: Sequence[tuple[Path, str]] = ()
+    isolation: Isolation | None = None
+    """None for a guest's hypervisor, which is a process of this machine."""
 
 
 class Containers:
@@ -92,15 +89,16 @@ class Containers:
     def start(self, uid: str, name: str, number: int, command: Command, *, label: str) -> None:
         """Start attempt `number`, output in `LABEL_UID/NAME/NUMBER.log`; OSError if the machine cannot."""
         folder = self._folder / uid / name
-        scratch = folder / "scratch"
-        scratch.mkdir(parents=True, exist_ok=True)
+        root = folder / "root"
+        root.mkdir(parents=True, exist_ok=True)
         output = self._logs / f"{label}_{uid}" / name / f"{number}.log"
         output.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        mounts = [part for mount in command.mounts for part in mount]
-        unshare = (namespace() or ()) if mounts else ()
+        arguments = command.arguments
+        if command.isolation is not None:
+            arguments = command.isolation.command(root, arguments)
         with output.open("ab") as stream:
             process = subprocess.Popen(
-                [*unshare, "sh", _SHELL, folder / str(number), scratch, *mounts, "--", *command.arguments],
+                ["sh", _SHELL, folder / str(number), *arguments],
                 cwd=ROOT,
                 env=dict(command.environment),
                 stdin=subprocess.DEVNULL,
@@ -108,7 +106,8 @@ class Containers:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        while not (folder / f"{number}.pid").exists():
+        record = folder / f"{number}.pid"
+        while not record.exists() or not record.stat().st_size:
             if process.poll() is not None:
                 raise OSError(f"its shell ended with status {process.returncode}; see {output}")
             time.sleep(0.005)
@@ -148,27 +147,6 @@ class Containers:
             os.waitpid(process, 0)
         self._watched.discard(process)
         self._ended(uid)
-
-
-@functools.cache
-def namespace() -> tuple[str, ...] | None:
-    """Return the command that gives a process mounts of its own, None where this machine allows none."""
-    command = ("unshare", "--mount") if os.geteuid() == 0 else ("unshare", "--mount", "--map-root-user")
-    probe = """
-        set -e
-        mount -t tmpfs tmpfs "$1"
-        mkdir "$1/upper" "$1/work" "$1/lower"
-        mount -t overlay overlay -o "lowerdir=$1/lower,upperdir=$1/upper,workdir=$1/work" "$1/lower"
-    """
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            subprocess.run([*command, "sh", "-c", probe, "probe", folder], check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        log.warning(
-            "no mounts of their own for Pods on this machine: they get their token through KUBECONFIG"
-        )
-        return None
-    return command
 
 
 def _process(record: Path) -> int | None:

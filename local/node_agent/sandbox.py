@@ -6,15 +6,16 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
 from kubernetes.client.exceptions import ApiException
 
-from local.node_agent.containers import Command, namespace
+from local.node_agent.containers import Command
+from local.node_agent.isolation import Isolation, Mount
 from local.node_agent.kube import NOT_FOUND, Api, Object
 
 SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
@@ -69,48 +70,27 @@ class Sandbox:
         if arguments[0] in ("python", "python3"):
             arguments[0] = sys.executable
         mounts = [self._mount(mount) for mount in container.get("volumeMounts") or ()]
-        if namespace() is None:
-            environment["KUBECONFIG"] = str(self._kubeconfig(mounts))
-            mounts = []
-        return Command(arguments=arguments, environment=environment, mounts=mounts)
+        _check_apart(mounts)
+        isolation = Isolation(
+            address=self._addresses["podIP"], hostname=self._pod["metadata"]["name"], mounts=mounts
+        )
+        return Command(arguments=arguments, environment=environment, isolation=isolation)
 
-    def _mount(self, mount: Object) -> tuple[Path, str]:
+    def _mount(self, mount: Object) -> Mount:
+        volumes = self._pod["spec"].get("volumes") or ()
+        written = any(volume["name"] == mount["name"] and "emptyDir" in volume for volume in volumes)
+        if written and mount.get("subPath"):
+            # It would be followed outside the container, and the container may have made a link of it.
+            raise ConfigurationError(f"volume {mount['name']}: subPath of an emptyDir is not supported here")
         source = self._volumes / mount["name"] / mount.get("subPath", "")
         if not source.exists():
             raise ConfigurationError(f"volume {mount['name']} has no {mount.get('subPath', 'content')}")
-        return source, mount["mountPath"]
-
-    def _kubeconfig(self, mounts: list[tuple[Path, str]]) -> Path:
-        source = next((source for source, target in mounts if target == SERVICE_ACCOUNT), None)
-        path = self._volumes / "kubeconfig"
-        if source is None:
-            path.write_text("{}")
-            return path
-        config = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "current-context": "pod",
-            "contexts": [
-                {"name": "pod", "context": {"cluster": "pod", "user": "pod", "namespace": self._namespace}}
-            ],
-            "clusters": [
-                {
-                    "name": "pod",
-                    "cluster": {
-                        "server": self._server.geturl(),
-                        "certificate-authority": str(source / "ca.crt"),
-                    },
-                }
-            ],
-            "users": [{"name": "pod", "user": {"tokenFile": str(source / "token")}}],
-        }
-        path.write_text(json.dumps(config))
-        return path
+        return Mount(source, mount["mountPath"], written and not mount.get("readOnly"))
 
     def _environment(self, container: Object) -> dict[str, str]:
         environment = {
             "PATH": os.defpath,
-            "HOME": str(self._volumes.parent),
+            "HOME": "/",
             "HOSTNAME": self._pod["metadata"]["name"],
             "KUBERNETES_SERVICE_HOST": str(self._server.hostname),
             "KUBERNETES_SERVICE_PORT": str(self._server.port),
@@ -188,6 +168,8 @@ class Sandbox:
     def _write(self, volume: Object) -> float | None:
         folder = self._volumes / volume["name"]
         folder.mkdir(parents=True, exist_ok=True)
+        # Nobody else gets as far as this folder: the one of all Pods is closed.
+        folder.chmod(0o777 if "emptyDir" in volume else 0o755)
         if "emptyDir" in volume:
             return None
         if "configMap" in volume:
@@ -255,12 +237,21 @@ def _write_items(folder: Path, data: Mapping[str, bytes], source: Object) -> Non
 
 
 def _write_file(path: Path, content: bytes) -> None:
-    """Write at once as a whole, readable by us only."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write at once as a whole, readable by whoever gets into the Pod's folder."""
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     part.touch(mode=0o600)
     part.write_bytes(content)
+    part.chmod(0o644)
     part.replace(path)
+
+
+def _check_apart(mounts: Sequence[Mount]) -> None:
+    """Refuse a mount within another: it would be made from outside, where a container may have put a link."""
+    targets = [PurePosixPath(mount.target) for mount in mounts]
+    for inner in targets:
+        if any(outer in inner.parents for outer in targets):
+            raise ConfigurationError(f"{inner} is mounted within another volume: that is not supported here")
 
 
 def _expand(text: str, environment: Mapping[str, str]) -> str:

@@ -9,7 +9,7 @@ import time
 from rich.console import Console
 
 from local.errors import LocalError
-from local.node_agent import MODE, STATE, qemu
+from local.node_agent import MODE, STATE, isolation, qemu
 from local.node_agent.containers import Containers
 from local.paths import LOGS
 from local.servers import exoscale, kubernetes
@@ -33,7 +33,14 @@ def services() -> list[Service]:
 
 
 def prepare() -> None:
-    """See whether guests can be had as they are wanted; LocalError if not."""
+    """See whether guests can be had as they are wanted, and pods kept apart; LocalError if not."""
+    if obstacle := isolation.obstacle():
+        raise LocalError(
+            f"Pods cannot be walled off from this account ({obstacle}), so nothing was started; be root, or "
+            "let users have namespaces (sysctl kernel.unprivileged_userns_clone=1, or "
+            "kernel.apparmor_restrict_unprivileged_userns=0), and let everybody read this checkout and its "
+            "Python."
+        )
     if _mode() == "real" and (obstacle := qemu.obstacle()):
         raise LocalError(
             f"{MODE}=real, but {obstacle}, so no machine could boot and nothing was started; mend that, or "

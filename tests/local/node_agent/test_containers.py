@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from local.node_agent.containers import LOST, Attempt, Command, Containers, namespace
+from local.node_agent.containers import LOST, Attempt, Command, Containers
 
 UID = "0d6f"
 LABEL = "ns_pod"
@@ -73,7 +73,10 @@ def test_nothing_of_our_own_environment_is_inherited(
 def test_another_agent_finds_the_process_and_sees_it_end(
     containers: Containers, ended: "queue.Queue[str]", tmp_path: Path
 ) -> None:
-    start(containers, "sleep", "60")
+    started = tmp_path / "started"
+    os.mkfifo(started)
+    start(containers, "sh", "-c", f"echo >{started}; exec sleep 60")
+    started.read_text()
     later: queue.Queue[str] = queue.Queue()
     second = Containers(tmp_path / "pods", tmp_path / "logs", later.put)
     assert last(second).exit_code is None
@@ -123,38 +126,3 @@ def test_a_program_that_is_not_there_is_said_in_the_output(
     ended.get(timeout=10)
     assert last(containers).exit_code == 127
     assert "/no/such/program" in output(tmp_path)
-
-
-@pytest.mark.skipif(namespace() is None, reason="this machine gives processes no mounts of their own")
-def test_mounts_are_seen_by_the_container_only(
-    containers: Containers, ended: "queue.Queue[str]", tmp_path: Path
-) -> None:
-    source = tmp_path / "secret"
-    source.mkdir()
-    (source / "token").write_text("abc")
-    target = "/var/run/agent-platform-test/account"
-    command = Command(
-        arguments=["cat", f"{target}/token"], environment={"PATH": os.defpath}, mounts=[(source, target)]
-    )
-    containers.start(UID, "main", 0, command, label=LABEL)
-    ended.get(timeout=10)
-    assert output(tmp_path) == "abc"
-    assert not Path(target).exists()
-    assert not Path("/var/run/agent-platform-test").exists()
-
-
-@pytest.mark.skipif(namespace() is None, reason="this machine gives processes no mounts of their own")
-def test_a_mount_above_the_records_leaves_them_in_sight(
-    containers: Containers, ended: "queue.Queue[str]", tmp_path: Path
-) -> None:
-    own, other = tmp_path / "pods" / UID, tmp_path / "other"
-    scratch = own / "volumes" / "scratch"
-    scratch.mkdir(parents=True)
-    other.mkdir()
-    command = Command(
-        arguments=["ls", str(tmp_path)], environment={"PATH": os.defpath}, mounts=[(scratch, str(tmp_path))]
-    )
-    containers.start(UID, "main", 0, command, label=LABEL)
-    ended.get(timeout=10)
-    assert output(tmp_path) == "pods\n"
-    assert last(containers).exit_code == 0

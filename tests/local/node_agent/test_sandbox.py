@@ -1,5 +1,6 @@
 import base64
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 from kubernetes.client.exceptions import ApiException
 
 from local.node_agent import sandbox as module
+from local.node_agent.isolation import Mount
 from local.node_agent.kube import Api, Object
 from local.node_agent.sandbox import ConfigurationError, Sandbox
 from tests.local.node_agent.objects import a_container, a_pod
@@ -118,42 +120,61 @@ def account() -> Object:
     )
 
 
-def test_the_token_is_bound_to_the_pod_private_and_renewed(cluster: Cluster, tmp_path: Path) -> None:
+def test_the_token_is_bound_to_the_pod_and_renewed(cluster: Cluster, tmp_path: Path) -> None:
     made = a_sandbox(cluster, tmp_path, account())
     renewal = made.write_volumes()
     assert renewal is not None and renewal > 0
     folder = tmp_path / "volumes" / "account"
     contents = {name: (folder / name).read_text() for name in ("token", "ca.crt", "namespace")}
     assert contents == {"token": "token-1", "ca.crt": "fast", "namespace": "ns"}
-    assert (folder / "token").stat().st_mode & 0o777 == 0o600
+    assert (folder / "token").stat().st_mode & 0o777 == 0o644, "the folder of all Pods is closed"
     made.write_volumes()
     assert (folder / "token").read_text() == "token-2"
     bound = cluster.requests[0]["spec"]["boundObjectRef"]
     assert (bound["kind"], bound["uid"]) == ("Pod", "uid-p")
 
 
-def test_volumes_become_mounts(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "namespace", lambda: ("unshare",))
-    made = a_sandbox(cluster, tmp_path, account())
+def mounted(cluster: Cluster, folder: Path, pod: Object, *mounts: Object) -> Sequence[Mount]:
+    made = a_sandbox(cluster, folder, pod)
     made.write_volumes()
-    container = ours(volumeMounts=[{"name": "account", "mountPath": module.SERVICE_ACCOUNT}])
-    found = made.command(container)
-    assert found.mounts == [(tmp_path / "volumes" / "account", module.SERVICE_ACCOUNT)]
-    assert "KUBECONFIG" not in found.environment
+    isolation = made.command(ours(volumeMounts=list(mounts))).isolation
+    assert isolation is not None
+    return isolation.mounts
 
 
-def test_without_mounts_the_token_comes_through_a_kubeconfig(
-    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_volumes_become_mounts_that_only_an_empty_dir_lets_write(cluster: Cluster, tmp_path: Path) -> None:
+    pod = account()
+    pod["spec"]["volumes"].append({"name": "scratch", "emptyDir": {}})
+    found = mounted(
+        cluster,
+        tmp_path,
+        pod,
+        {"name": "account", "mountPath": module.SERVICE_ACCOUNT},
+        {"name": "scratch", "mountPath": "/scratch"},
+        {"name": "scratch", "mountPath": "/seen", "readOnly": True},
+    )
+    assert [(str(source.relative_to(tmp_path)), *rest) for source, *rest in found] == [
+        ("volumes/account", module.SERVICE_ACCOUNT, False),
+        ("volumes/scratch", "/scratch", True),
+        ("volumes/scratch", "/seen", False),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("mounts", "message"),
+    [
+        ([{"mountPath": "/scratch", "subPath": "link"}], "subPath of an emptyDir"),
+        ([{"mountPath": "/scratch"}, {"mountPath": "/scratch/link"}], "/scratch/link is mounted within"),
+    ],
+)
+def test_no_mount_follows_a_link_that_a_container_made(
+    cluster: Cluster, tmp_path: Path, mounts: list[Object], message: str
 ) -> None:
-    monkeypatch.setattr(module, "namespace", lambda: None)
-    made = a_sandbox(cluster, tmp_path, account())
-    made.write_volumes()
-    container = ours(volumeMounts=[{"name": "account", "mountPath": module.SERVICE_ACCOUNT}])
-    found = made.command(container)
-    assert found.mounts == []
-    written = Path(found.environment["KUBECONFIG"]).read_text()
-    assert "https://127.0.0.1:6443" in written
-    assert "token-1" not in written, "it points to the file that is renewed"
+    scratch = {"name": "scratch", "emptyDir": {}}
+    with pytest.raises(ConfigurationError, match=message):
+        mounted(
+            cluster, tmp_path, a_pod(volumes=[scratch]), *({"name": "scratch", **mount} for mount in mounts)
+        )
 
 
 def test_unknown_volumes_and_commands_are_refused(cluster: Cluster, tmp_path: Path) -> None:
