@@ -10,6 +10,7 @@ Session = TypeVar("Session")
 """What a server gives whoever enters it."""
 
 Outcome = Literal["denied", "leaked", "broken"]
+Kind = Literal["reaches others", "holds up others", "cannot be removed"]
 PLATFORM = "platform"
 """The victim of what concerns nobody's data in particular."""
 
@@ -47,6 +48,11 @@ class Attempt:
     outcome: Outcome
     detail: str
     """The refusal, or what went wrong."""
+    kind: Kind = "reaches others"
+
+    def ended(self, outcome: Outcome, detail: str) -> "Attempt":
+        """Return it as it came out."""
+        return replace(self, outcome=outcome, detail=detail)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +79,7 @@ class Target(Generic[Session]):
                 if tried:
                     # After the attempts: it may well use up what they were after.
                     failure = self._control(attack, victim)
-                    yield from (_unproven(each, failure) if failure else each for each in tried)
+                    yield from (unproven(each, failure) if failure else each for each in tried)
 
     def _attempt(self, attack: Attack[Session], attacker: Tenant, victim: Tenant) -> Attempt:
         outcome, detail = _carry_out(attack, self.sessions[attacker], attacker, victim)
@@ -102,12 +108,17 @@ def _carry_out(
     try:
         attack.run(session, attacker, victim)
     except Refused as refusal:
-        return "denied", " ".join(str(refusal).split())
+        return "denied", told(refusal)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is no refusal
-        return "broken", " ".join(f"{type(error).__name__}: {error}".split())
+        return "broken", f"{type(error).__name__}: {told(error)}"
     return "leaked", "it was granted"
 
 
-def _unproven(attempt: Attempt, failure: str) -> Attempt:
-    """A refusal says nothing where the same is refused to whoever may."""
-    return replace(attempt, outcome="broken", detail=failure) if attempt.outcome == "denied" else attempt
+def told(error: Exception) -> str:
+    """Return its message in one line."""
+    return " ".join(str(error).split())
+
+
+def unproven(attempt: Attempt, failure: str) -> Attempt:
+    """A refusal says nothing where the control failed."""
+    return attempt.ended("broken", failure) if attempt.outcome == "denied" else attempt

@@ -12,12 +12,16 @@ from rich.table import Table
 
 from local.attack import exoscale, gateway, kubernetes, network, object_storage, postgres, redis, vault
 from local.attack.attempt import PLATFORM, Attempt, Target
+from local.attack.harm import Harmed
+from local.attack.harms import postgres as postgres_harms
 from local.attack.tenants import Tenant
 
 _Attacks = Callable[[Sequence[Tenant]], Iterator[Attempt]]
 
 
-def _on(entered: Callable[[Sequence[Tenant]], AbstractContextManager[Target[Any]]]) -> _Attacks:
+def _on(
+    entered: Callable[[Sequence[Tenant]], AbstractContextManager[Target[Any] | Harmed[Any]]],
+) -> _Attacks:
     """Enter a server, attack, and leave it as it was."""
 
     def attempts(tenants: Sequence[Tenant]) -> Iterator[Attempt]:
@@ -38,6 +42,11 @@ SERVERS: Mapping[str, _Attacks] = {
     "network": network.attempts,
 }
 """The attacks on each server, by the name under which it is asked for."""
+
+HARMS: Mapping[str, _Attacks] = {
+    "postgres": _on(postgres_harms.entered),
+}
+"""What is done on each server one after the other, when nothing else is tried any more: others feel it."""
 
 _TOLD = 5
 """As many pairs are named of each finding; the rest is counted."""
@@ -61,13 +70,14 @@ class Report:
         return f"attempts={len(self.attempts)} denied={count['denied']} leaked={count['leaked']}"
 
     def table(self) -> Table:
-        """The figures by server."""
-        table = Table("server", "attacks", "attempts", "denied", "leaked", "broken", title="Attacks")
-        for server in dict.fromkeys(attempt.server for attempt in self.attempts):
-            there = [attempt for attempt in self.attempts if attempt.server == server]
+        """The figures by server and kind."""
+        table = Table("server", "kind", "attacks", "attempts", "denied", "leaked", "broken", title="Attacks")
+        for server, kind in dict.fromkeys((attempt.server, attempt.kind) for attempt in self.attempts):
+            there = [attempt for attempt in self.attempts if (attempt.server, attempt.kind) == (server, kind)]
             count = Counter(attempt.outcome for attempt in there)
             figures = (len({attempt.name for attempt in there}), len(there))
-            table.add_row(server, *map(str, (*figures, count["denied"], count["leaked"], count["broken"])))
+            outcomes = (count["denied"], count["leaked"], count["broken"])
+            table.add_row(server, kind, *map(str, (*figures, *outcomes)))
         return table
 
     def findings(self) -> list[str]:
@@ -87,23 +97,26 @@ def _finding(outcome: str, attempts: Sequence[Attempt]) -> str:
 
 
 def run(tenants: Sequence[Tenant], servers: Iterable[str], console: Console) -> Report:
-    """Attack these servers at once, each with every tenant; `console` is told which are done."""
+    """Attack these servers at once, then harm one after the other; `console` is told which are done."""
+    names = list(servers)
     try:
         for tenant in tenants:
             by = "/".join(tenant.account) if tenant.namespace else "the gateway's word"
             console.print(f"{tenant.id}: in Vault by {by}, {tenant.vault.url}")
         with ThreadPoolExecutor() as pool:
-            results = pool.map(lambda server: _attack(server, tenants, console), servers)
-            return Report([attempt for attempts in results for attempt in attempts])
+            results = list(pool.map(lambda server: _attack(server, SERVERS[server], tenants, console), names))
+        harms = [(server, HARMS[server]) for server in names if server in HARMS]
+        results += [_attack(f"{server}, harm", done, tenants, console) for server, done in harms]
+        return Report([attempt for attempts in results for attempt in attempts])
     finally:
         for tenant in tenants:
             tenant.leave()
 
 
-def _attack(server: str, tenants: Sequence[Tenant], console: Console) -> list[Attempt]:
+def _attack(server: str, carry_out: _Attacks, tenants: Sequence[Tenant], console: Console) -> list[Attempt]:
     attempts: list[Attempt] = []
     try:
-        attempts.extend(SERVERS[server](tenants))
+        attempts.extend(carry_out(tenants))
     except Exception as error:  # noqa: BLE001 - whatever it is, it keeps attacks from being carried out
         attempts.append(_not_entered(server, error))
     console.print(f"{server}: {len(attempts)} attempts")

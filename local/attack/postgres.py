@@ -80,7 +80,7 @@ class Session:
     def entered(self, database: str) -> psycopg.Connection[Any]:
         """The connection to a database."""
         if database not in self.connections:
-            self.connections[database] = _connect(database, self.user, self.password)
+            self.connections[database] = connect(database, self.user, self.password)
         return self.connections[database]
 
     def leave(self) -> None:
@@ -89,7 +89,8 @@ class Session:
             connection.close()
 
 
-def _connect(database: str, user: str, password: str) -> psycopg.Connection[Any]:
+def connect(database: str, user: str, password: str) -> psycopg.Connection[Any]:
+    """Connect; Refused where the login may not."""
     try:
         return psycopg.connect(
             host="127.0.0.1",
@@ -377,7 +378,7 @@ def entered(tenants: Sequence[Tenant]) -> Iterator[Target[Session]]:
 
 def _facts(tenant: Tenant, session: Session, stack: ExitStack) -> _Facts:
     """A tenant's facts; the process is that of a second connection, whose last query names the canary."""
-    bystander = _connect(tenant.database, session.user, session.password)
+    bystander = connect(tenant.database, session.user, session.password)
     stack.callback(bystander.close)
     bystander.autocommit = True
     bystander.execute("SELECT 'canary'")

@@ -1,0 +1,138 @@
+"""PostgreSQL: connections that are kept from others, and logins that are hard to get rid of."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import psycopg
+from hvac.exceptions import VaultError  # type: ignore[import-untyped]
+
+from local import credentials
+from local.attack.harm import Harm, Harmed
+from local.attack.postgres import connect
+from local.attack.tenants import Tenant, operator
+from local.servers import postgres
+
+_MOST = 500
+"""More connections than the server has."""
+
+Administrator = bool
+"""Whether it is done with all rights, and not with logins that the tenant is issued for it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Login:
+    """A login that Vault has issued to be revoked."""
+
+    database: str
+    name: str
+    password: str
+    lease: str
+
+
+@contextmanager
+def _issued(tenant: Tenant, count: int) -> Iterator[list[_Login]]:
+    """Have Vault issue logins, as many of `count` as it will, and revoke them at the end."""
+    logins: list[_Login] = []
+    try:
+        for _ in range(count):
+            try:
+                issued = tenant.vault.secrets.database.generate_credentials(tenant.role)
+            except VaultError:
+                break
+            name, password = issued["data"]["username"], issued["data"]["password"]
+            logins.append(
+                _Login(database=tenant.database, name=name, password=password, lease=issued["lease_id"])
+            )
+        yield logins
+    finally:
+        for login in logins:
+            _revoke(login)
+
+
+@contextmanager
+def _every_connection(
+    count: int, administrator: Administrator, own: Tenant, victim: Tenant
+) -> Iterator[_Login]:
+    """Open connections with `count` logins until the server gives no more; give a login of the victim's."""
+    with _issued(victim, 1) as (victims,), _issued(own, 0 if administrator else count) as logins:
+        pairs = [(login.name, login.password) for login in logins] or [_administrator()]
+        with ExitStack() as stack:
+            for pair in pairs:
+                try:
+                    for _ in range(_MOST):
+                        stack.enter_context(connect(own.database, *pair))
+                except psycopg.OperationalError:
+                    pass  # as many as it gives
+            yield victims
+
+
+def _work(login: _Login) -> None:
+    with connect(login.database, login.name, login.password) as connection:
+        connection.execute("SELECT FROM agents")
+
+
+@contextmanager
+def _large_object(administrator: Administrator, own: Tenant, _victim: Tenant) -> Iterator[_Login]:
+    """Own something as the bare login, which the tenant that it acts for does not own."""
+    with _issued(own, 1) as (login,):
+        user = _administrator() if administrator else (login.name, login.password)
+        become = f'SET SESSION AUTHORIZATION "{login.name}"' if administrator else "SET ROLE NONE"
+        with connect(login.database, *user) as connection:
+            connection.execute(f"{become}; SELECT lo_from_bytea(0, 'attack')".encode())
+        try:
+            yield login
+        finally:
+            if _exists(login):
+                with connect(login.database, *_administrator()) as connection:
+                    connection.execute(f'DROP OWNED BY "{login.name}"'.encode())
+
+
+def _revoke(login: _Login) -> None:
+    """End the lease, as it ends by itself after its hour or with the tenant; the login must be gone."""
+    if _exists(login):
+        operator().write_data("sys/leases/revoke", data={"lease_id": login.lease, "sync": True})
+    if _exists(login):
+        raise RuntimeError("the lease has ended and the login is still there")
+
+
+def _drop(login: _Login) -> None:
+    with connect(login.database, *_administrator()) as connection:
+        connection.execute(f'DROP ROLE "{login.name}"'.encode())
+
+
+def _exists(login: _Login) -> bool:
+    with connect(login.database, *_administrator()) as connection:
+        return bool(connection.execute("SELECT FROM pg_roles WHERE rolname = %s", [login.name]).rowcount)
+
+
+def _administrator() -> tuple[str, str]:
+    return postgres.ADMIN, credentials.secret("postgres")
+
+
+_HARMS = (
+    Harm(
+        kind="holds up others",
+        name="take all connections with one login",
+        tried=f"connect {_MOST} times",
+        done=partial(_every_connection, 1),
+        withstood=_work,
+    ),
+    Harm(
+        kind="cannot be removed",
+        name="own a large object as the bare login",
+        tried="SET ROLE NONE; SELECT lo_from_bytea(0, 'attack')",
+        done=_large_object,
+        withstood=_revoke,
+        unguarded=_drop,
+    ),
+)
+
+
+@contextmanager
+def entered(tenants: Sequence[Tenant]) -> Iterator[Harmed[Administrator]]:
+    """Have every tenant do harm with logins issued for it; each undoes its own."""
+    yield Harmed(
+        server="PostgreSQL", sessions=dict.fromkeys(tenants, False), administrator=True, harms=_HARMS
+    )
