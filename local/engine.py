@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -249,6 +250,28 @@ def beside(
         program=_Program(program or _infra),
         opts=_workspace(home, selected.workspace.env_vars),
     )
+
+
+@contextmanager
+def unprotected(selected: auto.Stack) -> Iterator[auto.Stack]:
+    """A copy of a stack in which nothing is protected, for a preview of what is not going to be done."""
+    exported = selected.export_stack()
+    for resource in (exported.deployment or {}).get("resources", ()):
+        resource.pop("protect", None)
+    with tempfile.TemporaryDirectory(dir=DATA) as folder:
+        home = Path(folder)
+        settings = f"Pulumi.{selected.name}.yaml"
+        shutil.copy(_home(selected.name) / settings, home / settings)
+        backend = home / "state"
+        backend.mkdir()
+        copied = auto.create_or_select_stack(
+            stack_name=selected.name,
+            project_name=PROJECT,
+            program=_Program(_infra),
+            opts=_workspace(home, {**selected.workspace.env_vars, "PULUMI_BACKEND_URL": backend.as_uri()}),
+        )
+        copied.import_stack(exported)
+        yield copied
 
 
 def _workspace(home: Path, environment: Mapping[str, str]) -> auto.LocalWorkspaceOptions:

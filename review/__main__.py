@@ -76,7 +76,8 @@ def _review(options: argparse.Namespace, folder: Path) -> report.Review:
     after = _plan("head", both.head, folder / "head.json", command)
     if after.error:
         return report.failed(scope, after.error)
-    before = _plan(f"base ({base})", both.base, folder / "base.json", command)
+    # What runs may be ahead of the base: what the base would delete is not going to be.
+    before = _plan(f"base ({base})", both.base, folder / "base.json", [*command, "--unprotected"])
     if before.error:
         raise ReviewError(
             f"The base, {base}, could not be planned, so nothing can be compared. {before.error}"

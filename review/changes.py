@@ -73,6 +73,8 @@ class Changes:
     """Not by this change: the base has not been brought up yet, or what runs has drifted from it."""
     settled: tuple[Change, ...]
     """Pending at the base, and no longer with this change."""
+    running: tuple[Change, ...] = ()
+    """Those made by this change that run already: an `up` of it came before its review."""
 
     @property
     def losses(self) -> tuple[Change, ...]:
@@ -83,8 +85,9 @@ class Changes:
 def compare(base: Plan, head: Plan, *, from_state: bool) -> Changes:
     """Set the head's plan against the base's.
 
-    Both come `from_state`, what really runs; or else from nothing, and then the two sets of resources are
-    compared: what is only in one was created or deleted, and an update may yet turn out a replacement.
+    Both come `from_state`, what really runs, and what of it the base would delete and the head keeps is the
+    change's; or else from nothing, and then the two sets of resources are compared: what is only in one was
+    created or deleted, and an update may yet turn out a replacement.
     """
     before, after = _by_urn(base.steps), _by_urn(head.steps)
     if not from_state:
@@ -96,15 +99,20 @@ def compare(base: Plan, head: Plan, *, from_state: bool) -> Changes:
         if step.operation == "same":
             continue
         (pending if _same_step(before.get(urn), step) else made).append(step)
-    settled = [
-        step
-        for urn, step in before.items()
-        if step.operation != "same" and (urn not in after or after[urn].operation == "same")
-    ]
+    settled: list[Step] = []
+    running: list[Step] = []
+    for urn, step in before.items():
+        if step.operation == "same" or (urn in after and after[urn].operation != "same"):
+            continue
+        if step.operation == "delete" and urn in after:
+            running.append(_as(after[urn], "create"))
+        else:
+            settled.append(step)
     return Changes(
-        made=_changes(made, base, head),
+        made=_changes([*made, *running], base, head),
         pending=_changes(pending, base, head),
         settled=_changes(settled, base, head),
+        running=_changes(running, base, head),
     )
 
 

@@ -357,6 +357,7 @@ def _findings(findings: Sequence[Finding], size: _Size) -> str:
 
 def _pending(review: Review, size: _Size) -> Iterator[str]:
     for title, made in (
+        ("From this change, and running already", review.running),
         ("Not from this change, yet part of the next update", review.pending),
         ("Pending before this change, and not after it", review.settled),
     ):

@@ -7,6 +7,7 @@ from before this package existed too.
 import argparse
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import pulumi
@@ -144,8 +145,8 @@ def _facts(tree: Path) -> tuple[TenantFacts, ...]:
         ) from None
 
 
-def plan(tree: Path, stack: str, *, backend: str | None, official_only: bool) -> Plan:
-    """Preview the tree's program; a failure is told in the plan."""
+def plan(tree: Path, stack: str, *, backend: str | None, official_only: bool, unprotected: bool) -> Plan:
+    """Preview the tree's program, of `unprotected` things too; a failure is told in the plan."""
     console, recorder, result = consoles.console(stderr=True), Recorder(), Plan()
     try:
         result = Plan(tenants=_facts(tree))
@@ -155,7 +156,11 @@ def plan(tree: Path, stack: str, *, backend: str | None, official_only: bool) ->
             engine.install_plugins(stack, official_only=official_only, tree=tree)
             if local:
                 servers.start_all(console)
-            engine.preview(engine.stack(stack, tree=tree, backend=backend), output=_quiet, on_event=recorder)
+            with ExitStack() as until_previewed:
+                selected = engine.stack(stack, tree=tree, backend=backend)
+                if local and unprotected:
+                    selected = until_previewed.enter_context(engine.unprotected(selected))
+                engine.preview(selected, output=_quiet, on_event=recorder)
     except (LocalError, pulumi.RunError) as error:
         # A preview that policies alone refuse comes to its end, and all its steps count.
         if not recorder.refused:
@@ -178,10 +183,15 @@ def main() -> int:
     parser.add_argument("--stack", required=True)
     parser.add_argument("--backend", help="the URL of the backend that has the stack's real state")
     parser.add_argument("--plugins", choices=("any", "official"), required=True)
+    parser.add_argument("--unprotected", action="store_true", help="let the plan delete what is protected")
     options = parser.parse_args()
     _enter(options.tree)
     found = plan(
-        options.tree, options.stack, backend=options.backend, official_only=options.plugins == "official"
+        options.tree,
+        options.stack,
+        backend=options.backend,
+        official_only=options.plugins == "official",
+        unprotected=options.unprotected,
     )
     found.write(options.out)
     return 0

@@ -73,6 +73,7 @@ class Review:
     losses: tuple[Change, ...]
     pending: tuple[Change, ...]
     settled: tuple[Change, ...]
+    running: tuple[Change, ...]
     cost: Cost | None
     circles: tuple[Circle, ...]
     findings: tuple[Finding, ...]
@@ -103,6 +104,7 @@ def failed(scope: Scope, problem: str) -> Review:
         losses=(),
         pending=(),
         settled=(),
+        running=(),
         cost=None,
         circles=(),
         findings=(),
@@ -155,6 +157,7 @@ def review(scope: Scope, base: Plan, head: Plan) -> Review:
         losses=compared.losses,
         pending=compared.pending,
         settled=compared.settled,
+        running=compared.running,
         cost=_cost(old_bill, new_bill, {tenant.id for tenant in tenants}, prices),
         circles=isolation.circles(base.tenants, head.tenants),
         findings=head.findings,

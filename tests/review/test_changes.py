@@ -27,6 +27,14 @@ def test_what_is_no_longer_pending_is_told() -> None:
     assert (compared.made, names(compared.settled)) == ((), ["update acme-policy"])
 
 
+def test_what_was_brought_up_before_its_review_is_declared_by_the_change_and_runs_already() -> None:
+    unknown = step(CLAIM, "new-workspace", "delete", parent=tenant_urn("new"))
+    running = step(CLAIM, "new-workspace", "same", parent=tenant_urn("new"))
+    compared = compare(plan(unknown), plan(running), from_state=True)
+    assert names(compared.made) == names(compared.running) == ["create new-workspace"]
+    assert (compared.settled, compared.losses) == ((), ())
+
+
 def test_a_resource_belongs_to_the_component_above_it_however_deep() -> None:
     inner = step("agent-platform:tenants:Dedicated", "acme-dedicated", "create", parent=ACME)
     deep = step(CLAIM, "acme-workspace", "create", parent=inner.urn)
