@@ -3,15 +3,25 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from local.attack import exoscale, gateway, kubernetes, network, object_storage, postgres, redis, vault
+from local.attack import (
+    exoscale,
+    gateway,
+    kubernetes,
+    network,
+    object_storage,
+    postgres,
+    redis,
+    vault,
+)
 from local.attack.attempt import PLATFORM, Attempt, Target
+from local.attack.awake import awake
 from local.attack.harm import Harmed
 from local.attack.harms import postgres as postgres_harms
 from local.attack.tenants import Tenant
@@ -47,6 +57,9 @@ HARMS: Mapping[str, _Attacks] = {
     "postgres": _on(postgres_harms.entered),
 }
 """What is done on each server one after the other, when nothing else is tried any more: others feel it."""
+
+_ON_MACHINES = {"kubernetes"}
+"""Where what is tried takes machines that run."""
 
 _TOLD = 5
 """As many pairs are named of each finding; the rest is counted."""
@@ -103,7 +116,8 @@ def run(tenants: Sequence[Tenant], servers: Iterable[str], console: Console) -> 
         for tenant in tenants:
             by = "/".join(tenant.account) if tenant.namespace else "the gateway's word"
             console.print(f"{tenant.id}: in Vault by {by}, {tenant.vault.url}")
-        with ThreadPoolExecutor() as pool:
+        machines = awake(tenants, console) if _ON_MACHINES.intersection(names) else nullcontext()
+        with machines, ThreadPoolExecutor() as pool:
             results = list(pool.map(lambda server: _attack(server, SERVERS[server], tenants, console), names))
         harms = [(server, HARMS[server]) for server in names if server in HARMS]
         results += [_attack(f"{server}, harm", done, tenants, console) for server, done in harms]

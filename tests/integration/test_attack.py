@@ -15,6 +15,7 @@ from exoscale.api.v2 import Client  # type: ignore[import-untyped]
 from redis import Redis
 
 from tests.integration.conftest import Platform
+from tests.integration.test_runtime_state import call, wait_for
 
 pytestmark = pytest.mark.integration
 
@@ -83,6 +84,18 @@ def test_the_suite_leaves_nothing_behind(platform: Platform, whole: subprocess.C
         assert not [found["Key"] for found in left if "attack" in found["Key"]]
     secrets = platform.core().list_secret_for_all_namespaces().items
     assert not [found for found in secrets if "attack" in found.metadata.name]
+    assert platform.changes()["update"] == 0
+
+
+def test_a_machine_that_sleeps_is_woken_for_it_and_sleeps_again(platform: Platform) -> None:
+    call(platform, MACHINE, "stop")
+    wait_for(platform, MACHINE, "Stopped")
+    try:
+        assert_holds(attack(platform, "kubernetes"))
+        wait_for(platform, MACHINE, "Stopped")
+    finally:
+        call(platform, MACHINE, "start")
+        wait_for(platform, MACHINE, "Running")
     assert platform.changes()["update"] == 0
 
 
