@@ -96,6 +96,8 @@ def install_plugins(stack_name: str, *, official_only: bool, tree: Path = ROOT) 
     store.private_folder(_BIN)
     store.private_folder(_HOME)
     (_BIN / "pulumi").symlink_to(toolchain.tool("pulumi"))
+    for program in ("pg_dump", "pg_restore"):  # of the server's version; this machine's may be older
+        (_BIN / program).symlink_to(servers.postgres.BIN / program)
     for name in missing:
         _launcher(_installed(name), [*_PYTHON, f"local.providers.{name}"], tree)
     # With an inline program there is no language plugin to start these two.

@@ -2,29 +2,34 @@
 
 `FinalBackupProvider` runs in Pulumi's host for dynamic resources; what is serialised of it is its name. What
 it saves lies in the logs bucket under `offboarded/ID/TIME/`, the manifest last: without one it is incomplete.
-The volume's backup is Longhorn's own and lies where Longhorn's backups lie; its key lies with the manifest.
+The database is saved by `dump.py`. The volume's backup is Longhorn's own and lies where Longhorn's lie; its
+key lies with the manifest.
 
 Not in it: secrets, which would outlive their deletion (their owner has them, or makes new ones), and older
 versions of objects.
 """
 
-import gzip
 import json
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pulumi
-from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider, UpdateResult
+from pulumi.dynamic import (
+    CheckFailure,
+    CheckResult,
+    CreateResult,
+    DiffResult,
+    Resource,
+    ResourceProvider,
+    UpdateResult,
+)
 
 from infra.tenants.differences import differences
 from infra.tenants.registration import ARCHIVE, RETENTION_DAYS, access
 
 if TYPE_CHECKING:
-    import psycopg
-
     from infra.platform.services import Services
     from infra.tenants.roster import TenantEntry
 
@@ -33,29 +38,21 @@ _STOP_SECONDS = 300.0
 _BACKUP_SECONDS = 4 * 3600.0
 _PAUSE = 2.0
 
-_RELATIONS = """
-SELECT c.relname AS name, c.relkind::text AS kind,
-  (SELECT json_agg(json_build_object('name', a.attname, 'type', format_type(a.atttypid, a.atttypmod),
-      'notNull', a.attnotnull, 'default', pg_get_expr(d.adbin, d.adrelid)) ORDER BY a.attnum)
-    FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
-    WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS columns,
-  (SELECT json_agg(pg_get_constraintdef(k.oid)) FROM pg_constraint k WHERE k.conrelid = c.oid) AS constraints,
-  (SELECT json_agg(pg_get_indexdef(i.indexrelid)) FROM pg_index i WHERE i.indrelid = c.oid) AS indexes,
-  CASE WHEN c.relkind IN ('v', 'm') THEN pg_get_viewdef(c.oid) END AS definition
-FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE n.nspname = %s AND c.relkind IN ('r', 'p', 'v', 'm', 'f') ORDER BY 1
-"""
-_SEQUENCES = "SELECT sequencename AS name, last_value AS value FROM pg_sequences WHERE schemaname = %s"
-_FUNCTIONS = """
-SELECT pg_get_functiondef(p.oid) AS definition FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-WHERE n.nspname = %s AND p.prokind IN ('f', 'p') ORDER BY 1
-"""
-
 
 class FinalBackupProvider(ResourceProvider):
     """Saves what a tenant has, once; what is saved outlives the resource."""
 
     serialize_as_secret_always = False
+
+    def check(self, olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
+        """Refuse while it is still a preview what could not be saved for want of a program."""
+        from infra.tenants import dump
+
+        missing = [] if olds else dump.missing_programs()
+        failures = (
+            [CheckFailure("tenant", f"{news['tenant']}: {dump.no_program(missing)}")] if missing else []
+        )
+        return CheckResult(news, failures)
 
     def diff(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
         """What is saved is saved; the ways into the servers are only taken note of."""
@@ -110,7 +107,13 @@ class FinalBackup(Resource, module="agent-platform", name="FinalBackup"):
         super().__init__(
             _PROVIDER,
             resource_name,
-            {"tenant": tenant.id, "tier": tenant.tier, "workspaceKey": workspace_key, **ways},
+            {
+                "tenant": tenant.id,
+                "tier": tenant.tier,
+                "ownDatabase": tenant.own_database,
+                "workspaceKey": workspace_key,
+                **ways,
+            },
             pulumi.ResourceOptions.merge(
                 opts,
                 pulumi.ResourceOptions(
@@ -126,6 +129,7 @@ _PROVIDER = FinalBackupProvider()
 def _save(props: Mapping[str, Any], folder: str, taken: datetime) -> None:
     from infra.cluster.object_storage import s3_client
     from infra.tenants import clients
+    from infra.tenants.dump import Dump
     from infra.tenants.holdings import end_logins
 
     tenant, storage = props["tenant"], props["storage"]
@@ -140,9 +144,15 @@ def _save(props: Mapping[str, Any], folder: str, taken: datetime) -> None:
         body = json.dumps(content, indent=2, ensure_ascii=False, default=str).encode()
         s3.put_object(Bucket=storage["logs"], Key=folder + name, Body=body, ContentType="application/json")
 
-    with clients.postgres(props["database"]) as connection:
-        catalog, rows = _schema(connection, f"tenant_{tenant}", s3, storage["logs"], f"{folder}tables/")
-    put("catalog.json", catalog)
+    dump = Dump(
+        s3=s3,
+        bucket=storage["logs"],
+        folder=folder,
+        where=props["database"],
+        owner=f"tenant_{tenant}",
+        whole=props["ownDatabase"],
+    )
+    database = dump.save()
     objects = _objects(s3, storage, f"tenant_{tenant}/", f"{folder}objects/")
     volumes = list(_volumes(cluster, tenant, f"final-{tenant}-{taken:%Y%m%d%H%M%S}".lower(), expires))
     if volumes:
@@ -155,7 +165,7 @@ def _save(props: Mapping[str, Any], folder: str, taken: datetime) -> None:
             "tier": props["tier"],
             "taken": taken.isoformat(timespec="seconds"),
             "expires": expires,
-            "rows": rows,
+            "database": database,
             "objects": objects,
             "volumes": volumes,
         },
@@ -173,42 +183,6 @@ def _stopped(cluster: Any, tenant: str) -> None:
         return [pod.metadata.name for pod in pods if pod.status.phase not in ("Succeeded", "Failed")]
 
     _wait(lambda: not running(), _STOP_SECONDS, lambda: f"still running: {', '.join(running())}")
-
-
-def _schema(
-    connection: "psycopg.Connection[Any]", schema: str, s3: Any, bucket: str, folder: str
-) -> tuple[dict[str, Any], dict[str, int]]:
-    """Save each table's rows as they were at one moment; returns the schema's definition, and the counts."""
-    from psycopg import sql
-    from psycopg.rows import dict_row
-
-    rows: dict[str, int] = {}
-    with connection.transaction(), connection.cursor(row_factory=dict_row) as cursor:
-        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        # Nothing of the tenant's is found by name, and no row is left out without a word.
-        cursor.execute("SET LOCAL search_path = pg_catalog")
-        cursor.execute("SET LOCAL row_security = off")
-        catalog = {
-            name: cursor.execute(query, [schema]).fetchall()
-            for name, query in (
-                ("relations", _RELATIONS),
-                ("sequences", _SEQUENCES),
-                ("functions", _FUNCTIONS),
-            )
-        }
-        for relation in catalog["relations"]:
-            if relation["kind"] != "r":
-                continue
-            table = sql.Identifier(schema, relation["name"])
-            copy = sql.SQL("COPY (SELECT * FROM ONLY {}) TO STDOUT (FORMAT csv, HEADER)").format(table)
-            with tempfile.TemporaryFile() as file:
-                with gzip.open(file, "wb") as packed, cursor.copy(copy) as stream:
-                    for data in stream:
-                        packed.write(data)
-                rows[relation["name"]] = cursor.rowcount
-                file.seek(0)
-                s3.upload_fileobj(file, bucket, f"{folder}{relation['name']}.csv.gz")
-    return catalog, rows
 
 
 def _objects(s3: Any, storage: Mapping[str, Any], prefix: str, folder: str) -> int:

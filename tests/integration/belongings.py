@@ -29,6 +29,8 @@ def leave_data_everywhere(platform: Platform, tenant: str, *, machine: bool) -> 
         administrator.execute(f"insert into tenant_{tenant}.agents (name, model) values ('a', 'x')")
         administrator.execute(f"create table tenant_{tenant}.extra as select 1 as one")
         administrator.execute(f"alter table tenant_{tenant}.extra owner to tenant_{tenant}")
+        administrator.execute(f"set role tenant_{tenant}")
+        administrator.execute("select lo_from_bytea(0, 'off')")
     vault = platform.vault(_let_in(platform, tenant, machine=machine))
     for value in ("old", "new"):
         vault.secrets.kv.v2.create_or_update_secret(f"{tenant}/own", {"key": value}, mount_point="tenants")
@@ -94,6 +96,10 @@ def _in_postgresql(platform: Platform, tenant: str, login: str) -> Iterator[str]
             "schema": "select nspname from pg_namespace where position(%s in nspname) > 0",
             "role": "select rolname from pg_roles where position(%s in concat(rolname, rolconfig)) > 0",
             "database": "select datname from pg_database where position(%s in datname) > 0",
+            "large object": (
+                "select o.oid::text from pg_largeobject_metadata o"
+                " where position(%s in concat(lomowner::regrole, lomacl)) > 0"
+            ),
             "session": "select usename from pg_stat_activity where position(%s in usename) > 0",
         }.items():
             for wanted in (tenant, login):

@@ -18,6 +18,7 @@ import pytest
 import yaml
 from hvac.exceptions import InvalidPath  # type: ignore[import-untyped]
 
+from local.servers import postgres
 from tests.integration.belongings import bucket_of, leave_data_everywhere, traces
 from tests.integration.conftest import Edit, Platform, edited_roster
 from tests.integration.test_interruption import engine
@@ -29,6 +30,7 @@ MINNOW = {"id": "minnow", "name": "Minnow", "tier": "starter", "owner": "ops@min
 BOTH = ("leaver", "minnow")
 SAMPLE = ("acme", "bluebird", "corvus", "dufour")
 REASON = "declined by letter of 2026-11-20"
+TABLES = ("agents", "agent_memory", "execution_logs", "extra")
 ROWS = "its rows in backups of the whole database"
 
 
@@ -218,13 +220,18 @@ def test_the_final_backup_holds_rows_files_and_the_volume(platform: Platform, st
         return body
 
     manifest = json.loads(content("manifest.json"))
-    assert manifest["rows"]["agents"] == 1
-    assert manifest["rows"]["extra"] == 1
-    assert gzip.decompress(content("tables/extra.csv.gz")) == b"one\n1\n"
+    restored = subprocess.run(
+        [postgres.BIN / "pg_restore", "--file=-"],
+        input=content("database.dump"),
+        capture_output=True,
+        check=True,
+    ).stdout.decode()
+    assert "COPY tenant_leaver.extra (one) FROM stdin;\n1\n" in restored
+    assert all(f"CREATE TABLE tenant_leaver.{name} " in restored for name in TABLES)
+    assert manifest["database"]["largeObjects"]["count"] == 1
+    assert b"'\\x6f6666'" in gzip.decompress(content("large-objects.sql.gz"))
     assert content("objects/uploads/kept ü") == b"kept"
     assert manifest["volumes"][0]["claim"] == "workspace-leaver"
-    relations = {one["name"]: one for one in json.loads(content("catalog.json"))["relations"]}
-    assert {"agents", "agent_memory", "execution_logs", "extra"} <= relations.keys()
     assert not any("waiver" in key or "minnow" in key for key in saved.values())
 
 
@@ -255,6 +262,7 @@ def test_the_receipt_says_what_remains_and_until_when(platform: Platform, story:
     remains = {item["what"]: item for item in final["remains"]}
     assert remains.keys() == {"final backup", "backup of the workspace", ROWS}
     assert remains["final backup"]["until"] > final["removed"]
+    assert "1 large objects of 3 bytes" in remains["final backup"]["holds"]
     assert waived["backup"] == {"kind": "waived", "reason": REASON}
     assert [item["what"] for item in waived["remains"]] == [ROWS]
 

