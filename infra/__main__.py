@@ -16,6 +16,7 @@ from infra.platform.platform import Platform
 from infra.platform.preflight import require_given_services
 from infra.platform.services import Services, services_of
 from infra.settings import load_settings
+from infra.tenants.connections import advise_connections
 from infra.tenants.roster import load_roster
 from infra.tenants.slices import advise
 from infra.tenants.tenant import Tenant
@@ -48,6 +49,7 @@ async def main() -> pulumi.Inputs:
     offer = await services()
     if not settings.owns("tenants"):
         return published("services", offer)
+    advise_connections(roster.tenants, offer.database.connections)
     tenants = []
     for entry in entries:
         tenants.append(Tenant(entry, offer))

@@ -224,6 +224,9 @@ class Service(Section, Generic[Given, Managed]):
         return managed
 
 
+_CONNECTIONS = "how many connections tenants may hold on the server, all together"
+
+
 class GivenDatabase(Section):
     """A running PostgreSQL 16 or newer; its password is the secret `databaseAdminPassword`."""
 
@@ -231,6 +234,7 @@ class GivenDatabase(Section):
     port: Port = Field(description="PostgreSQL's TCP port")
     name: Name = Field(description="the database that holds the tenants' schemas")
     admin_user: str = Field(min_length=1, description="the role that may create roles and schemas")
+    connections: int = Field(default=80, ge=1, description=f"{_CONNECTIONS}: less than its max_connections")
     ssl_mode: Literal["verify-full", "verify-ca", "require", "disable"] = Field(
         description="verify-full, verify-ca, require, or (on loopback only) disable"
     )
@@ -249,6 +253,7 @@ class ManagedDatabase(Section):
     name: Name = Field(default="agents", description="the database that holds the tenants' schemas")
     instances: int = Field(default=3, ge=1, le=9, description="the number of servers, one of them primary")
     storage_gib: int = Field(default=50, ge=1, description="each server's volume in GiB")
+    connections: int = Field(default=500, ge=50, le=5000, description=_CONNECTIONS)
     backup_retention_days: int = Field(default=30, ge=1, description="how many days back a restore can go")
 
 

@@ -25,6 +25,12 @@ NAMESPACE = "databases"
 _CLUSTER = "postgres"
 _PORT = 5432
 _IMAGE = "ghcr.io/cloudnative-pg/postgresql:18.6-202608131513-minimal-trixie"
+_OWN_CONNECTIONS = 40
+"""Connections beside the tenants': of Vault, which makes their logins."""
+_RESERVED_CONNECTIONS = 40
+"""Connections for superusers alone: this program's, several of which take part in an update."""
+_TEMPORARY = "1GB"
+"""Temporary files of one session; only a superuser can raise it."""
 _STORAGE_CLASS = "exoscale-sbs"
 """Exoscale's block storage: PostgreSQL replicates by itself, Longhorn would do it a second time."""
 
@@ -47,6 +53,8 @@ class Database:
     """Secret."""
     ssl_mode: str
     """libpq's `sslmode`; with `verify-ca` the authority's certificate is the file in `PGSSLROOTCERT`."""
+    connections: int
+    """How many tenants may hold, all together."""
     backup_days: int | None
     """How long its backups are kept; None: whoever runs it knows."""
     own_authority: bool
@@ -72,6 +80,7 @@ def given_database(
         admin_user=given.admin_user,
         admin_password=password,
         ssl_mode=given.ssl_mode,
+        connections=given.connections,
         backup_days=None,
         own_authority=False,
         opts=opts,
@@ -116,6 +125,7 @@ def managed_database(
         admin_user="postgres",
         admin_password=password.value,
         ssl_mode="verify-ca",
+        connections=wanted.connections,
         backup_days=wanted.backup_retention_days,
         own_authority=True,
         opts=opts,
@@ -171,6 +181,7 @@ def _entered(
     admin_user: str,
     admin_password: pulumi.Output[str],
     ssl_mode: str,
+    connections: int,
     backup_days: int | None,
     own_authority: bool,
     opts: pulumi.ResourceOptions,
@@ -200,6 +211,7 @@ def _entered(
         admin_user=admin_user,
         admin_password=admin_password,
         ssl_mode=ssl_mode,
+        connections=connections,
         backup_days=backup_days,
         own_authority=own_authority,
         issuer_role=issuer.name,
@@ -309,8 +321,11 @@ def _cluster(
                 "serverTLSSecret": f"{_CLUSTER}-tls",
                 "serverCASecret": f"{_CLUSTER}-tls",
             },
-            # Nobody enters without TLS, from the cluster neither.
-            "postgresql": {"pg_hba": ["hostnossl all all all reject"]},
+            "postgresql": {
+                # Nobody enters without TLS, from the cluster neither.
+                "pg_hba": ["hostnossl all all all reject"],
+                "parameters": _parameters(wanted.connections),
+            },
             "affinity": {"enablePodAntiAffinity": True, "topologyKey": "kubernetes.io/hostname"},
             "plugins": [
                 {
@@ -341,6 +356,15 @@ def _cluster(
         opts=_after(opts, cluster),
     )
     return cluster
+
+
+def _parameters(connections: int) -> dict[str, str]:
+    """The server's limits (docs/decisions/0065); each takes a restart, which CloudNativePG sees to."""
+    return {
+        "max_connections": str(connections + _OWN_CONNECTIONS + _RESERVED_CONNECTIONS),
+        "superuser_reserved_connections": str(_RESERVED_CONNECTIONS),
+        "temp_file_limit": _TEMPORARY,
+    }
 
 
 def _after(opts: pulumi.ResourceOptions, *resources: pulumi.Resource) -> pulumi.ResourceOptions:

@@ -32,6 +32,8 @@ _TLS = "/openbao/tls"
 _KV = "tenants"
 _DATABASE = "database"
 _CONNECTION = "agents"
+DATABASE_CONNECTIONS = 10
+"""Vault's own connections to each database, with which it makes logins."""
 _KUBERNETES = "kubernetes"
 _JWT = "jwt"
 AUDIENCE = "vault"
@@ -317,7 +319,7 @@ def database_connection(
             username=server.issuer_role,
             password=server.issuer_password,
             password_authentication="scram-sha-256",  # noqa: S106 — a method, not a password
-            max_open_connections=10,
+            max_open_connections=DATABASE_CONNECTIONS,
         ),
         opts=opts,
     )

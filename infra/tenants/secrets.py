@@ -10,6 +10,7 @@ from infra.tenants.holdings import Holdings
 from infra.tenants.lifecycle import protected
 from infra.tenants.roster import TenantEntry
 from infra.tenants.storage import TenantStorage
+from infra.tenants.tiers import Logins
 
 SERVICE_ACCOUNT = "agent"
 OBJECT_STORAGE = "object-storage"
@@ -63,12 +64,42 @@ path "auth/token/revoke-self" {{
 }}
 """
 
+_RETIRE = """\
+DO $$
+DECLARE
+  login name;
+BEGIN
+  -- Whoever came in while a login was retired and that was not yet committed.
+  PERFORM pg_terminate_backend(pid) FROM pg_stat_activity
+  WHERE usesysid IN (SELECT member FROM pg_auth_members JOIN pg_roles ON member = pg_roles.oid
+    WHERE roleid = '{role}'::regrole AND grantor = current_user::regrole AND NOT rolcanlogin);
+  FOR login IN
+    SELECT rolname FROM pg_roles JOIN pg_auth_members ON member = pg_roles.oid
+    WHERE roleid = '{role}'::regrole AND grantor = current_user::regrole AND rolcanlogin
+      AND rolname <> '{{{{name}}}}'
+    ORDER BY rolvaliduntil DESC, pg_roles.oid DESC OFFSET {others}
+  LOOP
+    -- Its creator may administer it, and has to be told to act for it before it can end its sessions.
+    EXECUTE format('GRANT %I TO CURRENT_USER WITH INHERIT TRUE', login);
+    -- Those first: one that changes its own password holds its role for as long as it likes.
+    PERFORM pg_stat_clear_snapshot();
+    PERFORM pg_terminate_backend(pid, 1000) FROM pg_stat_activity WHERE usename = login;
+    EXECUTE format('ALTER ROLE %I NOLOGIN', login);
+  END LOOP;
+END
+$$
+"""
+"""Retires all but the newest of a tenant's logins, which Vault still revokes in their time."""
 _CREATE = [
-    # A member that inherits nothing: whatever it does, it does as the tenant, whose the result then is.
-    'CREATE ROLE "{{{{name}}}}" LOGIN NOINHERIT CONNECTION LIMIT 20'
+    # What the tenant's own sessions hold fails this request, and keeps nobody else's waiting.
+    "SET LOCAL lock_timeout = '2s'",
+    # A member that inherits nothing: whatever it does, it does as the tenant, whose the result then is. Until
+    # the end of the transaction its role is locked, so a tenant's requests come one after the other.
+    'CREATE ROLE "{{{{name}}}}" LOGIN NOINHERIT CONNECTION LIMIT {connections}'
     " PASSWORD '{{{{password}}}}' VALID UNTIL '{{{{expiration}}}}' IN ROLE \"{role}\"",
     "ALTER ROLE \"{{{{name}}}}\" SET role = '{role}'",
     "ALTER ROLE \"{{{{name}}}}\" SET search_path = '{role}'",
+    _RETIRE,
 ]
 _LET_IN = ['GRANT CONNECT ON DATABASE "{role}" TO "{{{{name}}}}"']
 """Into a database of the tenant's own, which has the tenant's name."""
@@ -80,6 +111,12 @@ _REVOKE = [
     'DROP OWNED BY "{{name}}"',
     'DROP ROLE "{{name}}"',
 ]
+
+
+def creation_statements(role: str, logins: Logins) -> list[str]:
+    """How Vault makes a login that acts as `role`, within the tenant's limits (docs/decisions/0065)."""
+    limits = {"connections": logins.connections, "others": logins.at_once - 1}
+    return [statement.format(role=role, **limits) for statement in _CREATE]
 
 
 def declare_secrets(
@@ -132,8 +169,8 @@ def declare_secrets(
         db_name=schema.connection,
         name=tenant.dashed,
         creation_statements=[
-            statement.format(role=tenant.underscored)
-            for statement in (*_CREATE, *(_LET_IN if tenant.own_database else ()))
+            *creation_statements(tenant.underscored, tenant.parts.logins),
+            *(_LET_IN if tenant.own_database else ()),
         ],
         revocation_statements=_REVOKE,
         default_ttl=_HOUR,

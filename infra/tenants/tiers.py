@@ -23,6 +23,21 @@ class Size:
     """The workspace volume in GiB; 0: there is none, the workspace is the prefix's `workspace/`."""
 
 
+@dataclass(frozen=True)
+class Logins:
+    """What a tenant may hold of PostgreSQL's connections, with all the logins that Vault makes for it."""
+
+    at_once: int
+    """Logins that can be used; a further one retires the one that was not renewed for longest."""
+    connections: int
+    """Connections of each login."""
+
+    @property
+    def bound(self) -> int:
+        """All that the tenant can hold: one that is being retired may come in until that is committed."""
+        return (self.at_once + 1) * self.connections
+
+
 @dataclass(frozen=True, kw_only=True)
 class Tier:
     """What a tenant of the tier has, and how far it can grow."""
@@ -49,6 +64,8 @@ class Tier:
     """Its agents may run what the tenant brings, such as MCP servers over stdio: nobody else's run there."""
     node_pool: bool = False
     """Nodes of its own, on which nobody else's machine runs."""
+    logins: Logins
+    """Its logins to PostgreSQL, and their connections."""
     own_database: bool = False
     """It may have a PostgreSQL database of its own instead of a schema among others."""
     claims: tuple[str, ...]
@@ -93,6 +110,7 @@ TIERS: Mapping[TierName, Tier] = {
     "starter": Tier(
         default=Size(0, 0, 0),
         maximum=Size(0, 0, 0),
+        logins=Logins(3, 5),
         shared_runtime=True,
         claims=_OF_ALL,
         monthly_usd=99,
@@ -100,6 +118,7 @@ TIERS: Mapping[TierName, Tier] = {
     "professional": Tier(
         default=Size(2, 4, 0),
         maximum=Size(4, 8, 0),
+        logins=Logins(3, 5),
         namespace=True,
         dedicated_agent=True,
         commands=True,
@@ -109,6 +128,7 @@ TIERS: Mapping[TierName, Tier] = {
     "enterprise": Tier(
         default=Size(4, 8, 50),
         maximum=Size(8, 32, 500),
+        logins=Logins(4, 8),
         namespace=True,
         machine=True,
         commands=True,
@@ -121,6 +141,7 @@ TIERS: Mapping[TierName, Tier] = {
     "private-cloud": Tier(
         default=Size(4, 8, 100),
         maximum=Size(16, 128, 2000),
+        logins=Logins(4, 10),
         namespace=True,
         machine=True,
         commands=True,

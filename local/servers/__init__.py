@@ -12,6 +12,8 @@ A module here stands for one server, or a few that belong together, and offers (
 """
 
 import itertools
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Protocol
 
 from rich.console import Console
@@ -32,7 +34,7 @@ from local.servers import (
     redis,
     vault,
 )
-from local.supervisor import Service, Status
+from local.supervisor import NotReady, Service, Status
 
 
 class Module(Protocol):
@@ -96,7 +98,13 @@ def stop_all(console: Console) -> None:
 
 def statuses() -> dict[str, Status]:
     """Tell how each server is, by its name."""
-    return {service.name: supervisor.status(service) for service in _services()}
+    found = {service.name: supervisor.status(service) for service in _services()}
+    if found["postgres"].ready:
+        try:
+            postgres.require_room()
+        except NotReady as full:
+            found["postgres"] = replace(found["postgres"], ready=False, detail=str(full))
+    return found
 
 
 def environment() -> dict[str, str]:
@@ -107,7 +115,9 @@ def environment() -> dict[str, str]:
 def stack_settings() -> dict[str, Any]:
     """Return where the servers are, in the words of the stack's configuration; the rest is in its file."""
     return {
-        "agent-platform:database": {"given": {"port": ports.port("postgres")}},
+        "agent-platform:database": {
+            "given": {"port": ports.port("postgres"), "connections": postgres.CONNECTIONS}
+        },
         "agent-platform:redis": {"given": {"port": ports.port("redis")}},
         "agent-platform:vault": {"given": {"address": vault.url()}},
         "agent-platform:objectStorage": {"endpoint": object_storage.url()},

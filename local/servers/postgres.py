@@ -34,17 +34,39 @@ _UNPRIVILEGED = (
     # With this the capability holds for access(2), too, by which initdb looks for its programs.
     "--securebits=+no_setuid_fixup",
 )
+CONNECTIONS = 300
+"""How many tenants may hold; the program is told so."""
+_RESERVED = 40
 _SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
     "password_encryption": "scram-sha-256",
-    "max_connections": "200",
+    # As the program has it of a server of its own.
+    "max_connections": str(CONNECTIONS + 40 + _RESERVED),
+    "superuser_reserved_connections": str(_RESERVED),
+    "temp_file_limit": "1GB",
     "shared_buffers": "64MB",
     # A failed statement is reported without its text: Vault's carry passwords.
     "log_min_error_statement": "panic",
     "timezone": "UTC",
     "log_timezone": "UTC",
 }
+
+
+_HOLDERS = """
+SELECT coalesce(tenant, usename), count(*) FROM (
+  SELECT usename, (
+    SELECT min(rolname) FROM pg_auth_members JOIN pg_roles ON pg_roles.oid = roleid
+    WHERE member = usesysid AND usename <> 'vault' AND starts_with(rolname, 'tenant_')
+  ) AS tenant
+  FROM pg_stat_activity WHERE backend_type = 'client backend' AND usename IS NOT NULL
+) AS sessions GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 5
+"""
+_FREE = """
+SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
+  - current_setting('reserved_connections')::int - count(*)
+FROM pg_stat_activity WHERE backend_type = 'client backend'
+"""
 
 
 def services() -> list[Service]:
@@ -96,6 +118,16 @@ def bootstrap() -> None:
         known = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]).fetchone()
         if not known:
             connection.execute(f"CREATE DATABASE {DATABASE}")
+
+
+def require_room() -> None:
+    """NotReady if tenants could not enter any more, with who holds most."""
+    with _connect() as connection:
+        holders = connection.execute(_HOLDERS).fetchall()
+        (free,) = connection.execute(_FREE).fetchone() or (0,)
+    if free <= 0:
+        told = ", ".join(f"{name} {count}" for name, count in holders)
+        raise NotReady(f"no room for tenants: of the connections, {told}")
 
 
 def environment() -> dict[str, str]:

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from infra.cluster.cluster import Cluster
+from infra.platform import vault
 from infra.platform.kubevirt import VERSION
 from infra.platform.platform import Platform
 from infra.platform.redis import RIGHTS
@@ -201,6 +202,11 @@ def test_a_managed_database_is_whole(managed: Recorder) -> None:
     assert spec["storage"] == {"size": "100Gi", "storageClass": "exoscale-sbs"}
     assert ":" in spec["imageName"].rpartition("/")[2]
     assert spec["postgresql"]["pg_hba"] == ["hostnossl all all all reject"]
+    limits = spec["postgresql"]["parameters"]
+    room = int(limits["max_connections"]) - int(limits["superuser_reserved_connections"])
+    # Vault makes logins however many connections tenants hold.
+    assert room >= 500 + vault.DATABASE_CONNECTIONS
+    assert limits["temp_file_limit"] == "1GB"
     assert spec["plugins"][0]["isWALArchiver"] is True
     store = managed["platform-database-backup-store"].inputs["spec"]
     assert store["retentionPolicy"] == "30d"

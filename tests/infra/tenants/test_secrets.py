@@ -1,6 +1,8 @@
 """What Vault issues to a tenant and how it takes it back, with OpenBao and PostgreSQL as they are."""
 
+import contextlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import hvac  # type: ignore[import-untyped]
@@ -11,10 +13,12 @@ from hvac.exceptions import Forbidden, InternalServerError, InvalidPath  # type:
 from infra.tenants import secrets
 from infra.tenants.holdings import HoldingsProvider
 from infra.tenants.migration import MigrationProvider
+from infra.tenants.tiers import Logins
 from tests.infra.tenants.conftest import Connect
 from tests.infra.tenants.test_migrations import TABLES, properties
 
 TENANTS = ("acme", "other")
+LOGINS = Logins(3, 4)
 
 
 @pytest.fixture
@@ -46,7 +50,7 @@ def furnished(
         root.secrets.database.create_role(
             f"tenant-{tenant}",
             db_name="agents",
-            creation_statements=[statement.format(role=f"tenant_{tenant}") for statement in secrets._CREATE],
+            creation_statements=secrets.creation_statements(f"tenant_{tenant}", LOGINS),
             revocation_statements=secrets._REVOKE,
             default_ttl="1h",
             max_ttl="24h",
@@ -164,6 +168,80 @@ def test_revoking_ends_the_session_and_drops_the_login_whatever_it_owns(
     assert connect().execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [user]).fetchone() is None
 
 
+def test_further_logins_retire_those_that_were_not_renewed_for_longest(
+    login: Login, acme: hvac.Client, connect: Connect
+) -> None:
+    first, kept = login()
+    second, retired = login()
+    acme.sys.renew_lease(kept["lease_id"], increment=2 * 3600)
+    login()
+
+    login()
+
+    assert first.execute("SELECT 1").fetchone() == (1,)
+    with pytest.raises(psycopg.OperationalError):
+        second.execute("SELECT 1")
+    with pytest.raises(psycopg.OperationalError, match="not permitted to log in"):
+        connect(retired["data"]["username"], retired["data"]["password"])
+
+
+def test_a_retired_login_is_revoked_as_any_other(
+    login: Login, furnished: hvac.Client, connect: Connect
+) -> None:
+    _, retired = login()
+    for _ in range(LOGINS.at_once):
+        login()
+
+    furnished.sys.revoke_lease(retired["lease_id"])
+
+    user = retired["data"]["username"]
+    assert connect().execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [user]).fetchone() is None
+
+
+def test_however_many_logins_a_tenant_has_made_at_once_it_holds_no_more_than_its_bound(
+    acme: hvac.Client, database: dict[str, Any], connect: Connect, furnished: hvac.Client
+) -> None:
+    held: list[psycopg.Connection[Any]] = []
+
+    def grab(_: int) -> None:
+        client = hvac.Client(url=acme.url, token=acme.token)
+        issued = client.secrets.database.generate_credentials("tenant-acme")["data"]
+        entrance = {"user": issued["username"], "password": issued["password"]}
+        for _ in range(2 * LOGINS.connections):
+            with contextlib.suppress(psycopg.OperationalError):
+                held.append(psycopg.connect(**_address(database), **entrance, autocommit=True))
+
+    with ThreadPoolExecutor(20) as pool:
+        list(pool.map(grab, range(20)))
+
+    theirs = """
+        SELECT count(*), count(DISTINCT usename)
+        FROM pg_stat_activity JOIN pg_auth_members ON member = usesysid
+        WHERE roleid = 'tenant_acme'::regrole AND backend_type = 'client backend' AND usename <> 'vault'
+    """
+    connections, logins = connect().execute(theirs).fetchone() or (-1, -1)
+    assert 0 < logins <= LOGINS.at_once + 1
+    assert LOGINS.connections <= connections <= LOGINS.bound
+    # Nor does it keep others from coming.
+    issued = furnished.secrets.database.generate_credentials("tenant-other")["data"]
+    assert connect(issued["username"], issued["password"]).execute("SELECT 1").fetchone() == (1,)
+    for connection in held:
+        connection.close()
+
+
+def test_a_session_that_holds_its_own_role_keeps_no_login_from_being_retired(
+    login: Login, connect: Connect
+) -> None:
+    holding, retired = login()
+    user = retired["data"]["username"]
+    holding.execute(f"BEGIN; SET ROLE none; ALTER ROLE \"{user}\" PASSWORD 'held'")
+    for _ in range(LOGINS.at_once):
+        login()
+
+    known = connect().execute("SELECT rolcanlogin FROM pg_roles WHERE rolname = %s", [user])
+    assert known.fetchone() == (False,)
+
+
 @pytest.fixture
 def own_database(
     furnished: hvac.Client, database: dict[str, Any], connect: Connect
@@ -190,7 +268,8 @@ def own_database(
         "tenant-acme",
         db_name="tenant-acme",
         creation_statements=[
-            statement.format(role="tenant_acme") for statement in (*secrets._CREATE, *secrets._LET_IN)
+            *secrets.creation_statements("tenant_acme", LOGINS),
+            *(statement.format(role="tenant_acme") for statement in secrets._LET_IN),
         ],
         revocation_statements=secrets._REVOKE,
     )
@@ -229,7 +308,7 @@ def test_a_connection_makes_logins_for_its_own_tenant_alone(
     furnished.secrets.database.create_role(
         "tenant-other",
         db_name="tenant-acme",
-        creation_statements=secrets._CREATE,
+        creation_statements=secrets.creation_statements("tenant_other", LOGINS),
     )
     with pytest.raises(InternalServerError, match="not an allowed role"):
         furnished.secrets.database.generate_credentials("tenant-other")

@@ -120,11 +120,15 @@ def test_nobody_logs_in_for_a_tenant_that_is_not_active(tmp_path: Path, tier: st
 def test_a_move_keeps_schema_secrets_and_prefix(
     by_tier: Mapping[str, dict[str, Registered]], before: str, after: str
 ) -> None:
-    """The same resources with the same inputs: the engine has nothing to do for them."""
+    """The same resources with the same inputs, but for how many connections logins to come may hold."""
     old, new = by_tier[before], by_tier[after]
 
     for name in DATA:
-        assert new[name].inputs == old[name].inputs
+        assert kept(new[name]) == kept(old[name])
+
+
+def kept(resource: Registered) -> dict[str, Any]:
+    return {key: value for key, value in resource.inputs.items() if key != "creationStatements"}
 
 
 @pytest.mark.parametrize(
