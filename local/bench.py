@@ -20,7 +20,7 @@ from pulumi import automation as auto
 from pulumi.runtime.rpc import UNKNOWN
 from rich.console import Console
 
-from local import bench_gateway, bench_slices, bench_sweep, bench_wake, engine, toolchain
+from local import bench_database, bench_gateway, bench_slices, bench_sweep, bench_wake, engine, toolchain
 from local.errors import LocalError
 from local.paths import DATA, ROOT
 from local.providers.schema import Schema
@@ -160,6 +160,13 @@ def _wake(console: Console) -> list[Figure]:
     ]
 
 
+def _database(console: Console) -> list[Figure]:
+    """What one tenant at its limit costs the others."""
+    found = bench_database.measure()
+    name = f"p95 of a tenant beside one that holds {max(found['held'])} connections / without it"
+    return [_figure(name, found["beside"], found["alone"], 1.2, console)]
+
+
 def _bounded(name: str, value: float, unit: str, goal: float, console: Console) -> Figure:
     value = round(value, 2)
     console.print(f"{name}: {value} {unit} (goal at most {goal})")
@@ -267,4 +274,5 @@ BENCHES: Mapping[str, Callable[[Console], list[Figure]]] = {
     "sweep": _sweep,
     "gateway": _gateway,
     "wake": _wake,
+    "database": _database,
 }

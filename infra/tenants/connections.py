@@ -22,6 +22,6 @@ def advise_connections(tenants: Iterable[TenantEntry], connections: int) -> None
         pulumi.log.warn(
             f"The roster's tenants may hold {wanted} connections to PostgreSQL, and the server has "
             f"{connections} for them: all at their limits at once, some would be refused. Raise "
-            "`connections` of agent-platform:database, each of which takes a few MiB of the server; where that is given, "
-            "raise its own max_connections first."
+            "`connections` of agent-platform:database, each of which takes a few MiB of the server; where it "
+            "is given, raise its own max_connections first."
         )

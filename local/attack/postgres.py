@@ -332,6 +332,7 @@ _STATEMENTS = (
     _on_platform("run programs, reading", "CREATE TEMP TABLE t (t text); COPY t FROM PROGRAM 'true'"),
     _on_platform("run programs, writing", "COPY (SELECT 1) TO PROGRAM 'cat > /dev/null'"),
     _on_platform("load a library", "LOAD 'auto_explain'"),
+    _on_platform("fill the disk with temporary files", "SET temp_file_limit = -1"),
     _on_platform("switch triggers and constraints off", "SET session_replication_role = replica"),
     _on_platform("have the server log statements", "SET log_statement = 'all'"),
     _on_platform("reload the configuration", "SELECT pg_reload_conf()"),

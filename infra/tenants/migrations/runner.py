@@ -15,9 +15,10 @@ import sqlalchemy
 from psycopg import sql
 
 from infra.tenants import migrations
+from infra.tenants.migrations import patience
 
 _PATIENCE = "30s"
-"""How long a step waits for somebody else's lock: a tenant at work must not block everybody's update."""
+"""How long a step waits for a lock whose holder is not ended (`patience.py`)."""
 
 
 def upgrade(props: dict[str, Any]) -> None:
@@ -33,6 +34,7 @@ def upgrade(props: dict[str, Any]) -> None:
             _administrator(props) as administrator,
             _login(administrator, schema) as (user, password),
             _connected(props, user, password) as connection,
+            patience.ending_holders(props, connection.info.backend_pid, schema),
             _engine(connection).begin() as session,
         ):
             session.exec_driver_sql(f"SET LOCAL ROLE {schema}")

@@ -1,0 +1,55 @@
+"""Keeps a tenant's own sessions from holding up the update of its tables: whoever does loses the session."""
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from threading import Event, Thread
+from typing import Any
+
+import psycopg
+
+from infra.tenants import clients
+
+_GRACE = "3s"
+"""How long a tenant at work is waited for."""
+_GLANCE = 0.5
+
+_END = """
+SELECT usename, state, extract(epoch FROM clock_timestamp() - xact_start)::int, pg_terminate_backend(pid)
+FROM pg_stat_activity JOIN pg_roles ON pg_roles.oid = usesysid
+WHERE pid = ANY(pg_blocking_pids(%(waiting)s))
+  AND usesysid IN (SELECT member FROM pg_auth_members WHERE roleid = to_regrole(%(owner)s))
+  AND NOT rolsuper AND NOT rolcreaterole
+  AND EXISTS (
+    SELECT FROM pg_locks
+    WHERE pid = %(waiting)s AND NOT granted AND waitstart < clock_timestamp() - %(grace)s::interval
+  )
+"""
+
+
+@contextmanager
+def ending_holders(where: Mapping[str, Any], waiting: int, owner: str) -> Iterator[None]:
+    """While this lasts, end the sessions of `owner`'s logins for which the process `waiting` waits; say so.
+
+    No other session is ended: what belongs to somebody else is waited for.
+    """
+    done = Event()
+
+    def watch() -> None:
+        # Without it, the wait ends by its own limit.
+        with suppress(psycopg.Error), clients.postgres(where) as administrator:
+            while not done.wait(_GLANCE):
+                wanted = {"waiting": waiting, "owner": owner, "grace": _GRACE}
+                for login, state, seconds, _ in administrator.execute(_END, wanted).fetchall():
+                    sys.stderr.write(
+                        f"{owner}: ended a session of its login {login}, {state} for {seconds} s of a "
+                        "transaction, because it held up the update of its tables\n"
+                    )
+
+    watching = Thread(target=watch)
+    watching.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watching.join()

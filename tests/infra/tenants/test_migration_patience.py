@@ -1,0 +1,63 @@
+"""A tenant that holds its own tables holds up nobody's update, and nobody else's session is ended for it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+
+from infra.tenants.migration import MigrationProvider
+from infra.tenants.migrations import MigrationError, patience, runner
+from tests.infra.tenants.conftest import Connect
+from tests.infra.tenants.test_migrations import TABLES, properties, tables
+
+Schema = Callable[[str], str]
+HOLD = "BEGIN; CREATE TABLE tenant_acme.agents (nothing int)"
+
+
+@pytest.fixture(autouse=True)
+def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "_GRACE", "0.5s")
+    monkeypatch.setattr(patience, "_GLANCE", 0.1)
+
+
+@pytest.fixture
+def login(connect: Connect, schema: Schema) -> Any:
+    """A login of acme's, as Vault makes one."""
+    schema("acme")
+    connect().execute("CREATE ROLE \"v-acme\" LOGIN PASSWORD 'x' NOINHERIT IN ROLE tenant_acme")
+    connect().execute("ALTER ROLE \"v-acme\" SET role = 'tenant_acme'")
+    yield "v-acme"
+    connect().execute('DROP ROLE "v-acme"')
+
+
+def test_a_tenant_idle_in_a_transaction_loses_its_session_and_the_update_goes_on(
+    database: dict[str, Any], login: str, connect: Connect, capfd: pytest.CaptureFixture[str]
+) -> None:
+    holding, bystander = connect(login, "x"), connect(login, "x")
+    holding.execute(HOLD)
+
+    MigrationProvider().create(properties(database, "tenant_acme"))
+
+    assert tables(connect(), "tenant_acme") == dict.fromkeys(TABLES, "tenant_acme")
+    with pytest.raises(psycopg.OperationalError):
+        holding.execute("SELECT 1")
+    assert bystander.execute("SELECT 1").fetchone() == (1,)
+    told = capfd.readouterr().err
+    assert told.startswith("tenant_acme: ended a session of its login v-acme, idle in transaction for ")
+    assert told.count("\n") == 1
+    bystander.close()
+
+
+def test_a_session_of_somebody_else_is_waited_for(
+    database: dict[str, Any], login: str, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "_PATIENCE", "2s")
+    holding = connect()
+    holding.execute(HOLD)
+
+    with pytest.raises(MigrationError, match="lock timeout"):
+        MigrationProvider().create(properties(database, "tenant_acme"))
+
+    assert holding.execute("SELECT 1").fetchone() == (1,)
+    holding.execute("ROLLBACK")
