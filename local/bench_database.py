@@ -20,7 +20,7 @@ from rich.console import Console
 
 from infra.tenants.secrets import creation_statements
 from infra.tenants.tiers import TIERS
-from local import bench_cluster, credentials, ports, supervisor
+from local import bench_cluster, consoles, credentials, ports, supervisor
 from local.servers import postgres
 
 _ROUNDS = 6
@@ -143,7 +143,7 @@ def _connect(user: str, password: str) -> psycopg.Connection[Any]:
 
 
 def _main() -> None:
-    console = Console(stderr=True)
+    console = consoles.console(stderr=True)
     postgres.prepare()
     for service in postgres.services():
         supervisor.start(service, console)

@@ -27,7 +27,7 @@ def awake(tenants: Sequence[Tenant], console: Console) -> Iterator[None]:
             if machine.status() == "Stopping":
                 machine.wait_for("Stopped", _SECONDS)
             if machine.status() == "Stopped":
-                console.print(f"{name}: asleep, and woken for the attack", markup=False)
+                console.print(f"{name}: asleep, and woken for the attack")
                 machine.start()
                 stack.callback(machine.stop)
         for name, machine in machines.items():
