@@ -12,7 +12,6 @@ A module here stands for one server, or a few that belong together, and offers (
 """
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Protocol
 
