@@ -215,8 +215,8 @@ def _plain(node: yaml.Node, position: Position, document: Document) -> Any:
             mapping[key] = _plain(value_node, below, document)
             lines[below] = key_node.start_mark.line + 1
         return mapping
-    if message := _ambiguous(node):
-        document.unclear[position] = message
+    if isinstance(node, yaml.ScalarNode) and (unclear := _ambiguous(node)):
+        document.unclear[position] = unclear
     if node.tag == "tag:yaml.org,2002:str":
         return node.value
     try:
@@ -229,7 +229,7 @@ def _plain(node: yaml.Node, position: Position, document: Document) -> Any:
         _SCALARS.constructed_objects.clear()
 
 
-def _ambiguous(node: yaml.Node) -> str | None:
+def _ambiguous(node: yaml.ScalarNode) -> str | None:
     """Return what is told of a scalar that does not say to everybody what it says to this reader."""
     if found := _UNSEEN.search(node.value):
         return _unseen(found[0])
