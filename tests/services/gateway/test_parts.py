@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from services import kube
 from services.activity import connection
@@ -30,6 +31,8 @@ def settings(tmp_path: Path) -> Settings:
     harness.make_certificate(tmp_path)
     keys = json.loads(declared()["data"]["route.json"])["keys"]
     (tmp_path / "operators.json").write_text(json.dumps(keys))
+    key = harness.KEYS["assertions"].private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (tmp_path / "assertions.pem").write_bytes(key)
     files = CertificateFiles(certificate=tmp_path / "tls.crt", key=tmp_path / "tls.key")
     return Settings(
         domain="agents.localhost",
@@ -38,6 +41,7 @@ def settings(tmp_path: Path) -> Settings:
         public=files,
         agents=files,
         operator_keys=tmp_path / "operators.json",
+        assertion_key=tmp_path / "assertions.pem",
         routes_namespace="gateway",
         limits=Limits(drain_seconds=0),
     )
