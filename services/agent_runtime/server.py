@@ -1,22 +1,34 @@
 """The runtime's HTTP server: health, the workspace's files, and the agent."""
 
+import errno
 import itertools
 import json
+import os
 import sys
 from collections.abc import Iterable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote_to_bytes
 
+from services.agent_runtime.body import BLOCK, BadRequestError, Body
 from services.agent_runtime.files import Files, RefusedPathError
 from services.agent_runtime.gateway import StoppingError
 from services.agent_runtime.identity import NotReadyError
 from services.agent_runtime.tenants import Asked, Tenant, Tenants, UnknownTenantError
 
 _LARGEST_PROMPT = 2**20
-_BLOCK = 2**16
+_FILES = "/v1/files/"
+_REFUSED: dict[type[Exception], HTTPStatus] = {
+    BadRequestError: HTTPStatus.BAD_REQUEST,
+    RefusedPathError: HTTPStatus.NOT_FOUND,
+    UnknownTenantError: HTTPStatus.MISDIRECTED_REQUEST,
+    NotReadyError: HTTPStatus.SERVICE_UNAVAILABLE,
+    StoppingError: HTTPStatus.CONFLICT,
+}
+"""What is told to whoever asked, and with which status."""
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Server(ThreadingHTTPServer):
@@ -51,55 +63,45 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = 120
 
     def do_GET(self) -> None:
-        path = urlsplit(self.path).path
-        if path == "/livez":
-            self._json({"status": "ok"})
-        elif path == "/readyz":
-            self._readiness()
-        else:
-            self._for_tenant(path)
+        path = self.path.partition("?")[0]
+        try:
+            self._body = Body(self.headers, self.rfile)
+            self._answer(path)
+            if not self._body.ended:
+                self.close_connection = True
+        except tuple(_REFUSED) as error:
+            self._refuse(next(_REFUSED[kind] for kind in type(error).__mro__ if kind in _REFUSED), str(error))
+        except (ConnectionError, TimeoutError):
+            self.close_connection = True
+        except OSError as error:
+            full = error.errno in _FULL
+            self._refuse(
+                HTTPStatus.INSUFFICIENT_STORAGE if full else HTTPStatus.INTERNAL_SERVER_ERROR,
+                f"{path}: {error.strerror}.",
+            )
 
-    def do_PUT(self) -> None:
-        self._for_tenant(urlsplit(self.path).path)
-
-    do_POST = do_DELETE = do_PUT  # noqa: N815
+    do_PUT = do_POST = do_DELETE = do_GET  # noqa: N815
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing of single requests: the gateway counts them, and their paths are the tenant's."""
 
-    def _readiness(self) -> None:
-        try:
+    def _answer(self, path: str) -> None:
+        if (self.command, path) == ("GET", "/livez"):
+            self._json({"status": "ok"})
+            return
+        if (self.command, path) == ("GET", "/readyz"):
             self._json(self.server.tenants.ready())
-        except NotReadyError as error:
-            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
-
-    def _for_tenant(self, path: str) -> None:
-        try:
-            with self.server.tenants.of(Asked.read(self.headers)) as tenant:
-                self._served(tenant, path)
-        except _BadRequestError as error:
-            self._refuse(HTTPStatus.BAD_REQUEST, str(error))
-        except RefusedPathError as error:
-            self._refuse(HTTPStatus.NOT_FOUND, str(error))
-        except UnknownTenantError as error:
-            self._refuse(HTTPStatus.MISDIRECTED_REQUEST, str(error))
-        except NotReadyError as error:
-            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
-        except StoppingError as error:
-            self._refuse(HTTPStatus.CONFLICT, str(error))
-        except OSError as error:
-            if isinstance(error, ConnectionError | TimeoutError):
-                self.close_connection = True
-            else:
-                self._refuse(HTTPStatus.INSUFFICIENT_STORAGE, f"{path}: {error.strerror}.")
+            return
+        with self.server.tenants.of(Asked.read(self.headers)) as tenant:
+            self._served(tenant, path)
 
     def _served(self, tenant: Tenant, path: str) -> None:
-        if path == "/" and self.command == "GET":
+        if (self.command, path) == ("GET", "/"):
             self._json(tenant.told())
-        elif path == "/v1/agent" and self.command == "POST":
+        elif (self.command, path) == ("POST", "/v1/agent"):
             self._stream(tenant.answer(self._prompt()))
-        elif path.startswith("/v1/files/") and self.command != "POST":
-            self._file(tenant.files, unquote(path.removeprefix("/v1/files/")))
+        elif path.startswith(_FILES) and self.command != "POST":
+            self._file(tenant.files, _name(path))
         else:
             self._refuse(HTTPStatus.NOT_FOUND, f"{self.command} {path}: there is no such thing here.")
 
@@ -111,59 +113,28 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 self._send_file(path)
         elif self.command == "PUT":
-            files.write(name, self._blocks())
+            files.write(name, self._body.blocks())
             self._json({"written": name}, HTTPStatus.CREATED)
         else:
             files.delete(name)
             self._json({"deleted": name})
 
     def _prompt(self) -> str:
-        length = self._length()
-        if length > _LARGEST_PROMPT:
-            raise _BadRequestError(
-                f"A prompt has at most {_LARGEST_PROMPT} bytes; put more into a file of the workspace."
-            )
+        content = bytearray()
+        for block in self._body.blocks():
+            content += block
+            if len(content) > _LARGEST_PROMPT:
+                raise BadRequestError(
+                    f"A prompt has at most {_LARGEST_PROMPT} bytes; put more into a file of the workspace."
+                )
         try:
-            said = json.loads(self.rfile.read(length))
-        except ValueError:
+            said = json.loads(content)
+        except (ValueError, RecursionError):
             said = None
         prompt = said.get("prompt") if isinstance(said, dict) else None
         if not isinstance(prompt, str) or not prompt.strip():
-            raise _BadRequestError(
-                'The body has to be {"prompt": "…"}: there is nothing to answer otherwise.'
-            )
+            raise BadRequestError('The body has to be {"prompt": "…"}: there is nothing to answer otherwise.')
         return prompt
-
-    def _length(self) -> int:
-        length = self.headers.get("Content-Length", "")
-        if not length.isdecimal():
-            self.close_connection = True
-            raise _BadRequestError("The body's length is missing: send Content-Length.")
-        return int(length)
-
-    def _blocks(self) -> Iterable[bytes]:
-        if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
-            yield from self._chunks()
-            return
-        left = self._length()
-        while left:
-            block = self.rfile.read(min(left, _BLOCK))
-            if not block:
-                raise ConnectionError("The body ended early.")
-            left -= len(block)
-            yield block
-
-    def _chunks(self) -> Iterable[bytes]:
-        while size := int(self.rfile.readline(100).partition(b";")[0] or b"0", 16):
-            while size:
-                block = self.rfile.read(min(size, _BLOCK))
-                if not block:
-                    raise ConnectionError("The body ended early.")
-                size -= len(block)
-                yield block
-            self.rfile.readline(100)
-        while self.rfile.readline(1000).strip():
-            pass
 
     def _stream(self, events: Iterable[dict[str, Any]]) -> None:
         """Send server-sent events as they come."""
@@ -185,11 +156,17 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send_file(self, path: Path) -> None:
         with path.open("rb") as file:
+            left = os.fstat(file.fileno()).st_size
             self.send_response(HTTPStatus.OK)
             self.send_header("Content-Type", "application/octet-stream")
-            self.send_header("Content-Length", str(path.stat().st_size))
+            self.send_header("Content-Length", str(left))
             self.end_headers()
-            while block := file.read(_BLOCK):
+            while left:
+                block = file.read(min(left, BLOCK))
+                if not block:
+                    # The head is sent: that the connection ends before the file does is what is left to say.
+                    raise ConnectionError("The file ended early.")
+                left -= len(block)
                 self.wfile.write(block)
 
     def _json(self, said: Any, status: HTTPStatus = HTTPStatus.OK) -> None:
@@ -206,5 +183,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._json({"error": why}, status)
 
 
-class _BadRequestError(Exception):
-    """What the request lacks."""
+def _name(path: str) -> str:
+    try:
+        return unquote_to_bytes(path.removeprefix(_FILES).encode("latin-1")).decode()
+    except UnicodeDecodeError:
+        raise BadRequestError("A path is text in UTF-8, so there is no file of this name.") from None

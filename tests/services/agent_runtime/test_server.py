@@ -1,7 +1,9 @@
 """The runtime's server, with a Vault that answers as the real one does."""
 
 import dataclasses
+import http.client
 import json
+import socket
 import sys
 import time
 import urllib.error
@@ -10,6 +12,7 @@ from collections.abc import Callable, Iterator
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -305,3 +308,43 @@ def test_the_model_of_the_shared_runtime_is_one_on_the_internet(
     status, said = _ask("POST", f"{shared}/v1/agent", body=b'{"prompt": "hello"}')
 
     assert (status, b"127.0.0.1 is refused" in said) == (200, True)
+
+
+def _connected(url: str) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", urlsplit(url).port or 0), timeout=30)
+
+
+def _head(method: str, path: str, **said: str) -> bytes:
+    """The head of a request of acme's, to which its framing is added."""
+    named = {**_SAID, "X-Tenant": "acme", **said}
+    lines = [f"{method} {path} HTTP/1.1", "Host: a", *(f"{name}: {value}" for name, value in named.items())]
+    return "\r\n".join((*lines, "")).encode()
+
+
+def test_chunks_that_are_none_write_nothing(shared: str) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", urlsplit(shared).port, timeout=30)
+    headers = {**_SAID, "X-Tenant": "acme", "Transfer-Encoding": "chunked"}
+    connection.request("PUT", "/v1/files/a", body=b"-1\r\nkept", headers=headers)
+    answer = connection.getresponse()
+    assert (answer.status, b"without its size" in answer.read()) == (400, True)
+    assert _ask("GET", f"{shared}/v1/files/a")[0] == 404
+
+
+def test_a_client_that_goes_away_between_two_chunks_has_written_nothing(shared: str) -> None:
+    with _connected(shared) as client:
+        client.sendall(_head("PUT", "/v1/files/a") + b"Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n")
+        client.shutdown(socket.SHUT_WR)
+        assert client.recv(1000) == b"", "was answered"
+    assert _ask("GET", f"{shared}/v1/files/a")[0] == 404
+
+
+def test_a_body_that_nobody_reads_is_no_request_in_anothers_name(shared: str) -> None:
+    hidden = _head("GET", "/", **{"X-Tenant": "globex"}) + b"\r\n"
+    with _connected(shared) as client:
+        client.sendall(_head("GET", "/") + f"Content-Length: {len(hidden)}\r\n\r\n".encode() + hidden)
+        said = b"".join(iter(lambda: client.recv(1000), b""))
+    assert said.count(b"HTTP/1.1 ") == 1
+
+
+def test_a_path_is_text(shared: str) -> None:
+    assert _ask("PUT", f"{shared}/v1/files/%FF", body=b"lost")[0] == 400
