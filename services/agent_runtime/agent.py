@@ -87,7 +87,7 @@ def _run(
 
 def _model(vault: Vault, known: Identity) -> tuple[Model, httpx2.AsyncClient | None]:
     """The model, and what it is asked with, which the run closes."""
-    said = vault.secret(MODEL)
+    said = vault.needed(MODEL)
     if not said:
         return LiteralModel(), None
     # Its address is the tenant's to choose, as those of MCP servers are.
@@ -115,7 +115,8 @@ def _cause(error: BaseException) -> BaseException:
 def _file_tools(files: Files) -> list[Callable[..., Any]]:
     def list_files(path: str = "") -> str:
         """List the files of a folder of the workspace."""
-        return "\n".join(files.listed(path)) or "(nothing)"
+        folder = files.listed(path)
+        return "\n".join([*folder.names, *(["(and more)"] if folder.more else [])]) or "(nothing)"
 
     def read_file(path: str) -> str:
         """Read a text file of the workspace."""

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from email.message import Message
 from io import BufferedIOBase
 
-BLOCK = 2**16
-"""Bytes that are held at once of a body on its way."""
+from services.agent_runtime.files import BLOCK
+
 _LENGTH = re.compile(r"[0-9]{1,18}")
 _SIZE = re.compile(rb"[0-9A-Fa-f]{1,15}")
 _LONGEST_LINE = 1024
@@ -17,11 +17,11 @@ _MOST_TRAILERS = 100
 
 
 class BadRequestError(Exception):
-    """What the request lacks."""
+    """A request that is not what it has to be."""
 
 
 class Body:
-    """What follows a request's head."""
+    """The bytes that follow a request's head."""
 
     def __init__(self, headers: Message, connection: BufferedIOBase) -> None:
         """Read nothing yet. Raises BadRequestError if its end cannot be known."""
@@ -34,7 +34,7 @@ class Body:
         self._length = int(lengths[0]) if lengths else None
         self._chunked = bool(codings)
         self.ended = not self._chunked and not self._length
-        """Whether nothing of it is left to be read."""
+        """True when nothing of it is left to be read."""
 
     def blocks(self) -> Iterator[bytes]:
         """Return it as it comes.

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from strands.tools.mcp import MCPClient
 
 from services.agent_runtime import public
-from services.agent_runtime.files import Files, RefusedPathError
+from services.agent_runtime.files import AbsentError, Files, RefusedPathError
 from services.agent_runtime.identity import NotReadyError
 
 FILE = ".agent/mcp.json"
@@ -37,8 +37,10 @@ def named_in(files: Files, *, commands: bool) -> list[MCPClient]:
     """
     try:
         said = json.loads(files.read(FILE))
-    except RefusedPathError:
+    except AbsentError:
         return []
+    except RefusedPathError as error:
+        raise NotReadyError(f"{error} So no MCP server is used.") from None
     except ValueError as error:
         raise NotReadyError(f"{FILE}: no JSON ({error}), so no MCP server is used.") from None
     servers = said.get("mcpServers") if isinstance(said, dict) else None

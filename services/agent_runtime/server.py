@@ -1,19 +1,18 @@
 """The runtime's HTTP server: health, the workspace's files, and the agent."""
 
+import contextlib
 import errno
 import itertools
 import json
-import os
 import sys
 from collections.abc import Iterable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from services.agent_runtime.body import BLOCK, BadRequestError, Body
-from services.agent_runtime.files import Files, RefusedPathError
+from services.agent_runtime.body import BadRequestError, Body
+from services.agent_runtime.files import BLOCK, AbsentError, File, Files, RefusedPathError
 from services.agent_runtime.gateway import StoppingError
 from services.agent_runtime.identity import NotReadyError
 from services.agent_runtime.tenants import Asked, Tenant, Tenants, UnknownTenantError
@@ -22,12 +21,13 @@ _LARGEST_PROMPT = 2**20
 _FILES = "/v1/files/"
 _REFUSED: dict[type[Exception], HTTPStatus] = {
     BadRequestError: HTTPStatus.BAD_REQUEST,
-    RefusedPathError: HTTPStatus.NOT_FOUND,
+    RefusedPathError: HTTPStatus.BAD_REQUEST,
+    AbsentError: HTTPStatus.NOT_FOUND,
     UnknownTenantError: HTTPStatus.MISDIRECTED_REQUEST,
     NotReadyError: HTTPStatus.SERVICE_UNAVAILABLE,
     StoppingError: HTTPStatus.CONFLICT,
 }
-"""What is told to whoever asked, and with which status."""
+"""The status of each error that is told to whoever asked."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -107,11 +107,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _file(self, files: Files, name: str) -> None:
         if self.command == "GET":
-            path = files.existing(name)
-            if path.is_dir():
-                self._json({"files": files.listed(name)})
+            found = files.find(name)
+            if isinstance(found, File):
+                self._send_file(found)
             else:
-                self._send_file(path)
+                self._json({"files": found.names, "more": found.more})
         elif self.command == "PUT":
             files.write(name, self._body.blocks())
             self._json({"written": name}, HTTPStatus.CREATED)
@@ -154,15 +154,18 @@ class _Handler(BaseHTTPRequestHandler):
         content = f"event: {event['event']}\ndata: {json.dumps(event['data'])}\n\n".encode()
         self.wfile.write(f"{len(content):x}\r\n".encode() + content + b"\r\n")
 
-    def _send_file(self, path: Path) -> None:
-        with path.open("rb") as file:
-            left = os.fstat(file.fileno()).st_size
+    def _send_file(self, file: File) -> None:
+        with contextlib.closing(file.content) as content:
             self.send_response(HTTPStatus.OK)
             self.send_header("Content-Type", "application/octet-stream")
-            self.send_header("Content-Length", str(left))
+            self.send_header("Content-Length", str(file.size))
             self.end_headers()
+            left = file.size
             while left:
-                block = file.read(min(left, BLOCK))
+                try:
+                    block = content.read(min(left, BLOCK))
+                except (NotReadyError, OSError):
+                    block = b""
                 if not block:
                     # The head is sent: that the connection ends before the file does is what is left to say.
                     raise ConnectionError("The file ended early.")

@@ -21,7 +21,7 @@ class Settings:
     port: int
     account_token: Path
     scratch: Path
-    """Temporary files, and in a pod the workspace."""
+    """For temporary files."""
     vault: Server | None
     """Vault as the pod's environment names it; the shared runtime has no other word of it."""
     gateway: Server | None

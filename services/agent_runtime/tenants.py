@@ -6,14 +6,15 @@ import importlib
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from email.message import Message
+from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from services.agent_runtime import identity
 from services.agent_runtime.credentials import Account, Assertion, Credential
-from services.agent_runtime.files import Files
+from services.agent_runtime.files import Files, FolderFiles
 from services.agent_runtime.gateway import Gateway
 from services.agent_runtime.identity import Identity, NotReadyError, Server
 from services.agent_runtime.settings import Settings
@@ -47,13 +48,17 @@ class Tenant:
     """One tenant: its login, its workspace and its agent."""
 
     def __init__(
-        self, known: Identity, settings: Settings, files: Files, credential: Credential | None = None
+        self,
+        known: Identity,
+        settings: Settings,
+        workspace: Callable[[Vault], Files],
+        credential: Credential | None = None,
     ) -> None:
         """Do nothing yet; without a `credential`, its account's token is one."""
         self.known = known
         self._began = time.time()
-        self.files = files
         self.vault = Vault(known, credential or Account(settings.account_token, known.tenant))
+        self.files = workspace(self.vault)
         # Only a machine sleeps, and only its token is one that the gateway takes.
         awake = known if settings.workspace else dataclasses.replace(known, gateway=None)
         self.gateway = Gateway(awake, settings.account_token)
@@ -61,8 +66,7 @@ class Tenant:
     def ready(self) -> None:
         """NotReadyError unless the tenant's login and workspace are there."""
         self.vault.log_in()
-        if not self.files.folder.is_dir():
-            raise NotReadyError(f"{self.files.folder}: there is no workspace, so nothing would be kept.")
+        self.files.ready()
 
     def told(self) -> dict[str, Any]:
         """Who this is."""
@@ -71,7 +75,7 @@ class Tenant:
             "tier": self.known.tier,
             "runtime": "agent-platform",
             "servingFor": round(time.time() - self._began),
-            "files": self.files.listed(),
+            "files": self.files.listed().names,
         }
 
     def answer(self, prompt: str) -> Iterator[dict[str, Any]]:
@@ -87,6 +91,7 @@ class Tenants:
     def __init__(self, settings: Settings) -> None:
         """Know nobody yet."""
         self._settings = settings
+        self._workspace = _workspaces(settings)
         self._lock = threading.Lock()
         self._own: Tenant | None = None
         self._preload = threading.Timer(_PRELOAD_AFTER, _load_agent)
@@ -131,11 +136,8 @@ class Tenants:
         """The tenant whose own runtime this is; NotReadyError while it is unknown."""
         with self._lock:
             if self._own is None:
-                settings = self._settings
-                folder = settings.workspace or settings.scratch / "workspace"
-                if settings.workspace is None:
-                    folder.mkdir(exist_ok=True)
-                self._own = Tenant(identity.read(settings.identity), settings, Files(folder))
+                known = identity.read(self._settings.identity)
+                self._own = Tenant(known, self._settings, self._workspace)
             return self._own
 
     def _shared(self, asked: Asked) -> Tenant:
@@ -156,12 +158,21 @@ class Tenants:
             name=urlsplit(settings.gateway.address).hostname,
         )
         known = identity.shared(name, settings.vault.address, settings.vault.authority)
-        files = Files(settings.scratch / "workspaces" / name)
-        tenant = Tenant(known, settings, files, Assertion(asked.assertion, replica))
+        tenant = Tenant(known, settings, self._workspace, Assertion(asked.assertion, replica))
         # Vault decides whom this runtime serves, before anything is done for anybody.
         tenant.vault.log_in()
-        files.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         return tenant
+
+
+def _workspaces(settings: Settings) -> Callable[[Vault], Files]:
+    """Choose how a tenant's files are reached: on its machine's volume, elsewhere in its prefix."""
+    if settings.workspace:
+        volume = FolderFiles(settings.workspace)
+        return lambda _: volume
+    # Loaded only where it is needed: it takes a machine that wakes half a second.
+    from services.agent_runtime.prefix_files import PrefixFiles
+
+    return partial(PrefixFiles, folder=settings.scratch)
 
 
 def _load_agent() -> None:

@@ -60,6 +60,24 @@ class Vault:
         found: dict[str, Any] = said["data"]["data"]
         return found
 
+    def needed(self, name: str) -> dict[str, Any]:
+        """The secret `name`, for a request that cannot be served before Vault has answered.
+
+        Raises NotReadyError if it does not.
+        """
+        try:
+            return self.secret(name)
+        except remote.RefusedError as error:
+            raise NotReadyError(
+                f"Vault refuses {self._identity.tenant} the secret {name} ({error.status}), so what needs "
+                "it is not done."
+            ) from None
+        except OSError as error:
+            raise NotReadyError(
+                f"Vault at {self._identity.vault.address} does not answer ({error}), so what needs the "
+                f"secret {name} is not done yet."
+            ) from None
+
     def _call(self, method: str, path: str, token: str) -> Any:
         return remote.call(self._identity.vault, method, f"/v1/{path}", headers={"X-Vault-Token": token})
 

@@ -14,14 +14,23 @@ from local.paths import ROOT
 
 
 def imported(path: Path) -> Iterator[str]:
-    """The modules that a file imports, each with the names that may be modules, too."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    """The modules that a file imports when it runs, each with the names that may be modules, too."""
+    tree = ast.parse(path.read_text())
+    types = [node for node in ast.walk(tree) if isinstance(node, ast.If) and _of_types(node.test)]
+    skipped = {each for node in types for statement in node.body for each in ast.walk(statement)}
+    for node in ast.walk(tree):
+        if node in skipped:
+            continue
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0 and node.module, f"{path}: relative import"
             yield node.module
             yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+def _of_types(test: ast.expr) -> bool:
+    return isinstance(test, ast.Name) and test.id == "TYPE_CHECKING"
 
 
 def file_of(module: str) -> Path | None:

@@ -4,7 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 
+# Also says where local servers keep their data, before anything reads it.
+from tests.local.conftest import _nothing_is_left, console
 from tests.services import valkey
+
+__all__ = ["_nothing_is_left", "console"]
 
 
 @pytest.fixture(scope="session")
