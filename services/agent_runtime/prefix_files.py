@@ -155,6 +155,11 @@ class _Place:
             return False
         return True
 
+    def is_folder(self, path: str) -> bool:
+        """Tell whether anything is in a folder."""
+        begin = f"{self.root}{path}/"
+        return bool(self.client.list_objects_v2(Bucket=self.bucket, Prefix=begin, MaxKeys=1)["KeyCount"])
+
     def keys_in(self, path: str) -> Iterator[str]:
         """Go through the keys of all that is in a folder, and in the folders in it."""
         pages = self.client.get_paginator("list_objects_v2")
@@ -179,7 +184,7 @@ class _Place:
 
         Object storage would keep both under one name.
         """
-        if not path or next(self.keys_in(path), None):
+        if not path or self.is_folder(path):
             raise RefusedPathError(f"{path or '/'}: is a folder, so no file is written there.")
         for end, letter in enumerate(path):
             if letter == "/" and self.is_file(path[:end]):

@@ -4,17 +4,21 @@ That it is refused on everybody else's is what `test_attack` shows.
 """
 
 import subprocess
+import time
+from http import HTTPStatus
 
 import psycopg
 import pytest
 from kubernetes import client
 
 from tests.integration.conftest import Platform
+from tests.integration.sleeping import ask, print_token
 
 pytestmark = pytest.mark.integration
 
 TABLES = {"agent_memory", "agents", "execution_logs"}
 TENANT = "acme"
+STARTER = "bluebird"
 
 
 def login(platform: Platform) -> psycopg.Connection[object]:
@@ -61,6 +65,25 @@ def test_kubectl_shows_every_machine_running(platform: Platform) -> None:
         check=True,
     ).stdout
     assert set(listed.split()) == {"Running"}
+
+
+def test_a_file_is_the_same_from_every_replica_and_outlives_them(platform: Platform) -> None:
+    token = print_token(platform, STARTER)
+
+    def read() -> set[tuple[int, bytes]]:
+        return {ask(platform, STARTER, token, "/v1/files/kept") for _ in range(12)}
+
+    kept = {(HTTPStatus.OK, b"kept")}
+    written, _ = ask(platform, STARTER, token, "/v1/files/kept", method="PUT", body=b"kept")
+    assert written == HTTPStatus.CREATED
+    assert read() == kept
+    subprocess.run(["kubectl", "-n", "runtime", "delete", "pod", "--all"], env=platform.exports(), check=True)
+    deadline = time.monotonic() + 150
+    while (found := read()) != kept:
+        # Those that come after may not listen yet; none of them says that there is no such file.
+        assert {status for status, _ in found} <= {HTTPStatus.OK, HTTPStatus.BAD_GATEWAY}
+        assert time.monotonic() < deadline
+    assert ask(platform, STARTER, token, "/v1/files/kept", method="DELETE")[0] == HTTPStatus.OK
 
 
 def test_kubevirts_admission_refuses_a_broken_machine(platform: Platform) -> None:
