@@ -16,8 +16,11 @@ from tests.services.agent_runtime.answering import Answering
 _GATEWAY = "https://gateway.example:8444"
 
 
-def vault(object_storage: dict[str, str]) -> ThreadingHTTPServer:
-    """A Vault that lets `tenant-acme` in and nobody else, and has one secret, the key to object storage."""
+def vault(object_storage: dict[str, str] | None) -> ThreadingHTTPServer:
+    """A Vault that lets `tenant-acme` in and nobody else, and has one secret, the key to object storage.
+
+    Without that, it refuses all that is asked for.
+    """
 
     class Vault(Answering):
         def post(self, asked: Any) -> tuple[int, Any]:
@@ -27,6 +30,8 @@ def vault(object_storage: dict[str, str]) -> ThreadingHTTPServer:
             return 200 if known else 403, {"auth": {"client_token": "t", "lease_duration": 60}}
 
         def get(self) -> tuple[int, Any]:
+            if object_storage is None:
+                return 403, {"errors": []}
             if self.path == "/v1/tenants/data/acme/object-storage":
                 return 200, {"data": {"data": object_storage}}
             return 404, {"errors": []}

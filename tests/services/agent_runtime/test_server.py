@@ -21,6 +21,7 @@ from services.agent_runtime.identity import NotReadyError
 from services.agent_runtime.server import Server
 from services.agent_runtime.settings import Settings
 from services.agent_runtime.tenants import Asked, Tenants
+from tests.services.agent_runtime import runtimes
 from tests.services.agent_runtime.answering import Answering, serving
 from tests.services.agent_runtime.conftest import Storage
 
@@ -304,6 +305,17 @@ def test_the_model_of_the_shared_runtime_is_one_on_the_internet(
     status, said = _ask("POST", f"{shared}/v1/agent", body=b'{"prompt": "hello"}')
 
     assert (status, b"127.0.0.1 is refused" in said) == (200, True)
+
+
+def test_a_vault_that_refuses_or_is_away_is_told(tmp_path: Path) -> None:
+    prompt = json.dumps({"prompt": "list"}).encode()
+    refusing = serving(runtimes.vault(None))
+    for url in serving(runtimes.runtime("own", tmp_path, next(refusing))):
+        for told in (b"Vault refuses acme the secret", b"does not answer"):
+            for method, path, body in (("GET", "v1/files/a", None), ("POST", "v1/agent", prompt)):
+                status, said = _ask(method, f"{url}/{path}", body=body)
+                assert (status, told in said) == (503, True)
+            next(refusing, None)
 
 
 def _connected(url: str) -> socket.socket:
