@@ -29,14 +29,18 @@ EVERYBODY = {
     "vault:kv/secretV2:SecretV2": 2,
     "pulumi-python:dynamic/agent-platform:AccessKey": 1,
     "vault:database/secretBackendRole:SecretBackendRole": 1,
-    "vault:kubernetes/authBackendRole:AuthBackendRole": 1,
     "pulumi-python:dynamic/agent-platform:Prefix": 1,
     "exoscale:index/iamRole:IamRole": 1,
     "exoscale:index/iamApiKey:IamApiKey": 1,
     # Its route.
     "kubernetes:core/v1:ConfigMap": 1,
 }
+SHARED = {
+    # By the gateway's word, as it has no account.
+    "vault:jwt/authBackendRole:AuthBackendRole": 1,
+}
 NAMESPACE = {
+    "vault:kubernetes/authBackendRole:AuthBackendRole": 1,
     "kubernetes:core/v1:Namespace": 1,
     "kubernetes:networking.k8s.io/v1:NetworkPolicy": 7,
     "kubernetes:core/v1:ResourceQuota": 1,
@@ -63,7 +67,7 @@ NODES = {
     "exoscale:index/sksNodepool:SksNodepool": 1,
 }
 PARTS = {
-    "bluebird": EVERYBODY,
+    "bluebird": {**EVERYBODY, **SHARED},
     "corvus": {**EVERYBODY, **NAMESPACE, **DEPLOYMENT},
     "acme": {**EVERYBODY, **NAMESPACE, **MACHINE},
     "dufour": {**EVERYBODY, **NAMESPACE, **MACHINE, **NODES},
