@@ -29,7 +29,10 @@ class Harm(Generic[Session]):
     Gives what it is done to. What is hard to remove is left on something that was made for it.
     """
     withstood: Callable[[Any], object]
-    """Do what must succeed meanwhile, in bounded time, with what `done` gave; raises if it does not."""
+    """Do what must succeed meanwhile, in bounded time, with what `done` gave; raises if it does not.
+
+    Of what holds up others it is done once more when the harm is over.
+    """
     unguarded: Callable[[Any], object] | None = None
     """The same without the platform's care, which must fail; None where the care is what one may not do."""
 

@@ -54,23 +54,26 @@ def _issued(tenant: Tenant, count: int) -> Iterator[list[_Login]]:
 @contextmanager
 def _every_connection(
     count: int, administrator: Administrator, own: Tenant, victim: Tenant
-) -> Iterator[_Login]:
-    """Open connections with `count` logins until the server gives no more; give a login of the victim's."""
-    with _issued(victim, 1) as (victims,), _issued(own, 0 if administrator else count) as logins:
-        pairs = [(login.name, login.password) for login in logins] or [_administrator()]
-        with ExitStack() as stack:
-            for pair in pairs:
-                try:
-                    for _ in range(_MOST):
-                        stack.enter_context(connect(own.database, *pair))
-                except psycopg.OperationalError:
-                    pass  # as many as it gives
-            yield victims
+) -> Iterator[Tenant]:
+    """Open connections with `count` logins until the server gives no more."""
+    with _issued(own, 0 if administrator else count) as logins, ExitStack() as stack:
+        for pair in [(login.name, login.password) for login in logins] or [_administrator()]:
+            try:
+                for _ in range(_MOST):
+                    stack.enter_context(connect(own.database, *pair))
+            except psycopg.OperationalError:
+                pass  # as many as it gives
+        yield victim
 
 
-def _work(login: _Login) -> None:
-    with connect(login.database, login.name, login.password) as connection:
-        connection.execute("SELECT FROM agents")
+def _work(victim: Tenant) -> None:
+    """Do what the victim's agents do each hour: get a login, and read."""
+    with _issued(victim, 1) as logins:
+        if not logins:
+            raise RuntimeError("Vault issues no login")
+        (login,) = logins
+        with connect(login.database, login.name, login.password) as connection:
+            connection.execute("SELECT FROM agents")
 
 
 @contextmanager

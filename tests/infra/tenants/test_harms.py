@@ -1,0 +1,69 @@
+"""The harm that `make attack` does to PostgreSQL, with the statements as declared and with a wall down."""
+
+import re
+from collections.abc import Callable, Sequence
+
+import hvac  # type: ignore[import-untyped]
+import pytest
+
+from infra.tenants import secrets
+from local.attack.harms import postgres as harms
+from local.attack.tenants import Tenant
+from local.servers import postgres
+from tests.infra.tenants.test_secrets import TENANTS, furnished, root
+
+__all__ = ["furnished", "root"]
+
+
+@pytest.fixture
+def tenants(furnished: hvac.Client) -> list[Tenant]:
+    made = []
+    for name in TENANTS:
+        tenant = Tenant({"id": name, "schema": f"tenant_{name}", "prefix": "", "namespace": "", "vm": ""})
+        tenant.__dict__.update(vault=furnished, database=postgres.DATABASE)  # as they are asked for once
+        made.append(tenant)
+    return made
+
+
+def outcomes(tenants: Sequence[Tenant]) -> dict[str, set[str]]:
+    """How each harm came out, by its name."""
+    found: dict[str, set[str]] = {}
+    with harms.entered(tenants) as target:
+        for attempt in target.attempts():
+            found.setdefault(attempt.name, set()).add(attempt.outcome)
+    return found
+
+
+def declare(vault: hvac.Client, which: str, statements: Callable[[str], Sequence[str]]) -> None:
+    """Have Vault make or revoke every tenant's logins by other statements."""
+    for tenant in TENANTS:
+        path = f"database/roles/tenant-{tenant}"
+        settings = {**vault.read(path)["data"], which: statements(f"tenant_{tenant}")}
+        vault.write_data(path, data=settings)
+
+
+def test_all_harm_is_withstood(tenants: list[Tenant]) -> None:
+    found = outcomes(tenants)
+    assert found
+    assert set.union(*found.values()) == {"denied"}
+
+
+def test_a_login_without_a_limit_holds_up_others(tenants: list[Tenant], root: hvac.Client) -> None:
+    declare(
+        root,
+        "creation_statements",
+        lambda role: [
+            re.sub(r"CONNECTION LIMIT \d+", "CONNECTION LIMIT -1", statement.format(role=role))
+            for statement in secrets._CREATE
+        ],
+    )
+    assert outcomes(tenants)["take all connections with one login"] == {"leaked"}
+
+
+def test_a_login_that_is_only_dropped_cannot_be_revoked(tenants: list[Tenant], root: hvac.Client) -> None:
+    declare(
+        root,
+        "revocation_statements",
+        lambda _role: [statement for statement in secrets._REVOKE if "DROP OWNED" not in statement],
+    )
+    assert outcomes(tenants)["own a large object as the bare login"] == {"leaked"}
