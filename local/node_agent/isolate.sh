@@ -11,6 +11,7 @@ root=$1 folder=$PWD
 hostname "$2"
 shift 2
 trap : TERM INT
+umask 022 # whoever the container is has to find its way
 
 mount -t tmpfs -o mode=0755,nosuid,nodev tmpfs "$root"
 while [ "$1" != -- ]; do

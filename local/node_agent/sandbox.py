@@ -238,7 +238,8 @@ def _write_items(folder: Path, data: Mapping[str, bytes], source: Object) -> Non
 
 def _write_file(path: Path, content: bytes) -> None:
     """Write at once as a whole, readable by whoever gets into the Pod's folder."""
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.chmod(0o755)
     part = path.with_name(f".{path.name}.part")
     part.touch(mode=0o600)
     part.write_bytes(content)

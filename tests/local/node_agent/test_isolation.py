@@ -86,8 +86,10 @@ class Machine:
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[Machine]:
+    umask = os.umask(0o077)  # the node agent's
     made = Machine(tmp_path)
     yield made
+    os.umask(umask)
     for pod in made.containers.known():
         made.containers.remove(pod)
 
