@@ -18,6 +18,7 @@ from local.attack import (
     object_storage,
     postgres,
     redis,
+    shared_runtime,
     vault,
 )
 from local.attack.attempt import PLATFORM, Attempt, Target
@@ -49,6 +50,7 @@ SERVERS: Mapping[str, _Attacks] = {
     "kubernetes": _on(kubernetes.entered),
     "redis": _on(redis.entered),
     "gateway": _on(gateway.entered),
+    "shared-runtime": _on(shared_runtime.entered),
     "network": network.attempts,
 }
 """The attacks on each server, by the name under which it is asked for."""

@@ -377,10 +377,15 @@ def _with_the_token_for_vault(places: Mapping[Tenant, _Place]) -> Attack[Session
     )
 
 
+def bearing(token: str) -> Session:
+    """Enter with a token, whoever's it is."""
+    pool = urllib3.PoolManager(ca_certs=str(certificates.CA_FILE), retries=False)
+    return Session(pool, {"Authorization": f"Bearer {token}"})
+
+
 def _session(token: str, account: Account) -> Session:
     """Enter with a token, and see that the API server takes it for the account's."""
-    pool = urllib3.PoolManager(ca_certs=str(certificates.CA_FILE), retries=False)
-    session = Session(pool, {"Authorization": f"Bearer {token}"})
+    session = bearing(token)
     told = session.call("POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", _REVIEW)
     user = told["status"]["userInfo"]["username"]
     if user != f"system:serviceaccount:{account.namespace}:{account.name}":

@@ -365,13 +365,13 @@ def _on_platform(artifacts: str, others: Sequence[str]) -> Iterator[Attack[Sessi
 def entered(tenants: Sequence[Tenant]) -> Iterator[Target[Session]]:
     """Plant canaries below every prefix and in every bucket, have each tenant's key attack, remove it all."""
     boto = boto3.Session()
-    owner = _client(boto, credentials.secret("exoscale-api-key"), credentials.secret("exoscale-api-secret"))
+    owner = client(boto, credentials.secret("exoscale-api-key"), credentials.secret("exoscale-api-secret"))
     artifacts = tenants[0].key["bucket"]
     spares = [_SPARE.format(tenant.id) for tenant in tenants]
     names = [each["Name"] for each in owner.list_buckets()["Buckets"]]
     others = [name for name in names if name not in (artifacts, *spares)]
     sessions = {
-        tenant: Session(_client(boto, tenant.key["access_key"], tenant.key["secret_key"]))
+        tenant: Session(client(boto, tenant.key["access_key"], tenant.key["secret_key"]))
         for tenant in tenants
     }
     with ExitStack() as stack:
@@ -398,7 +398,8 @@ def entered(tenants: Sequence[Tenant]) -> Iterator[Target[Session]]:
         )
 
 
-def _client(boto: boto3.Session, access_key: str, secret_key: str) -> Any:
+def client(boto: boto3.Session, access_key: str, secret_key: str) -> Any:
+    """Return what uses the server with a key."""
     return boto.client(
         "s3",
         endpoint_url=object_storage.url(),

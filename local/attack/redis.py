@@ -103,7 +103,7 @@ _ATTACKS = (
 def entered(tenants: Sequence[Tenant]) -> Iterator[Target[Session]]:
     """See that every tenant has a key, have each tenant try what it knows, and remove what was missing."""
     with ExitStack() as stack:
-        administrator = _session([("default", credentials.secret("redis"))], stack)
+        administrator = entered_with([("default", credentials.secret("redis"))], stack)
         _, known = administrator.connections
         stack.callback(known.execute_command, "ACL", "DELUSER", "attack")
         for tenant in tenants:
@@ -112,7 +112,7 @@ def entered(tenants: Sequence[Tenant]) -> Iterator[Target[Session]]:
                 stack.callback(known.delete, _key(tenant))
         yield Target(
             server="Redis",
-            sessions={tenant: _session(_pairs(tenant), stack) for tenant in tenants},
+            sessions={tenant: entered_with(_pairs(tenant), stack) for tenant in tenants},
             victims=tenants,
             administrator=administrator,
             attacks=_ATTACKS,
@@ -125,7 +125,8 @@ def _pairs(tenant: Tenant) -> Iterator[tuple[str, str]]:
     return itertools.product(("default", *_SERVICES, tenant.id, tenant.role), words)
 
 
-def _session(pairs: Iterable[tuple[str, str]], stack: ExitStack) -> Session:
+def entered_with(pairs: Iterable[tuple[str, str]], stack: ExitStack) -> Session:
+    """Connect without credentials, and with each of these that is right."""
     connections = [_connect(None, None, stack)]
     for user, password in pairs:
         with suppress(errors.AuthenticationError):
