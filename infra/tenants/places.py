@@ -84,6 +84,7 @@ def _in_vault(tenant: str, where: clients.Where) -> Iterator[Place]:
     for what, path in (
         ("policy", "sys/policies/acl"),
         ("role for database logins", f"{database}/roles"),
+        ("rate of database logins", "sys/quotas/rate-limit"),
         ("database connection of its own", f"{database}/config"),
         ("role for Kubernetes logins", f"auth/{login}/role"),
         ("role for logins by the gateway's word", f"auth/{where['jwtPath']}/role"),

@@ -23,6 +23,8 @@ VPN = "vpn"
 _HOUR = 60 * 60
 _QUARTER = 15 * 60
 """Of an hour, for what is let in for one request: a longer run is let in again."""
+_LOGINS_A_MINUTE = 20
+"""That are made for a tenant, asked for from one address."""
 
 _POLICY = """\
 path "{secrets}/data/{id}/*" {{
@@ -178,6 +180,15 @@ def declare_secrets(
         # Another database makes it another role of the same name.
         opts=pulumi.ResourceOptions.merge(held, pulumi.ResourceOptions(delete_before_replace=True)),
     )
+    # Each is a transaction in PostgreSQL and a lease in Vault, whose way there all tenants share.
+    rate = vault.QuotaRateLimit(
+        f"{name}-logins-rate",
+        name=tenant.dashed,
+        path=pulumi.Output.concat(platform.database_mount, f"/creds/{tenant.dashed}"),
+        rate=_LOGINS_A_MINUTE,
+        interval=60,
+        opts=pulumi.ResourceOptions.merge(held, pulumi.ResourceOptions(depends_on=[logins])),
+    )
     policy = vault.Policy(
         f"{name}-policy",
         name=tenant.dashed,
@@ -194,13 +205,13 @@ def declare_secrets(
     )
     # Nobody logs in for a tenant that is not active: so a suspended one is not served, whoever would run it.
     if tenant.state != "active":
-        return [logins, policy]
+        return [logins, rate, policy]
     let_in = _by_assertion if tenant.parts.shared_runtime else _by_account
     return [
         let_in(
             tenant,
             platform,
-            pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=[logins, policy])),
+            pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=[logins, rate, policy])),
         )
     ]
 

@@ -13,6 +13,7 @@ from local.providers.vault.kubernetes import KubernetesConfig, KubernetesRole
 from local.providers.vault.kv import KvConfig, KvSecret
 from local.providers.vault.mounts import AuthBackend, Mount
 from local.providers.vault.policy import Policy
+from local.providers.vault.quota import RateLimit
 from local.providers.vault.server import PACKAGE, Settings, Vault
 
 _FROM_ENVIRONMENT = {
@@ -44,6 +45,7 @@ class VaultPlugin(Provider):
         self._types: dict[str, Resource] = {
             "vault:index/mount:Mount": Mount(self._vault),
             "vault:index/policy:Policy": Policy(self._vault),
+            "vault:index/quotaRateLimit:QuotaRateLimit": RateLimit(self._vault),
             "vault:index/authBackend:AuthBackend": AuthBackend(self._vault),
             "vault:kubernetes/authBackendConfig:AuthBackendConfig": KubernetesConfig(self._vault),
             "vault:kubernetes/authBackendRole:AuthBackendRole": KubernetesRole(self._vault),

@@ -29,6 +29,7 @@ EVERYBODY = {
     "vault:kv/secretV2:SecretV2": 2,
     "pulumi-python:dynamic/agent-platform:AccessKey": 1,
     "vault:database/secretBackendRole:SecretBackendRole": 1,
+    "vault:index/quotaRateLimit:QuotaRateLimit": 1,
     "pulumi-python:dynamic/agent-platform:Prefix": 1,
     "exoscale:index/iamRole:IamRole": 1,
     "exoscale:index/iamApiKey:IamApiKey": 1,
@@ -318,6 +319,15 @@ def test_the_key_opens_the_prefix_and_nothing_beside_it(acme: dict[str, Register
             f" && parameters.{confined}.startsWith('tenant_acme/')"
         )
         assert "delete-objects" not in rule["expression"]
+
+
+def test_logins_are_made_no_faster_than_their_tenants_rate(acme: dict[str, Registered]) -> None:
+    quota = acme["acme-logins-rate"].inputs
+
+    assert quota["path"] == f"database/creds/{acme['acme-logins'].inputs['name']}"
+    assert 0 < quota["rate"] <= 20
+    assert quota["interval"] == 60
+    assert "acme-logins-rate" in acme["acme-login"].depends_on
 
 
 def test_a_kubernetes_login_is_bound_to_one_account_in_one_namespace(acme: dict[str, Registered]) -> None:

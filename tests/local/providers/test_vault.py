@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from hvac.exceptions import VaultError  # type: ignore[import-untyped]
+from hvac.exceptions import RateLimitExceeded, VaultError  # type: ignore[import-untyped]
 from rich.console import Console
 
 from local import supervisor
@@ -22,6 +22,7 @@ from tests.local.providers.driver import Driver, RefusedError
 
 MOUNT = "vault:index/mount:Mount"
 POLICY = "vault:index/policy:Policy"
+RATE = "vault:index/quotaRateLimit:QuotaRateLimit"
 AUTH = "vault:index/authBackend:AuthBackend"
 KUBERNETES = "vault:kubernetes/authBackendConfig:AuthBackendConfig"
 LOGIN = "vault:kubernetes/authBackendRole:AuthBackendRole"
@@ -166,6 +167,25 @@ def test_a_policy_that_is_gone_is_written_again(driver: Driver, client: hvac.Cli
     renamed = driver.changes(policy, {"name": "other", "policy": READ_ONLY})
     assert list(renamed.replaces) == ["name"]
     assert renamed.deleteBeforeReplace
+
+
+def test_a_rate_is_written_read_changed_and_deleted(driver: Driver, client: hvac.Client) -> None:
+    client.sys.enable_secrets_engine("kv", path="tenants")
+    inputs = {"name": "acme-rate", "path": "tenants/acme", "rate": 2.0, "interval": 60.0}
+    rate = driver.create(RATE, "acme", inputs)
+    assert driver.read(rate) == rate
+    assert driver.changed(rate, inputs) == []
+    for _ in range(2):
+        client.write_data("tenants/acme", data={"a": "b"})
+    with pytest.raises(RateLimitExceeded):
+        client.write_data("tenants/acme", data={"a": "b"})
+
+    driver.update(rate, {**inputs, "rate": 1000.0})
+    client.write_data("tenants/acme", data={"a": "b"})
+    assert list(driver.changes(rate, {**inputs, "name": "other"}).replaces) == ["name"]
+
+    driver.delete(rate)
+    assert driver.read(rate) is None
 
 
 def test_a_wrong_policy_is_one_message(driver: Driver) -> None:
