@@ -23,7 +23,7 @@ VPN = "vpn"
 _HOUR = 60 * 60
 _QUARTER = 15 * 60
 """Of an hour, for what is let in for one request: a longer run is let in again."""
-_LOGINS_A_MINUTE = 20
+_LOGINS_A_MINUTE = 30
 """That are made for a tenant, asked for from one address."""
 
 _POLICY = """\

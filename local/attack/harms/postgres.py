@@ -1,9 +1,10 @@
 """PostgreSQL: connections that are kept from others, and logins that are hard to get rid of."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import psycopg
 from hvac.exceptions import VaultError  # type: ignore[import-untyped]
@@ -14,6 +15,8 @@ from local.attack.postgres import connect
 from local.attack.tenants import Tenant, operator
 from local.servers import postgres
 
+_MANY = 10
+"""More logins than a tenant has at once."""
 _MOST = 500
 """More connections than the server has."""
 
@@ -29,6 +32,14 @@ class _Login:
     name: str
     password: str
     lease: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Held:
+    """What the attacker holds, by the name of the login, and who is to work meanwhile."""
+
+    connections: Sequence[tuple[str, psycopg.Connection[Any]]]
+    victim: Tenant
 
 
 @contextmanager
@@ -54,26 +65,40 @@ def _issued(tenant: Tenant, count: int) -> Iterator[list[_Login]]:
 @contextmanager
 def _every_connection(
     count: int, administrator: Administrator, own: Tenant, victim: Tenant
-) -> Iterator[Tenant]:
+) -> Iterator[_Held]:
     """Open connections with `count` logins until the server gives no more."""
-    with _issued(own, 0 if administrator else count) as logins, ExitStack() as stack:
-        for pair in [(login.name, login.password) for login in logins] or [_administrator()]:
-            try:
-                for _ in range(_MOST):
-                    stack.enter_context(connect(own.database, *pair))
-            except psycopg.OperationalError:
-                pass  # as many as it gives
-        yield victim
+    with _issued(own, 0 if administrator else count) as logins:
+        pairs = [(login.name, login.password) for login in logins] or [_administrator()]
+        held: list[tuple[str, psycopg.Connection[Any]]] = []
+        with ExitStack() as stack:
+            for pair in pairs:
+                with suppress(psycopg.OperationalError):  # as many as it gives
+                    held.extend(
+                        (pair[0], stack.enter_context(connect(own.database, *pair))) for _ in range(_MOST)
+                    )
+            yield _Held(connections=held, victim=victim)
 
 
-def _work(victim: Tenant) -> None:
+def _work(held: _Held) -> None:
     """Do what the victim's agents do each hour: get a login, and read."""
-    with _issued(victim, 1) as logins:
+    with _issued(held.victim, 1) as logins:
         if not logins:
             raise RuntimeError("Vault issues no login")
         (login,) = logins
         with connect(login.database, login.name, login.password) as connection:
             connection.execute("SELECT FROM agents")
+
+
+def _work_with_few_logins(held: _Held) -> None:
+    """See that the victim can work, and that the server would not have filled with more logins yet."""
+    _work(held)
+    used = set()
+    for name, connection in held.connections:
+        with suppress(psycopg.OperationalError):
+            connection.execute("SELECT")
+            used.add(name)
+    if len(used) == _MANY:
+        raise RuntimeError(f"{_MANY} logins of one tenant hold {len(held.connections)} connections")
 
 
 @contextmanager
@@ -121,6 +146,13 @@ _HARMS = (
         tried=f"connect {_MOST} times",
         done=partial(_every_connection, 1),
         withstood=_work,
+    ),
+    Harm(
+        kind="holds up others",
+        name="take all connections with many logins",
+        tried=f"{_MANY} times: GET database/creds/ROLE, and connect {_MOST} times",
+        done=partial(_every_connection, _MANY),
+        withstood=_work_with_few_logins,
     ),
     Harm(
         kind="cannot be removed",

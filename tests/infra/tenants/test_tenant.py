@@ -325,7 +325,7 @@ def test_logins_are_made_no_faster_than_their_tenants_rate(acme: dict[str, Regis
     quota = acme["acme-logins-rate"].inputs
 
     assert quota["path"] == f"database/creds/{acme['acme-logins'].inputs['name']}"
-    assert 0 < quota["rate"] <= 20
+    assert 0 < quota["rate"] <= 30
     assert quota["interval"] == 60
     assert "acme-logins-rate" in acme["acme-login"].depends_on
 
