@@ -55,7 +55,7 @@ async def _measure(console: Console) -> Measured:
             await activity.enter([(_tenant(n), "bench/request") for n in range(first, first + 500)])
         seconds, peak = await asyncio.to_thread(_sweep)
         swept = await activity.last_sweep()
-        if swept.get("awake") != MACHINES:
+        if swept is None or swept.get("awake") != MACHINES:
             raise RuntimeError(f"the sweep did not see {MACHINES} machines awake: {swept}")
         sequential = await _one_after_the_other(api, activity) * MACHINES / _SAMPLE
         gateway.cancel()

@@ -447,7 +447,7 @@ def test_a_signed_word_lets_in_whom_the_role_names_and_nobody_else(
         {"nbf": int(time.time()) + 50},
     ):
         with pytest.raises(VaultError):
-            log_in(**wrong)  # type: ignore[arg-type]
+            log_in(**wrong)
 
 
 @pytest.mark.parametrize(

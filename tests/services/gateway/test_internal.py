@@ -262,7 +262,7 @@ def test_nobody_else_gets_a_word(check: Check) -> None:
         with agents.assertions.of_request("acme", "ada") as given:
             claims = jwt.decode(given, options={"verify_signature": False})
             forged = jwt.encode(claims, KEYS["acme"], "EdDSA")
-            unsigned = jwt.encode(claims, None, "none")
+            unsigned = jwt.encode(claims, "", "none")
             elsewhere = jwt.encode({**claims, "aud": "gateway"}, KEYS["assertions"], "EdDSA")
             unknown = jwt.encode({**claims, "jti": "guessed"}, KEYS["assertions"], "EdDSA")
             nameless = jwt.encode({**claims, "jti": None}, KEYS["assertions"], "EdDSA")
