@@ -29,7 +29,14 @@ class Session:
         self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
         """The answer; Refused on 403, RuntimeError on any other failure."""
-        answer = self.ask(method, path, body, headers)
+        answer = self._http.request(
+            method,
+            f"{vault.url()}/v1/{path}",
+            body=None if body is None else json.dumps(body),
+            headers={"X-Vault-Token": self.token, **(headers or {})},
+            redirect=False,
+            timeout=30,
+        )
         text = answer.data.decode()
         # A word that does not match is a bad request to it.
         unmatched = answer.status == HTTPStatus.BAD_REQUEST and path.endswith("/login")
@@ -38,19 +45,6 @@ class Session:
         if answer.status not in (HTTPStatus.OK, HTTPStatus.NO_CONTENT):
             raise RuntimeError(f"{answer.status} {text}")
         return dict(json.loads(text)) if text else {}
-
-    def ask(
-        self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
-    ) -> urllib3.BaseHTTPResponse:
-        """The answer, whatever it is."""
-        return self._http.request(
-            method,
-            f"{vault.url()}/v1/{path}",
-            body=None if body is None else json.dumps(body),
-            headers={"X-Vault-Token": self.token, **(headers or {})},
-            redirect=False,
-            timeout=30,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
