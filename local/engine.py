@@ -347,6 +347,8 @@ def up(selected: auto.Stack, *, output: Callable[[str], None]) -> dict[str, int]
             color=_color(),
             suppress_outputs=True,
             suppress_progress=True,
+            # What is wrong with one tenant keeps nobody else from being brought up to date.
+            continue_on_error=True,
             **_guard_rails(selected.name, refusals),
         )
     return changes({str(step): count for step, count in (result.summary.resource_changes or {}).items()})
