@@ -233,7 +233,7 @@ class GivenDatabase(Section):
     host: Host = Field(description="PostgreSQL's host name or address")
     port: Port = Field(description="PostgreSQL's TCP port")
     name: Name = Field(description="the database that holds the tenants' schemas")
-    admin_user: str = Field(min_length=1, description="the role that may create roles and schemas")
+    admin_user: str = Field(min_length=1, description="a superuser, as who this program enters")
     connections: int = Field(default=80, ge=1, description=f"{_CONNECTIONS}: less than its max_connections")
     ssl_mode: Literal["verify-full", "verify-ca", "require", "disable"] = Field(
         description="verify-full, verify-ca, require, or (on loopback only) disable"

@@ -5,6 +5,7 @@ backups, <https://cloudnative-pg.io/plugin-barman-cloud/docs/>.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import pulumi
 import pulumi_kubernetes as k8s
@@ -15,6 +16,7 @@ from infra.outputs import Told
 from infra.platform import charts
 from infra.platform.backups import backup_key
 from infra.platform.certificates import Certificates
+from infra.platform.control_schema import TENANTS, ControlSchema
 from infra.platform.entrance import operator_entrance
 from infra.platform.namespaces import namespace
 from infra.platform.network_policies import Destination, host_at, pods_at
@@ -22,6 +24,7 @@ from infra.platform.password import Password
 from infra.settings import GivenDatabase, ManagedDatabase, Settings
 
 NAMESPACE = "databases"
+_ISSUER = "vault"
 _CLUSTER = "postgres"
 _PORT = 5432
 _IMAGE = "ghcr.io/cloudnative-pg/postgresql:18.6-202608131513-minimal-trixie"
@@ -64,6 +67,19 @@ class Database:
     option before it can do so (PostgreSQL 16 and newer)."""
     issuer_password: pulumi.Output[str]
     """Secret."""
+    control_schema: pulumi.Output[str]
+    """The platform's own schema there (`control_schema.py`)."""
+
+    def entrance(self, database: pulumi.Input[str] | None = None) -> dict[str, Any]:
+        """The administrator's way in, or into another database there, as `administrator.connect` takes it."""
+        return _entrance(
+            self.host,
+            self.port,
+            database or self.name,
+            self.admin_user,
+            self.admin_password,
+            self.ssl_mode,
+        )
 
 
 def given_database(
@@ -192,7 +208,7 @@ def _entered(
     password = Password(f"{prefix}-issuer-password", own)
     issuer = postgresql.Role(
         f"{prefix}-issuer",
-        name="vault",
+        name=_ISSUER,
         login=True,
         password=password.value,
         create_role=True,
@@ -201,6 +217,16 @@ def _entered(
         # Its memberships are the tenants' (GrantRole); read back as the role's, an update would revoke them.
         opts=pulumi.ResourceOptions(parent=opts.parent, provider=provider, ignore_changes=["roles"]),
     )
+    inside = pulumi.ResourceOptions(parent=opts.parent, provider=provider)
+    entrances = _entrances(prefix, name, issuer, inside)
+    control = ControlSchema(
+        f"{prefix}-control",
+        entrance=_entrance(host, port, name, admin_user, admin_password, ssl_mode),
+        issuer=_ISSUER,
+        members=TENANTS,
+        opts=_after(own, *entrances),
+    )
+    _close(prefix, name, _after(inside, control))
     return Database(
         provider=provider,
         host=host,
@@ -216,7 +242,71 @@ def _entered(
         own_authority=own_authority,
         issuer_role=issuer.name,
         issuer_password=password.value,
+        control_schema=control.schema,
     )
+
+
+def _entrances(
+    prefix: str, database: str, issuer: postgresql.Role, opts: pulumi.ResourceOptions
+) -> list[pulumi.Resource]:
+    """Let Vault, and the members of a role, into the database that tenants share; Vault makes members."""
+    members = postgresql.Role(f"{prefix}-tenants", name=TENANTS, login=False, opts=opts)
+    # By the names that they have, so that who gets what is in every plan.
+    known = _after(opts, members, issuer)
+    return [
+        postgresql.GrantRole(
+            f"{prefix}-tenants-issuer",
+            role=_ISSUER,
+            grant_role=TENANTS,
+            with_admin_option=True,
+            opts=pulumi.ResourceOptions.merge(known, pulumi.ResourceOptions(delete_before_replace=True)),
+        ),
+        *(
+            postgresql.Grant(
+                f"{prefix}-connect-{who}",
+                database=database,
+                role=role,
+                object_type="database",
+                privileges=privileges,
+                opts=known,
+            )
+            for who, role, privileges in (
+                ("issuer", _ISSUER, ["CONNECT"]),
+                ("tenants", TENANTS, ["CONNECT", "TEMPORARY"]),
+            )
+        ),
+    ]
+
+
+def _close(prefix: str, database: str, opts: pulumi.ResourceOptions) -> None:
+    """Let nobody else into any database of the server: what hangs on a role there, nobody would look for."""
+    for name in dict.fromkeys([database, "postgres", "template1"]):
+        postgresql.Grant(
+            f"{prefix}-closed-{name}",
+            database=name,
+            role="public",
+            object_type="database",
+            privileges=[],
+            opts=opts,
+        )
+
+
+def _entrance(
+    host: pulumi.Input[str],
+    port: int,
+    database: pulumi.Input[str],
+    user: str,
+    password: pulumi.Input[str],
+    ssl_mode: str,
+) -> dict[str, Any]:
+    return {
+        "host": host,
+        "port": port,
+        "database": database,
+        "user": user,
+        "password": password,
+        "sslMode": ssl_mode,
+    }
 
 
 def _cluster(

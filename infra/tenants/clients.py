@@ -93,18 +93,9 @@ class VaultClient:
 
 def postgres(where: Where) -> "psycopg.Connection[Any]":
     """PostgreSQL as its administrator, each statement for itself."""
-    import psycopg
+    from infra.platform.administrator import connect
 
-    return psycopg.connect(
-        host=where["host"],
-        port=int(where["port"]),
-        dbname=where["database"],
-        user=where["user"],
-        password=where["password"],
-        sslmode=where["sslMode"],
-        connect_timeout=15,
-        autocommit=True,
-    )
+    return connect(where)
 
 
 def exoscale(zone: str) -> "Client":

@@ -3,11 +3,13 @@
 Vault issues short-lived logins that act as this role (`secrets.py`), so no password of it exists.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pulumi
 import pulumi_postgresql as postgresql
 
+from infra.platform.control_schema import TENANTS
 from infra.platform.database import Database
 from infra.platform.vault import Vault
 from infra.tenants.lifecycle import protected
@@ -40,6 +42,11 @@ def declare_schema(
         create_database=False,
         create_role=False,
         bypass_row_level_security=False,
+        # Into the database that all share; who has one of its own has no business there.
+        roles=[] if tenant.own_database else [TENANTS],
+        # What hangs on it in other databases the provider does not see; the registration ends it (0062).
+        skip_drop_role=True,
+        skip_reassign_owned=True,
         opts=protected(inside, tenant),
     )
     issuer = postgresql.GrantRole(
@@ -58,7 +65,7 @@ def declare_schema(
         return Schema(connection=vault.database_connection, declared=[issuer, *tables])
     own = declare_database(tenant, role, database, vault, opts)
     # Other names than in the shared database: a move makes these and deletes those.
-    tables = _declare_tables(tenant, f"{name}-own", role, own.database, opts)
+    tables = _declare_tables(tenant, f"{name}-own", role, own.database, opts, own.entrance)
     return Schema(connection=own.connection, declared=[issuer, *own.declared, *tables])
 
 
@@ -68,8 +75,9 @@ def _declare_tables(
     role: postgresql.Role,
     database: Database,
     opts: pulumi.ResourceOptions,
+    after: Sequence[pulumi.Resource] = (),
 ) -> list[pulumi.Resource]:
-    """Declare the schema in `database`, its rights, and the tables in it."""
+    """Declare the schema in `database`, its rights, and, once there is a way in, the tables in it."""
     inside = pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(provider=database.provider))
     # The owner has every right to its functions; PostgreSQL would let everybody else run them, too.
     functions = postgresql.DefaultPrivileges(
@@ -106,6 +114,9 @@ def _declare_tables(
         f"{prefix}-tables",
         schema=schema.name,
         database=database,
-        opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=[functions, closed])),
+        opts=pulumi.ResourceOptions.merge(
+            protected(opts, tenant, "database"),
+            pulumi.ResourceOptions(depends_on=[functions, closed, *after]),
+        ),
     )
     return [tables]

@@ -53,13 +53,18 @@ class MigrationProvider(ResourceProvider):
         return CreateResult(props["schema"], props)
 
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
-        """The revision the schema is on; gone if the schema is, or holds nothing of ours."""
+        """The revision the schema is on, and what of its tables is missing; gone if it has none of ours."""
         from infra.tenants.migrations import runner
 
+        if "control" not in props:
+            return ReadResult(id_, props)  # of before there was a record, which the next update makes
         revision = runner.revision(props, id_)
         if not revision:
             return ReadResult("", {})
-        return ReadResult(id_, {**props, "revision": revision})
+        missing = runner.lacking(props, id_, revision)
+        if missing is None:
+            missing = props["missing"]  # not seen this time
+        return ReadResult(id_, {**props, "revision": revision, "missing": missing})
 
     def update(self, _id: str, _olds: dict[str, Any], news: dict[str, Any]) -> UpdateResult:
         """Take the steps in between."""
@@ -68,8 +73,12 @@ class MigrationProvider(ResourceProvider):
         runner.upgrade(news)
         return UpdateResult(news)
 
-    def delete(self, _id: str, _props: dict[str, Any]) -> None:
-        """Nothing: the tables go with the schema, and with nothing else."""
+    def delete(self, _id: str, props: dict[str, Any]) -> None:
+        """Empty the schema, whoever else is in there, so that it can go; a database of its own goes whole."""
+        from infra.tenants.migrations import removal
+
+        if props["database"] != props["schema"] and "control" in props:
+            removal.empty(props)
 
 
 class Migration(Resource, module="agent-platform", name="Migration"):
@@ -83,7 +92,10 @@ class Migration(Resource, module="agent-platform", name="Migration"):
         database: "Database",
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
-        """Declare that `schema`, owned by the role of the same name, is on the newest revision."""
+        """Declare that `schema`, owned by the role of the same name, is on the newest revision.
+
+        It holds data, as the schema does: whoever deletes it deletes what is in there.
+        """
         from infra.tenants import migrations
 
         super().__init__(
@@ -92,12 +104,9 @@ class Migration(Resource, module="agent-platform", name="Migration"):
             {
                 "schema": schema,
                 "revision": migrations.head(),
-                "host": database.host,
-                "port": database.port,
-                "database": database.name,
-                "user": database.admin_user,
-                "password": database.admin_password,
-                "sslMode": database.ssl_mode,
+                "missing": [],
+                "control": database.control_schema,
+                **database.entrance(),
             },
             pulumi.ResourceOptions.merge(
                 opts, pulumi.ResourceOptions(additional_secret_outputs=["password"])

@@ -1,7 +1,7 @@
 """A PostgreSQL database of a tenant's own, on the platform's servers.
 
-Nobody else can connect to it: besides its owner, Vault alone may, and hands that right on to the logins that
-it makes for this tenant.
+Nobody else can connect to it: besides its tenant, Vault alone may, and hands that right on to the logins that
+it makes for this tenant. It is the administrator's: an owner sets what names mean to whoever connects.
 """
 
 from dataclasses import dataclass, replace
@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import pulumi
 import pulumi_postgresql as postgresql
 
+from infra.platform.control_schema import ControlSchema
 from infra.platform.database import Database
 from infra.platform.vault import Vault, database_connection
 from infra.tenants.lifecycle import protected
@@ -22,6 +23,8 @@ class OwnDatabase:
     database: Database
     """As the shared one, under its own name."""
     connection: pulumi.Output[str]
+    entrance: list[pulumi.Resource]
+    """The tenant's rights there."""
     declared: list[pulumi.Resource]
     """What a login has to wait for."""
 
@@ -33,14 +36,24 @@ def declare_database(
     vault: Vault,
     opts: pulumi.ResourceOptions,
 ) -> OwnDatabase:
-    """Declare the tenant's database on the server of `database`, owned by `role`."""
+    """Declare the tenant's database on the server of `database`, open to `role` alone."""
     name = tenant.id
     inside = pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(provider=database.provider))
     own = postgresql.Database(
         f"{name}-database",
         name=tenant.underscored,
-        owner=role.name,
+        owner=database.admin_user,
         opts=protected(inside, tenant, "database"),
+    )
+    entrance = postgresql.Grant(
+        f"{name}-database-tenant",
+        database=own.name,
+        # By the name that it has, so that who gets what is in every plan.
+        role=tenant.underscored,
+        object_type="database",
+        # To make extensions, too.
+        privileges=["CONNECT", "CREATE", "TEMPORARY"],
+        opts=pulumi.ResourceOptions.merge(inside, pulumi.ResourceOptions(depends_on=[role])),
     )
     closed = postgresql.Grant(
         f"{name}-database-closed",
@@ -59,6 +72,12 @@ def declare_database(
         with_grant_option=True,
         opts=inside,
     )
+    control = ControlSchema(
+        f"{name}-database-control",
+        entrance=database.entrance(own.name),
+        issuer=database.issuer_role,
+        opts=opts,
+    )
     connection = database_connection(
         f"{name}-database-connection",
         vault.database_server,
@@ -68,9 +87,14 @@ def declare_database(
         roles=[tenant.dashed],
         opts=pulumi.ResourceOptions.merge(
             opts,
-            pulumi.ResourceOptions(provider=vault.provider, depends_on=[*vault.furnished, closed, issuing]),
+            pulumi.ResourceOptions(
+                provider=vault.provider, depends_on=[*vault.furnished, closed, issuing, control]
+            ),
         ),
     )
     return OwnDatabase(
-        database=replace(database, name=own.name), connection=connection.name, declared=[connection]
+        database=replace(database, name=own.name, control_schema=control.schema),
+        connection=connection.name,
+        entrance=[entrance],
+        declared=[connection],
     )

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from infra.cluster.object_storage import s3_client
-from infra.tenants import clients
+from infra.tenants import clients, roles
 from infra.tenants.objects import Folder
 
 ACTIVITY = ("activity", "suspension")
@@ -59,8 +59,8 @@ def _in_postgresql(name: str, where: clients.Where) -> Iterator[Place]:
         ("database of its own", "SELECT datname FROM pg_database WHERE datname = %s", name),
         ("schema", "SELECT nspname FROM pg_namespace WHERE nspname = %s", name),
         ("role", "SELECT rolname FROM pg_roles WHERE rolname = %s", name),
-        # Their names say whose they are in eight letters only; what they act as is a setting of theirs.
-        ("logins", "SELECT rolname FROM pg_roles WHERE %s = ANY (rolconfig)", f"role={name}"),
+        # Their names say whose they are in eight letters only, and their settings are theirs to change.
+        ("logins", " ".join(roles.MEMBERS.split()), name),
         ("logins of this program", "SELECT rolname FROM pg_roles WHERE rolname LIKE %s", rf"{name}\_%"),
     ):
         yield Place(server="PostgreSQL", what=what, how=query % f"'{value}'", look=found(query, value))

@@ -125,14 +125,8 @@ def access(platform: "Services") -> dict[str, Any]:
     database, vault, redis = platform.database, platform.vault, platform.redis
     objects = platform.object_storage
     return {
-        "database": {
-            "host": database.host,
-            "port": database.port,
-            "database": database.name,
-            "user": database.admin_user,
-            "password": database.admin_password,
-            "sslMode": database.ssl_mode,
-        },
+        # With the platform's own part of the server, before which nothing of a tenant's is made there.
+        "database": {**database.entrance(), "control": database.control_schema},
         "vault": {
             "address": vault.provider.address,
             "serverName": vault.server_name,
@@ -223,11 +217,12 @@ def _retired(tenant: str) -> str:
 
 
 def _remove(props: dict[str, Any]) -> None:
-    from infra.tenants import clients, places, receipt
+    from infra.tenants import clients, places, receipt, roles
 
     tenant = props["tenant"]
     if keys := places.activity_keys(tenant, props["redis"], *places.ACTIVITY):
         clients.activity(props["redis"]).delete(*keys)
+    roles.end_tenant(props["database"], f"tenant_{tenant}")
     checked = list(_all_gone(list(places.places(props))))
     receipt.write(
         tenant,

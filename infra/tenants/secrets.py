@@ -4,6 +4,7 @@ import pulumi
 import pulumi_vault as vault
 
 from infra.platform.assertions import CLAIM, SKEW
+from infra.platform.control_schema import TENANTS
 from infra.platform.vault import AUDIENCE, Vault
 from infra.tenants.database import Schema
 from infra.tenants.holdings import Holdings
@@ -103,22 +104,21 @@ _CREATE = [
     "ALTER ROLE \"{{{{name}}}}\" SET search_path = '{role}'",
     _RETIRE,
 ]
-_LET_IN = ['GRANT CONNECT ON DATABASE "{role}" TO "{{{{name}}}}"']
+_LET_IN = ['GRANT "{members}" TO "{{{{name}}}}" WITH INHERIT TRUE, SET FALSE']
+"""Into the database that all share, by membership: grants to each login would get in each other's way."""
+_LET_IN_OWN = ['GRANT CONNECT ON DATABASE "{role}" TO "{{{{name}}}}"']
 """Into a database of the tenant's own, which has the tenant's name."""
-_REVOKE = [
-    'ALTER ROLE "{{name}}" NOLOGIN',
-    # Its creator may administer it, and has to be told to act for it before it can end its sessions.
-    'GRANT "{{name}}" TO CURRENT_USER WITH INHERIT TRUE',
-    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{{name}}'",
-    'DROP OWNED BY "{{name}}"',
-    'DROP ROLE "{{name}}"',
-]
+_SHUT_OUT_OWN = ["SELECT agent_platform.shut_out('{{name}}')"]
+"""As Vault's own role: what it granted, nobody else can take back."""
+_REVOKE = ["SELECT agent_platform.end_login('{{name}}')"]
+"""As the administrator (control_schema.sql): Vault cannot take back what a tenant granted to a login."""
 
 
-def creation_statements(role: str, logins: Logins) -> list[str]:
+def creation_statements(role: str, logins: Logins, *, own_database: bool = False) -> list[str]:
     """How Vault makes a login that acts as `role`, within the tenant's limits (docs/decisions/0065)."""
     limits = {"connections": logins.connections, "others": logins.at_once - 1}
-    return [statement.format(role=role, **limits) for statement in _CREATE]
+    statements = [*_CREATE, *(_LET_IN_OWN if own_database else _LET_IN)]
+    return [statement.format(role=role, members=TENANTS, **limits) for statement in statements]
 
 
 def declare_secrets(
@@ -171,10 +171,12 @@ def declare_secrets(
         db_name=schema.connection,
         name=tenant.dashed,
         creation_statements=[
-            *creation_statements(tenant.underscored, tenant.parts.logins),
-            *(_LET_IN if tenant.own_database else ()),
+            *creation_statements(tenant.underscored, tenant.parts.logins, own_database=tenant.own_database)
         ],
-        revocation_statements=_REVOKE,
+        revocation_statements=[
+            *(_SHUT_OUT_OWN if tenant.own_database else ()),
+            *_REVOKE,
+        ],
         default_ttl=_HOUR,
         max_ttl=24 * _HOUR,
         # Another database makes it another role of the same name.

@@ -1,7 +1,7 @@
 """The tables of a tenant's schema, as numbered steps (Alembic), and the one way to take them.
 
-`versions/` holds a file per step. The schema's comment says which step it is on: it changes in the same
-transaction as the tables, comes and goes with the schema, and travels in a dump of it.
+`versions/` holds a file per step. Every step can be taken again: it makes what is missing and leaves alone
+what is there. So a table that a tenant dropped is made again by the steps that made it.
 """
 
 from functools import cache
@@ -14,8 +14,6 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.script.revision import RevisionError
 from alembic.util import CommandError
-
-_MARK = "agent-platform revision "
 
 _ONE_AT_A_TIME = Lock()
 """`alembic.op`, which the steps speak to, is one for the whole process."""
@@ -51,32 +49,15 @@ def is_behind(revision: str, other: str) -> bool:
         return True
 
 
-def current(connection: sqlalchemy.Connection, schema: str) -> str | None:
-    """The revision `schema` is on; None if there is no such schema; empty if it has no tables of ours."""
-    query = "SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = :schema"
-    found = connection.execute(sqlalchemy.text(query), {"schema": schema}).one_or_none()
-    if found is None:
-        return None
-    comment = found[0] or ""
-    return comment.removeprefix(_MARK) if comment.startswith(_MARK) else ""
+def take(connection: sqlalchemy.Connection, start: str, revision: str) -> None:
+    """Take all steps after `start` (empty: from the first) to `revision`, in the connection's transaction.
 
-
-def upgrade(connection: sqlalchemy.Connection, schema: str, revision: str) -> None:
-    """Take all steps from where `schema` is to `revision`, inside the connection's transaction.
-
-    Raises:
-        MigrationError: there is no such way forward.
+    The tables are made in the first schema of its `search_path`.
     """
-    start = current(connection, schema)
-    if start is None:
-        raise MigrationError(f"schema {schema} is gone; run the update with --refresh to make it again")
-    if start and is_behind(revision, start):
-        raise MigrationError(no_way_back(schema, start, revision))
     steps = list(_steps().iterate_revisions(revision, start or "base"))
     with _ONE_AT_A_TIME, Operations.context(MigrationContext.configure(connection)):
         for step in reversed(steps):
             step.module.upgrade()
-    connection.exec_driver_sql(f"COMMENT ON SCHEMA {schema} IS '{_MARK}{revision}'")
 
 
 @cache

@@ -15,6 +15,9 @@ os.environ.setdefault("AGENT_PLATFORM_DATA", tempfile.mkdtemp(prefix="agent-plat
 
 from rich.console import Console
 
+from infra.platform import administrator
+from infra.platform.control_schema import TENANTS, ControlSchemaProvider
+from infra.tenants import roles
 from local import credentials, ports, supervisor
 from local.paths import DATA
 from local.servers import Module, object_storage, postgres, redis, vault
@@ -43,10 +46,10 @@ def _no_data_is_left() -> Iterator[None]:
 
 @pytest.fixture(scope="package")
 def database() -> Iterator[dict[str, Any]]:
-    """The properties that say how to enter PostgreSQL as its administrator."""
+    """How to enter PostgreSQL as its administrator; the platform's own part of it is as declared."""
     with _running(postgres):
         exports = postgres.environment()
-        yield {
+        entrance = {
             "host": exports["PGHOST"],
             "port": float(exports["PGPORT"]),
             "database": exports["PGDATABASE"],
@@ -54,6 +57,16 @@ def database() -> Iterator[dict[str, Any]]:
             "password": exports["PGPASSWORD"],
             "sslMode": exports["PGSSLMODE"],
         }
+        with administrator.connect(entrance) as server:
+            server.execute("CREATE ROLE vault LOGIN CREATEROLE NOINHERIT PASSWORD 'issuer'")
+            server.execute(f"CREATE ROLE {TENANTS}")
+            server.execute(f"GRANT {TENANTS} TO vault WITH ADMIN OPTION")
+            server.execute("GRANT CONNECT ON DATABASE agents TO vault")
+            server.execute(f"GRANT CONNECT, TEMPORARY ON DATABASE agents TO {TENANTS}")
+            for closed in ("agents", "postgres", "template1"):
+                server.execute(f"REVOKE ALL ON DATABASE {closed} FROM PUBLIC")
+        ControlSchemaProvider().create({**entrance, "issuer": "vault", "members": TENANTS})
+        yield entrance
 
 
 @pytest.fixture
@@ -79,7 +92,7 @@ def connect(database: dict[str, Any]) -> Iterator[Connect]:
 
 
 @pytest.fixture
-def schema(connect: Connect) -> Iterator[Callable[[str], str]]:
+def schema(database: dict[str, Any], connect: Connect) -> Iterator[Callable[[str], str]]:
     """Make what the postgresql provider makes of a tenant: an owner without login, and its schema."""
     made: list[str] = []
     administrator = connect()
@@ -87,15 +100,15 @@ def schema(connect: Connect) -> Iterator[Callable[[str], str]]:
     def schema(tenant: str) -> str:
         name = f"tenant_{tenant}"
         made.append(name)
-        administrator.execute(f"CREATE ROLE {name} NOLOGIN")
+        administrator.execute(f"CREATE ROLE {name} NOLOGIN IN ROLE {TENANTS}")
         administrator.execute(f"CREATE SCHEMA {name} AUTHORIZATION {name}")
         return name
 
     yield schema
     for name in made:
         administrator.execute(f"DROP SCHEMA IF EXISTS {name} CASCADE")
-        administrator.execute(f"DROP OWNED BY {name}")
-        administrator.execute(f"DROP ROLE {name}")
+        administrator.execute("DELETE FROM agent_platform.revisions WHERE schema = %s", [name])
+        roles.end_tenant(database, name)
 
 
 @pytest.fixture(scope="package")

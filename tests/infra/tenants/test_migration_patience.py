@@ -26,6 +26,7 @@ def login(connect: Connect, schema: Schema) -> Any:
     """A login of acme's, as Vault makes one."""
     schema("acme")
     connect().execute("CREATE ROLE \"v-acme\" LOGIN PASSWORD 'x' NOINHERIT IN ROLE tenant_acme")
+    connect().execute('GRANT tenants TO "v-acme" WITH INHERIT TRUE')
     connect().execute("ALTER ROLE \"v-acme\" SET role = 'tenant_acme'")
     yield "v-acme"
     connect().execute('DROP ROLE "v-acme"')

@@ -9,9 +9,11 @@ import psycopg
 import pytest
 from pulumi.dynamic.dynamic import serialize_provider
 
-from infra.tenants import migrations
+from infra.platform import control_schema
+from infra.tenants import migrations, roles
 from infra.tenants.migration import MigrationProvider
 from infra.tenants.migrations import MigrationError, runner
+from infra.tenants.migrations.record import Record
 from tests.infra.tenants.conftest import Connect
 
 TABLES = {"agent_memory", "agents", "execution_logs"}
@@ -19,7 +21,13 @@ Schema = Callable[[str], str]
 
 
 def properties(database: dict[str, Any], schema: str) -> dict[str, Any]:
-    return {**database, "schema": schema, "revision": migrations.head()}
+    return {
+        **database,
+        "schema": schema,
+        "revision": migrations.head(),
+        "missing": [],
+        "control": control_schema.NAME,
+    }
 
 
 def tables(connection: psycopg.Connection[Any], schema: str) -> dict[str, str]:
@@ -53,7 +61,7 @@ def test_doing_it_again_changes_nothing(database: dict[str, Any], schema: Schema
 def test_it_leaves_no_login_behind(database: dict[str, Any], schema: Schema, connect: Connect) -> None:
     MigrationProvider().create(properties(database, schema("acme")))
 
-    found = connect().execute("SELECT rolname FROM pg_roles WHERE rolname LIKE 'tenant%'").fetchall()
+    found = connect().execute(r"SELECT rolname FROM pg_roles WHERE rolname LIKE 'tenant\_%'").fetchall()
     assert found == [("tenant_acme",)]
 
 
@@ -121,11 +129,11 @@ def test_what_a_tenant_planted_runs_with_its_own_rights(
         RESET ROLE"""
     )
 
-    def steps(session: Any, schema: str, revision: str) -> None:
+    def steps(session: Any, start: str, revision: str) -> None:
         session.exec_driver_sql("UPDATE agents SET model = 'newer'")
 
-    monkeypatch.setattr(migrations, "upgrade", steps)
-    with pytest.raises(MigrationError, match=f"schema {name} could not be brought to revision"):
+    monkeypatch.setattr(migrations, "take", steps)
+    with pytest.raises(MigrationError, match=f"schema {name} should be on revision"):
         MigrationProvider().create(properties(database, name))
 
     assert administrator.execute("SELECT 1 FROM pg_roles WHERE rolname = 'planted'").fetchone() is None
@@ -143,8 +151,8 @@ def test_a_step_that_fails_leaves_the_schema_as_it_was(
     with pytest.raises(MigrationError) as told:
         MigrationProvider().create(properties(database, name))
 
-    assert "is as it was" in str(told.value)
-    assert "execution_logs" in str(told.value)
+    assert "It is on no revision now" in str(told.value)
+    assert "must be owner of table execution_logs" in str(told.value)
     assert tables(administrator, name).keys() == {"execution_logs"}
     assert MigrationProvider().read(name, properties(database, name)).id == ""
 
@@ -183,7 +191,7 @@ def test_a_lock_held_by_the_tenant_is_not_waited_for_without_end(
             MigrationProvider().create(properties(database, name))
 
 
-def test_read_tells_the_revision_in_the_database(database: dict[str, Any], schema: Schema) -> None:
+def test_read_tells_the_revision_in_the_record(database: dict[str, Any], schema: Schema) -> None:
     name = schema("acme")
     props = properties(database, name)
     provider = MigrationProvider()
@@ -197,11 +205,248 @@ def test_read_tells_the_revision_in_the_database(database: dict[str, Any], schem
 def test_a_schema_newer_than_the_checkout_is_left_alone(
     database: dict[str, Any], schema: Schema, connect: Connect
 ) -> None:
-    name = schema("acme")
-    connect().execute(f"COMMENT ON SCHEMA {name} IS 'agent-platform revision 9999'")
+    props = properties(database, schema("acme"))
+    MigrationProvider().create(props)
+    connect().execute("UPDATE agent_platform.revisions SET revision = '9999' WHERE schema = 'tenant_acme'")
 
     with pytest.raises(MigrationError, match="9999, which is newer than 0001 or unknown here"):
-        MigrationProvider().create(properties(database, name))
+        MigrationProvider().create(props)
+
+
+def test_what_a_tenant_writes_on_its_schema_is_no_revision(
+    database: dict[str, Any], schema: Schema, connect: Connect
+) -> None:
+    """It owns the schema, so it may comment on it; where its tables stand is the platform's to say."""
+    name = schema("mallory")
+    props = properties(database, name)
+    administrator = connect()
+    administrator.execute(f"SET ROLE {name}")
+    administrator.execute(f"COMMENT ON SCHEMA {name} IS 'agent-platform revision 9999'")
+    for forbidden in ("TABLE agent_platform.revisions", "SELECT agent_platform.end_login('v-other')"):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            administrator.execute(forbidden)
+
+    MigrationProvider().create(props)
+
+    assert MigrationProvider().read(name, props).outs == props
+
+
+def test_tables_from_before_there_was_a_record_are_taken_over_as_they_are(
+    database: dict[str, Any], schema: Schema, connect: Connect
+) -> None:
+    name = schema("acme")
+    props = properties(database, name)
+    MigrationProvider().create(props)
+    connect().execute(f"INSERT INTO {name}.agents (name, model) VALUES ('a', 'm')")
+    connect().execute("DELETE FROM agent_platform.revisions")
+    old = {key: value for key, value in props.items() if key not in ("control", "missing")}
+    assert MigrationProvider().read(name, old).outs == old
+    assert MigrationProvider().diff(name, old, props).changes
+
+    MigrationProvider().update(name, old, props)
+
+    assert connect().execute(f"SELECT name FROM {name}.agents").fetchall() == [("a",)]
+    assert MigrationProvider().read(name, props).outs == props
+
+
+@pytest.mark.parametrize(
+    ("change", "missing"),
+    [
+        ("DROP TABLE execution_logs", ["table execution_logs"]),
+        (
+            "DROP TABLE agents CASCADE",
+            [
+                "agent_memory: constraint agent_memory_agent_id_fkey FOREIGN KEY (agent_id)",
+                "table agents",
+                "execution_logs: constraint execution_logs_agent_id_fkey FOREIGN KEY (agent_id)",
+            ],
+        ),
+        ("DROP INDEX execution_logs_started_at", ["execution_logs: index CREATE INDEX execution_logs_st"]),
+        ("ALTER TABLE agents DISABLE ROW LEVEL SECURITY", ["agents: row-level security"]),
+        ("DROP POLICY tenant ON agents", ["agents: policy tenant"]),
+        ("ALTER TABLE agents DROP COLUMN model", ["agents: column model text NOT NULL"]),
+        ("ALTER TABLE agents ALTER name TYPE varchar(9)", ["agents: column name text NOT NULL"]),
+        (
+            "ALTER TABLE agents ALTER id DROP DEFAULT",
+            ["agents: column id uuid NOT NULL DEFAULT gen_"],
+        ),
+        ("ALTER TABLE agents ADD COLUMN mine int; CREATE TABLE own (); CREATE INDEX ON agents (mine)", []),
+    ],
+)
+def test_a_refresh_sees_what_a_tenant_took_away_and_nothing_that_it_added(
+    database: dict[str, Any], schema: Schema, connect: Connect, change: str, missing: list[str]
+) -> None:
+    name = schema("acme")
+    props = properties(database, name)
+    MigrationProvider().create(props)
+    connect().execute(f"SET ROLE {name}; SET search_path = {name}; {change}")
+
+    found = MigrationProvider().read(name, props).outs
+    assert found is not None
+
+    assert len(found["missing"]) == len(missing)
+    assert all(there.startswith(told) for there, told in zip(found["missing"], missing, strict=True))
+    assert found["revision"] == props["revision"]
+    assert MigrationProvider().diff(name, found, props).changes == bool(missing)
+    assert MigrationProvider().check(found, props).failures == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "DROP TABLE execution_logs",
+        "DROP TABLE agents CASCADE",
+        "DROP TABLE agents, agent_memory, execution_logs",
+        "ALTER TABLE agents DROP COLUMN id CASCADE",
+        "ALTER TABLE execution_logs DROP CONSTRAINT status_known",
+        "DROP INDEX execution_logs_started_at",
+        "ALTER TABLE agents DISABLE ROW LEVEL SECURITY; DROP POLICY tenant ON agents",
+    ],
+)
+def test_the_next_update_makes_it_again(
+    database: dict[str, Any], schema: Schema, connect: Connect, change: str
+) -> None:
+    name = schema("acme")
+    props = properties(database, name)
+    MigrationProvider().create(props)
+    connect().execute(f"SET ROLE {name}; SET search_path = {name}; CREATE TABLE own (); {change}")
+    found = MigrationProvider().read(name, props).outs
+    assert found is not None
+
+    MigrationProvider().update(name, found, props)
+
+    assert MigrationProvider().read(name, props).outs == props
+    assert tables(connect(), name) == dict.fromkeys({*TABLES, "own"}, name)
+
+
+def test_a_table_that_a_tenant_changed_is_told_and_left_to_it(
+    database: dict[str, Any], schema: Schema, connect: Connect
+) -> None:
+    """To put a column back could lose what is in there instead."""
+    name = schema("acme")
+    props = properties(database, name)
+    MigrationProvider().create(props)
+    tenant = connect()
+    tenant.execute(
+        f"SET ROLE {name}; SET search_path = {name}; ALTER TABLE agents ALTER model TYPE int USING 1"
+    )
+
+    with pytest.raises(MigrationError, match=r"Missing: agents: column model text NOT NULL\. Put that back"):
+        MigrationProvider().update(name, props, props)
+
+    tenant.execute("ALTER TABLE agents ALTER model TYPE text")
+    MigrationProvider().update(name, props, props)
+
+
+def test_a_refresh_waits_for_no_tenant(
+    database: dict[str, Any], schema: Schema, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = schema("acme")
+    props = properties(database, name)
+    MigrationProvider().create(props)
+    monkeypatch.setattr(runner, "_GLANCE", "100ms")
+    with connect() as tenant, tenant.transaction(force_rollback=True):
+        tenant.execute(f"SET LOCAL ROLE {name}; LOCK TABLE {name}.agents")
+
+        assert MigrationProvider().read(name, props).outs == props
+
+
+def test_a_functions_name_that_means_another_one_is_not_fallen_for(
+    database: dict[str, Any], schema: Schema, connect: Connect
+) -> None:
+    """Whoever looks is an administrator, so nothing that a tenant can define may be called."""
+    name = schema("mallory")
+    props = properties(database, name)
+    MigrationProvider().create(props)
+    trap = "RETURNS {} LANGUAGE plpgsql AS $$ BEGIN CREATE ROLE planted SUPERUSER; RETURN null; END $$"
+    connect().execute(
+        f"SET ROLE {name}; SET search_path = {name};"
+        f"CREATE FUNCTION format_type(oid, int) {trap.format('text')};"
+        f"CREATE FUNCTION pg_get_constraintdef(oid) {trap.format('text')};"
+        f"CREATE FUNCTION obj_description(oid, name) {trap.format('text')};"
+        f"CREATE VIEW pg_namespace AS SELECT oid, obj_description(oid, 'a')::name AS nspname FROM pg_class"
+    )
+
+    assert MigrationProvider().read(name, props).outs == props
+    MigrationProvider().update(name, props, props)
+
+    assert connect().execute("SELECT FROM pg_roles WHERE rolname = 'planted'").fetchone() is None
+
+
+def test_a_message_tells_what_was_committed_when_the_login_cannot_be_dropped(
+    database: dict[str, Any], schema: Schema, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = schema("acme")
+    props = properties(database, name)
+    end, calls = roles.end, []
+
+    def end_once(where: dict[str, Any], role: str) -> None:
+        calls.append(role)
+        if len(calls) == 2:
+            raise roles.RoleError(f"the role {role} cannot be dropped")
+        end(where, role)
+
+    monkeypatch.setattr(roles, "end", end_once)
+    with pytest.raises(MigrationError, match=r"_migration cannot be dropped\. It is on revision 0001 now"):
+        MigrationProvider().create(props)
+
+    assert MigrationProvider().read(name, props).outs == props
+    MigrationProvider().create(props)
+
+
+def test_a_run_that_was_cut_off_after_it_committed_is_known_to_have(
+    database: dict[str, Any], schema: Schema, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = schema("acme")
+    props = properties(database, name)
+
+    def cut_off(_record: Record) -> None:
+        raise psycopg.OperationalError("the connection is lost")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Record, "note", cut_off)
+        with pytest.raises(MigrationError, match=r"is lost\. It is on revision 0001 now"):
+            MigrationProvider().create(props)
+
+    assert MigrationProvider().read(name, props).outs == props
+
+
+def test_an_emptied_schema_has_nothing_and_nobody_in_it(
+    database: dict[str, Any], schema: Schema, connect: Connect
+) -> None:
+    """Its owner let another tenant in, who holds a table open and makes its own there."""
+    name, guest = schema("leaving"), schema("guest")
+    props = properties(database, name)
+    MigrationProvider().create(props)
+    owner, visitor = connect(), connect()
+    owner.execute(
+        f"SET ROLE {name}; SET search_path = {name}; GRANT ALL ON SCHEMA {name} TO {guest};"
+        f"GRANT ALL ON ALL TABLES IN SCHEMA {name} TO {guest};"
+        "CREATE TYPE pair AS (a int, b int); CREATE TYPE mood AS ENUM ('ok'); CREATE SEQUENCE counter;"
+        "CREATE VIEW shown AS TABLE agents; CREATE MATERIALIZED VIEW kept AS TABLE agents;"
+        "CREATE FUNCTION one() RETURNS int LANGUAGE sql RETURN 1; CREATE DOMAIN short AS text;"
+        "CREATE TABLE numbered (id serial); CREATE STATISTICS s ON agent_id, key FROM agent_memory;"
+        "CREATE AGGREGATE total(int) (SFUNC = int4pl, STYPE = int)"
+    )
+    owner.execute(
+        "DO $$BEGIN FOR i IN 1..600 LOOP EXECUTE format('CREATE TABLE many%s ()', i); END LOOP; END$$"
+    )
+    visitor.execute(f"CREATE ROLE \"v-guest\" LOGIN PASSWORD 'x' IN ROLE {guest}")
+    inside = connect("v-guest", "x")
+    inside.execute("BEGIN")
+    inside.execute(
+        f"SET ROLE {guest}; LOCK TABLE {name}.agents IN ACCESS SHARE MODE; CREATE TABLE {name}.mine ()"
+    )
+
+    MigrationProvider().delete(name, props)
+
+    left = "SELECT FROM pg_depend WHERE refobjid = %s::regnamespace AND refclassid = 'pg_namespace'::regclass"
+    assert connect().execute(left, [name]).fetchone() is None
+    recorded = "SELECT FROM agent_platform.revisions WHERE schema = %s"
+    assert connect().execute(recorded, [name]).fetchone() is None
+    with pytest.raises(psycopg.OperationalError):
+        inside.execute("SELECT 1")
+    roles.end(database, "v-guest")
 
 
 def test_a_preview_refuses_the_way_back(database: dict[str, Any]) -> None:

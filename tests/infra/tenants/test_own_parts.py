@@ -255,8 +255,13 @@ def test_a_key_pair_is_one() -> None:
 
 def test_a_database_of_its_own_lets_vault_in_and_nobody_else(dufour: dict[str, Registered]) -> None:
     database = dufour["dufour-database"]
-    assert database.inputs == {"name": "tenant_dufour", "owner": "tenant_dufour"}
+    # Not the tenant's: an owner sets what names mean to whoever connects, an administrator too.
+    assert database.inputs == {"name": "tenant_dufour", "owner": "postgres"}
     assert database.protect
+    tenant = dufour["dufour-database-tenant"].inputs
+    assert (tenant["role"], tenant["privileges"]) == ("tenant_dufour", ["CONNECT", "CREATE", "TEMPORARY"])
+    assert dufour["dufour-role"].inputs.get("roles", []) == []
+    assert dufour["dufour-database-control"].inputs["database"] == "tenant_dufour"
     closed = dufour["dufour-database-closed"].inputs
     assert (closed["role"], closed["objectType"], closed["privileges"]) == ("public", "database", [])
     issuer = dufour["dufour-database-issuer"].inputs
@@ -264,7 +269,10 @@ def test_a_database_of_its_own_lets_vault_in_and_nobody_else(dufour: dict[str, R
     connection = dufour["dufour-database-connection"]
     assert connection.inputs["allowedRoles"] == ["tenant-dufour"]
     assert connection.inputs["postgresql"]["connectionUrl"].endswith("/tenant_dufour?sslmode=disable")
-    assert {"dufour-database-closed", "dufour-database-issuer"} <= set(connection.depends_on)
+    assert {"dufour-database-closed", "dufour-database-issuer", "dufour-database-control"} <= set(
+        connection.depends_on
+    )
+    assert "dufour-database-tenant" in dufour["dufour-own-tables"].depends_on
 
 
 def test_everything_that_was_in_the_shared_database_is_in_its_own(

@@ -203,7 +203,7 @@ def test_postgresql_is_searched_for_schema_role_database_and_logins(
     # Somebody whose id only begins the same is another tenant.
     made = ["CREATE ROLE tenant_acme2", "CREATE SCHEMA tenant_acme2", "CREATE DATABASE tenant_acme2"]
     made += ["CREATE ROLE tenant_acme", "CREATE SCHEMA tenant_acme", "CREATE DATABASE tenant_acme"]
-    made += ['CREATE ROLE "v-left-over" LOGIN', "ALTER ROLE \"v-left-over\" SET role = 'tenant_acme'"]
+    made += ['CREATE ROLE "v-left-over" LOGIN', 'GRANT tenant_acme TO "v-left-over"']
     made += ["CREATE ROLE tenant_acme_migration"]
     try:
         for statement in made:

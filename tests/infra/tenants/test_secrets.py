@@ -10,7 +10,8 @@ import psycopg
 import pytest
 from hvac.exceptions import Forbidden, InternalServerError, InvalidPath  # type: ignore[import-untyped]
 
-from infra.tenants import secrets
+from infra.platform import administrator, control_schema
+from infra.tenants import roles, secrets
 from infra.tenants.holdings import HoldingsProvider
 from infra.tenants.migration import MigrationProvider
 from infra.tenants.tiers import Logins
@@ -31,8 +32,7 @@ def furnished(
     root: hvac.Client, database: dict[str, Any], schema: Callable[[str], str], connect: Connect
 ) -> Iterator[hvac.Client]:
     """Two tenants, with statements and policy as declared and mounts as the platform's."""
-    administrator = connect()
-    administrator.execute("CREATE ROLE vault LOGIN CREATEROLE NOINHERIT PASSWORD 'issuer'")
+    server = connect()
     root.sys.enable_secrets_engine("kv", path="tenants", options={"version": "2"})
     root.sys.enable_secrets_engine("database")
     root.secrets.database.configure(
@@ -46,7 +46,7 @@ def furnished(
     )
     for tenant in TENANTS:
         MigrationProvider().create(properties(database, schema(tenant)))
-        administrator.execute(f"GRANT tenant_{tenant} TO vault WITH ADMIN OPTION")
+        server.execute(f"GRANT tenant_{tenant} TO vault WITH ADMIN OPTION")
         root.secrets.database.create_role(
             f"tenant-{tenant}",
             db_name="agents",
@@ -76,8 +76,6 @@ def furnished(
     root.sys.revoke_prefix("database/creds")
     root.sys.disable_secrets_engine("database")
     root.sys.disable_secrets_engine("tenants")
-    administrator.execute("DROP OWNED BY vault")
-    administrator.execute("DROP ROLE vault")
 
 
 @pytest.fixture
@@ -242,16 +240,167 @@ def test_a_session_that_holds_its_own_role_keeps_no_login_from_being_retired(
     assert known.fetchone() == (False,)
 
 
+Attack = Callable[[psycopg.Connection[Any], str, Connect], None]
+
+
+def _own_password(victim: psycopg.Connection[Any], user: str, _connect: Connect) -> None:
+    """Hold the role itself: one's own password is one's own to change."""
+    victim.execute(f"BEGIN; SET ROLE NONE; ALTER ROLE \"{user}\" PASSWORD 'mine'")
+
+
+def _granted_by_another(_victim: psycopg.Connection[Any], user: str, connect: Connect) -> None:
+    connect().execute(
+        f"SET ROLE tenant_other; CREATE TABLE tenant_other.bait (); "
+        f'GRANT SELECT ON tenant_other.bait TO "{user}"'
+    )
+
+
+def _in_a_policy_of_another(_victim: psycopg.Connection[Any], user: str, connect: Connect) -> None:
+    connect().execute(f'SET ROLE tenant_other; CREATE POLICY bait ON tenant_other.agents TO "{user}"')
+
+
+def _in_anothers_default_privileges(_victim: psycopg.Connection[Any], user: str, connect: Connect) -> None:
+    connect().execute(f'SET ROLE tenant_other; ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO "{user}"')
+
+
+def _large_object(victim: psycopg.Connection[Any], _user: str, _connect: Connect) -> None:
+    victim.execute("SET ROLE NONE; SELECT lo_from_bytea(0, 'hidden')")
+
+
+def _own_settings(victim: psycopg.Connection[Any], user: str, _connect: Connect) -> None:
+    """Hide whom the login acts as."""
+    victim.execute(f'SET ROLE NONE; ALTER ROLE "{user}" RESET ALL; ALTER ROLE "{user}" SET role = none')
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        *(_own_password, _granted_by_another, _in_a_policy_of_another, _in_anothers_default_privileges),
+        *(_large_object, _own_settings),
+    ],
+)
+def test_no_tenant_keeps_a_login_from_being_revoked(
+    login: Login, furnished: hvac.Client, connect: Connect, attack: Attack
+) -> None:
+    victim, issued = login()
+    user = issued["data"]["username"]
+    attack(victim, user, connect)
+
+    furnished.sys.revoke_prefix("database/creds/tenant-acme")
+
+    with pytest.raises(psycopg.OperationalError):
+        victim.execute("SELECT 1")
+    assert connect().execute("SELECT FROM pg_roles WHERE rolname = %s", [user]).fetchone() is None
+
+
+def test_a_login_that_cannot_be_dropped_ends_all_the_same_and_goes_with_a_later_one(
+    login: Login, furnished: hvac.Client, connect: Connect, other_database: dict[str, Any]
+) -> None:
+    """Something in another database depends on it, which Vault's connection does not reach."""
+    victim, issued = login()
+    user, password = issued["data"]["username"], issued["data"]["password"]
+    with administrator.connect(other_database) as inside:
+        inside.execute(f'CREATE TABLE public.bait (); GRANT SELECT ON public.bait TO "{user}"')
+
+    furnished.sys.revoke_lease(issued["lease_id"])
+
+    with pytest.raises(psycopg.OperationalError):
+        victim.execute("SELECT 1")
+    with pytest.raises(psycopg.OperationalError):
+        connect(user, password)
+    left = "SELECT rolcanlogin FROM pg_roles WHERE rolname = %s"
+    assert connect().execute(left, [user]).fetchone() == (False,)
+
+    with administrator.connect(other_database) as inside:
+        inside.execute("DROP TABLE public.bait")
+    _, issued = login()
+    furnished.sys.revoke_lease(issued["lease_id"])
+
+    assert connect().execute(left, [user]).fetchone() is None
+
+
+@pytest.fixture
+def other_database(database: dict[str, Any], connect: Connect) -> Iterator[dict[str, Any]]:
+    """A database that is neither the tenants' nor Vault's."""
+    connect().execute("CREATE DATABASE elsewhere")
+    yield {**database, "database": "elsewhere"}
+    connect().execute("DROP DATABASE elsewhere WITH (FORCE)")
+
+
+def test_a_login_enters_no_database_but_its_tenants(
+    login: Login,
+    database: dict[str, Any],
+    own_database: dict[str, Any],
+    acme: hvac.Client,
+    furnished: hvac.Client,
+) -> None:
+    own = acme.secrets.database.generate_credentials("tenant-acme")["data"]
+    shared = furnished.secrets.database.generate_credentials("tenant-other")["data"]
+    for issued, closed in (
+        (shared, ("postgres", "template1", "tenant_acme")),
+        (own, ("postgres", "template1", "agents")),
+    ):
+        for name in closed:
+            with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
+                psycopg.connect(
+                    **_address({**database, "database": name}),
+                    user=issued["username"],
+                    password=issued["password"],
+                )
+
+
+def test_a_login_of_before_is_let_in_after_the_database_was_closed(
+    database: dict[str, Any], schema: Callable[[str], str], connect: Connect
+) -> None:
+    connect().execute(f"CREATE ROLE \"v-old\" LOGIN NOINHERIT PASSWORD 'x' IN ROLE {schema('acme')}")
+
+    control_schema.ControlSchemaProvider().update(
+        "", {}, {**database, "issuer": "vault", "members": "tenants"}
+    )
+
+    connect("v-old", "x").execute("SELECT 1")
+    roles.end(database, "v-old")
+
+
+def test_what_a_tenant_set_for_its_own_database_means_nothing_to_an_administrator(
+    own_database: dict[str, Any], acme: hvac.Client
+) -> None:
+    """An owner of a database sets what names mean there, whoever uses them."""
+    issued = acme.secrets.database.generate_credentials("tenant-acme")["data"]
+    login = {"user": issued["username"], "password": issued["password"]}
+    tenant = psycopg.connect(**_address(own_database), **login, autocommit=True)
+    for forbidden in (
+        "ALTER DATABASE tenant_acme SET search_path = tenant_acme",
+        "DROP DATABASE tenant_acme",
+    ):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            tenant.execute(forbidden)
+    tenant.execute("CREATE EXTENSION citext")
+    # As before, when it was the owner.
+    with administrator.connect(own_database) as inside:
+        inside.execute("ALTER DATABASE tenant_acme SET search_path = tenant_acme, pg_catalog")
+
+    control_schema.ControlSchemaProvider().update("", {}, {**own_database, "issuer": "vault"})
+
+    who = {"user": own_database["user"], "password": own_database["password"]}
+    with psycopg.connect(**_address(own_database), **who) as provider:
+        assert provider.execute("SHOW search_path").fetchone() == ("pg_catalog",)
+    with psycopg.connect(**_address(own_database), **login) as tenant:
+        assert tenant.execute("SHOW search_path").fetchone() == ("tenant_acme",)
+
+
 @pytest.fixture
 def own_database(
     furnished: hvac.Client, database: dict[str, Any], connect: Connect
 ) -> Iterator[dict[str, Any]]:
     """A database of acme's own, with rights, connection and statements as declared; how to enter it."""
-    administrator = connect()
-    administrator.execute("CREATE DATABASE tenant_acme OWNER tenant_acme")
-    administrator.execute("REVOKE ALL ON DATABASE tenant_acme FROM PUBLIC")
-    administrator.execute("GRANT CONNECT ON DATABASE tenant_acme TO vault WITH GRANT OPTION")
+    server = connect()
+    server.execute("CREATE DATABASE tenant_acme")
+    server.execute("REVOKE ALL ON DATABASE tenant_acme FROM PUBLIC")
+    server.execute("GRANT CONNECT, CREATE, TEMPORARY ON DATABASE tenant_acme TO tenant_acme")
+    server.execute("GRANT CONNECT ON DATABASE tenant_acme TO vault WITH GRANT OPTION")
     own = {**database, "database": "tenant_acme"}
+    control_schema.ControlSchemaProvider().create({**own, "issuer": "vault"})
     with psycopg.connect(**_address(own), user=own["user"], password=own["password"]) as inside:
         inside.execute("CREATE SCHEMA tenant_acme AUTHORIZATION tenant_acme")
     MigrationProvider().create(properties(own, "tenant_acme"))
@@ -267,16 +416,13 @@ def own_database(
     furnished.secrets.database.create_role(
         "tenant-acme",
         db_name="tenant-acme",
-        creation_statements=[
-            *secrets.creation_statements("tenant_acme", LOGINS),
-            *(statement.format(role="tenant_acme") for statement in secrets._LET_IN),
-        ],
-        revocation_statements=secrets._REVOKE,
+        creation_statements=secrets.creation_statements("tenant_acme", LOGINS, own_database=True),
+        revocation_statements=[*secrets._SHUT_OUT_OWN, *secrets._REVOKE],
     )
     yield own
     furnished.sys.revoke_prefix("database/creds")
     furnished.secrets.database.delete_connection("tenant-acme")
-    administrator.execute("DROP DATABASE tenant_acme WITH (FORCE)")
+    server.execute("DROP DATABASE tenant_acme WITH (FORCE)")
 
 
 def _address(where: dict[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ def upgrade() -> None:
         sa.Column("configuration", JSONB, nullable=False, server_default="{}"),
         _moment("created_at"),
         _moment("updated_at"),
+        if_not_exists=True,
     )
     op.create_table(
         "agent_memory",
@@ -29,12 +30,14 @@ def upgrade() -> None:
         _moment("updated_at"),
         sa.Column("expires_at", sa.DateTime(timezone=True)),
         sa.UniqueConstraint("agent_id", "key"),
+        if_not_exists=True,
     )
     op.create_index(
         "agent_memory_expires_at",
         "agent_memory",
         ["expires_at"],
         postgresql_where=sa.text("expires_at IS NOT NULL"),
+        if_not_exists=True,
     )
     op.create_table(
         "execution_logs",
@@ -49,13 +52,17 @@ def upgrade() -> None:
         sa.Column("error", sa.Text),
         sa.CheckConstraint("status IN ('running', 'succeeded', 'failed', 'cancelled')", "status_known"),
         sa.CheckConstraint("finished_at >= started_at", "finished_after_start"),
+        if_not_exists=True,
     )
-    op.create_index("execution_logs_started_at", "execution_logs", ["started_at"])
-    op.create_index("execution_logs_agent_id", "execution_logs", ["agent_id", "started_at"])
+    op.create_index("execution_logs_started_at", "execution_logs", ["started_at"], if_not_exists=True)
+    op.create_index(
+        "execution_logs_agent_id", "execution_logs", ["agent_id", "started_at"], if_not_exists=True
+    )
     for table in ("agents", "agent_memory", "execution_logs"):
         # FORCE: for the owner too, so that a grant made by mistake to anybody still shows no row.
         op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
         op.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
+        op.execute(f"DROP POLICY IF EXISTS tenant ON {table}")
         op.execute(f"CREATE POLICY tenant ON {table} TO CURRENT_USER USING (true) WITH CHECK (true)")
 
 
