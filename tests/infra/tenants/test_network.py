@@ -8,7 +8,8 @@ from infra.platform.network_policies import NOT_PUBLIC, agent_openings, host_at,
 from tests.infra.recording import ROOT, Recorder, Registered, stack
 from tests.infra.tenants.test_tenant import registered
 
-WITH_MACHINE = ("tenant-acme", "tenant-dufour")
+TO_GATEWAY = ("tenant-acme", "tenant-dufour", "runtime")
+"""Where leases are taken, or the word renewed by which a starter is let in."""
 CLOSED = ("tenant-acme", "tenant-corvus", "tenant-dufour", "runtime")
 ALL_OPENINGS = {
     *("default-deny", "from-gateway", "to-dns", "to-vault", "to-database"),
@@ -41,7 +42,7 @@ def policies(recorder: Recorder, namespace: str) -> dict[str, Any]:
 def test_all_is_denied_but_for_the_named_openings(local: Recorder, namespace: str) -> None:
     found = policies(local, namespace)
 
-    assert found.keys() == ALL_OPENINGS | ({"to-gateway"} if namespace in WITH_MACHINE else set())
+    assert found.keys() == ALL_OPENINGS | ({"to-gateway"} if namespace in TO_GATEWAY else set())
     assert found.pop("default-deny") == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
     for spec in found.values():
         # An opening is for agents' pods, leads somewhere, and on named ports only.
@@ -71,7 +72,7 @@ def test_services_that_run_in_the_cluster_are_reached_there_only(
     assert to("to-vault") == ("vault", openbao, [("TCP", 8200)])
     assert to("to-database") == ("databases", {"cnpg.io/cluster": "postgres"}, [("TCP", 5432)])
     assert to("to-dns") == ("kube-system", {"k8s-app": "kube-dns"}, [("UDP", 53), ("TCP", 53)])
-    if namespace in WITH_MACHINE:
+    if namespace in TO_GATEWAY:
         assert to("to-gateway") == ("gateway", {"app.kubernetes.io/name": "gateway"}, [("TCP", 8444)])
     assert to("from-gateway") == ("gateway", {"app.kubernetes.io/name": "gateway"}, [("TCP", 8080)])
 
