@@ -10,7 +10,7 @@ from infra.tenants import secrets
 from local.attack.harms import postgres as harms
 from local.attack.tenants import Tenant
 from local.servers import postgres
-from tests.infra.tenants.test_secrets import TENANTS, furnished, root
+from tests.infra.tenants.test_secrets import LOGINS, TENANTS, furnished, root
 
 __all__ = ["furnished", "root"]
 
@@ -53,8 +53,8 @@ def test_a_login_without_a_limit_holds_up_others(tenants: list[Tenant], root: hv
         root,
         "creation_statements",
         lambda role: [
-            re.sub(r"CONNECTION LIMIT \d+", "CONNECTION LIMIT -1", statement.format(role=role))
-            for statement in secrets._CREATE
+            re.sub(r"CONNECTION LIMIT \d+", "CONNECTION LIMIT -1", statement)
+            for statement in secrets.creation_statements(role, LOGINS)
         ],
     )
     assert outcomes(tenants)["take all connections with one login"] == {"leaked"}
@@ -64,6 +64,6 @@ def test_a_login_that_is_only_dropped_cannot_be_revoked(tenants: list[Tenant], r
     declare(
         root,
         "revocation_statements",
-        lambda _role: [statement for statement in secrets._REVOKE if "DROP OWNED" not in statement],
+        lambda _role: ['DROP ROLE "{{name}}"'],
     )
     assert outcomes(tenants)["own a large object as the bare login"] == {"leaked"}

@@ -8,7 +8,14 @@ from tests.infra.recording import Registered
 from tests.infra.tenants.test_tiers import declared
 
 WAIVED = {"backup": "waived", "reason": "none wanted"}
-ALWAYS = {"newton-registration", "newton-role", "newton-schema", "newton-holdings", "newton-prefix"}
+ALWAYS = {
+    "newton-registration",
+    "newton-role",
+    "newton-schema",
+    "newton-tables",
+    "newton-holdings",
+    "newton-prefix",
+}
 VOLUME = {
     "newton-namespace",
     "newton-workspace",
@@ -49,7 +56,8 @@ def test_what_may_be_discarded_is_not_protected_and_really_goes(tmp_path: Path) 
     assert names(own) == ALWAYS
     assert not own["newton-workspace"].retain_on_delete
     assert names(declared(tmp_path, tier="enterprise", discard=["database"])) == (ALWAYS | VOLUME) - {
-        "newton-schema"
+        "newton-schema",
+        "newton-tables",
     }
 
 

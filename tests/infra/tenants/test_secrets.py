@@ -76,6 +76,8 @@ def furnished(
     root.sys.revoke_prefix("database/creds")
     root.sys.disable_secrets_engine("database")
     root.sys.disable_secrets_engine("tenants")
+    for tenant in TENANTS:
+        root.sys.delete_policy(f"tenant-{tenant}")
 
 
 @pytest.fixture
