@@ -3,12 +3,15 @@
 import hashlib
 from typing import Any
 
-from local.providers.kubernetes.cluster import Cluster
+from local.providers.kubernetes.cluster import Cluster, RefusedError
 from local.providers.kubernetes.manifest import Manifest, annotation, metadata
 from local.providers.values import Properties
 
 CREATOR = "pulumi-kubernetes"
 """Owns what a plain creation sets, until the first update takes it over."""
+
+_ATTEMPTS = 10
+"""To write the record of an object that others write, too."""
 
 FORCE = "pulumi.com/patchForce"
 _MANAGER = "pulumi.com/patchFieldManager"
@@ -41,27 +44,39 @@ def force(inputs: Manifest, live: Manifest | None, *, always: bool, preview: boo
 
 def take_over(cluster: Cluster, live: Manifest, manager: str) -> Manifest:
     """Give `manager` the fields that a plain creation or kubectl owns, so that it may also take them away."""
-    entries: list[dict[str, Any]] = metadata(live).get("managedFields", [])
+    for _ in range(_ATTEMPTS):
+        entries = _taken_over(metadata(live).get("managedFields", []), manager)
+        if entries is None:
+            return live
+        version = live["metadata"]["resourceVersion"]
+        try:
+            return cluster.json_patch(
+                live,
+                [
+                    {"op": "replace", "path": "/metadata/managedFields", "value": entries},
+                    {"op": "replace", "path": "/metadata/resourceVersion", "value": version},
+                ],
+            )
+        except RefusedError as error:
+            if not error.conflict:
+                raise
+            # A controller has written its status meanwhile.
+            refused = error
+            live = cluster.get(live)
+    raise refused
+
+
+def _taken_over(entries: list[dict[str, Any]], manager: str) -> list[dict[str, Any]] | None:
+    """The record once `manager` owns those fields; None if they have no such owner."""
     taken = [entry for entry in entries if _owner(entry) in _OURS | _KUBECTL and "subresource" not in entry]
     if not taken:
-        return live
+        return None
     own = [entry for entry in entries if _owner(entry) == (manager, "Apply")]
     fields: dict[str, Any] = {}
     for entry in own + taken:
         fields = _union(fields, entry.get("fieldsV1", {}))
     merged = {**(own + taken)[0], "manager": manager, "operation": "Apply", "fieldsV1": fields}
-    rest = [entry for entry in entries if entry not in own + taken]
-    return cluster.json_patch(
-        live,
-        [
-            {"op": "replace", "path": "/metadata/managedFields", "value": [merged, *rest]},
-            {
-                "op": "replace",
-                "path": "/metadata/resourceVersion",
-                "value": live["metadata"]["resourceVersion"],
-            },
-        ],
-    )
+    return [merged, *(entry for entry in entries if entry not in own + taken)]
 
 
 def relinquish(cluster: Cluster, live: Manifest, manager: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from local import supervisor, toolchain
-from local.providers.kubernetes import manifest
+from local.providers.kubernetes import managers, manifest
 from local.providers.kubernetes.cluster import Cluster
 from local.providers.kubernetes.stand_in import Kubernetes
 from local.providers.provider import Call, Diff, InitializationError, ProviderError, Resource, State
@@ -220,6 +220,22 @@ def test_changed_data_replaces_unless_they_may_change() -> None:
     assert diff.delete_before_replace
     mutable = Managed(configured(enableConfigMapMutable=True), config_map("data-2", a="1")).create()
     assert mutable.diff(config_map("data-2", a="2")).replaces == set()
+
+
+def test_an_object_that_others_write_meanwhile_is_taken_over_all_the_same(provider: Kubernetes) -> None:
+    settings = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "busy", "namespace": NAMESPACE}}
+    managed = Managed(provider, {**settings, "data": {"a": "1"}}).create()
+    assert provider._connection
+    cluster = provider._connection.cluster
+    read = cluster.get(settings)
+    # As a controller does between the provider's look and its write.
+    cluster.json_patch(settings, [{"op": "add", "path": "/data/b", "value": "2"}])
+
+    taken = managers.take_over(cluster, read, "somebody")
+
+    assert taken["data"] == {"a": "1", "b": "2"}
+    assert "somebody" in {entry["manager"] for entry in taken["metadata"]["managedFields"]}
+    managed.delete()
 
 
 def test_what_the_server_rewrites_or_leaves_out_is_no_change(provider: Kubernetes) -> None:
