@@ -70,11 +70,11 @@ SIDE_BY_SIDE := $(MAKE) --no-print-directory --jobs=2 --output-sync=target
 # A process each: the servers that a group starts share a data folder with nobody else's. `tests/local` stands
 # for its own files alone.
 UNIT_TESTS := tests/infra tests/policy tests/review
-LONGEST := tests/local/providers tests/services tests/local/servers
+LONGEST := tests/local/providers tests/services tests/infra/servers tests/local/servers
 ALL_TESTS := $(patsubst %/__init__.py,%,$(wildcard tests/*/__init__.py tests/local/*/__init__.py))
 SERVER_TESTS := $(LONGEST) $(filter-out $(UNIT_TESTS) $(LONGEST) tests/integration,$(ALL_TESTS))
 PYTEST := $(VENV)/bin/pytest --durations=5 --durations-min=2
-.PHONY: $(ALL_TESTS)
+.PHONY: $(ALL_TESTS) tests/infra/servers
 
 check: $(VENV)/.ready ## lint, unit and policy tests: before each commit
 	@$(SIDE_BY_SIDE) tests/infra types $(filter-out tests/infra,$(UNIT_TESTS)) style
@@ -83,9 +83,14 @@ test: check ## everything that guards the project
 	@$(SIDE_BY_SIDE) $(SERVER_TESTS)
 	@$(MAKE) --no-print-directory tests/integration
 
+# Of tests/infra, the tests that start servers are a group of their own.
+OF_GROUP = $(if $(filter tests/local,$@),$(wildcard tests/local/test_*.py),$@)
+tests/infra: OF_GROUP = -m "not servers" $@
+tests/infra/servers: OF_GROUP = -m servers tests/infra
+
 $(UNIT_TESTS) $(SERVER_TESTS): $(VENV)/.ready
 	@echo "pytest $@"
-	@$(PYTEST) $(if $(filter tests/local,$@),$(wildcard tests/local/test_*.py),$@)
+	@$(PYTEST) $(OF_GROUP)
 
 # Its files on two platforms, each brought up once; a file runs on one of them as a whole. In the order of their
 # names the two longest come last, side by side.

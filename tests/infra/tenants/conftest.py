@@ -25,6 +25,17 @@ from local.servers import Module, object_storage, postgres, redis, vault
 Connect = Callable[..., psycopg.Connection[Any]]
 
 
+_SERVERS = {"database", "openbao", "activity_store", "s3_server"}
+"""The fixtures that start one."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what starts servers, so that `make check` can leave it to `make test`."""
+    for item in items:
+        if isinstance(item, pytest.Function) and _SERVERS.intersection(item.fixturenames):
+            item.add_marker(pytest.mark.servers)
+
+
 @contextmanager
 def _running(module: Module) -> Iterator[None]:
     module.prepare()
