@@ -97,13 +97,17 @@ def stop_all(console: Console) -> None:
 
 def statuses() -> dict[str, Status]:
     """Tell how each server is, by its name."""
-    found = {service.name: supervisor.status(service) for service in _services()}
-    if found["postgres"].ready:
+    return {service.name: _status(service) for service in _services()}
+
+
+def _status(service: Service) -> Status:
+    status = supervisor.status(service)
+    if service.name == "postgres" and status.ready:
         try:
             postgres.require_room()
         except NotReady as full:
-            found["postgres"] = replace(found["postgres"], ready=False, detail=str(full))
-    return found
+            return replace(status, ready=False, detail=str(full))
+    return status
 
 
 def environment() -> dict[str, str]:

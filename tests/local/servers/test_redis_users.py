@@ -50,7 +50,7 @@ def _users(running: Running) -> Iterator[None]:
             ("common", "alive", "enter", "standing", "started", "lease", "report", "wake"),
             {"hgetall", "multi", "exec"},
         ),
-        ("idle-suspender", ("common", "rule", "judge", "claim", "settle", "publish"), set[str]()),
+        ("idle-suspender", ("common", "rule", "judge", "claim", "settle", "publish", "summary"), set[str]()),
     ],
 )
 def test_each_may_run_the_commands_of_its_scripts_and_no_others(
@@ -60,7 +60,7 @@ def test_each_may_run_the_commands_of_its_scripts_and_no_others(
     called = {
         command.lower()
         for script in scripts
-        for command in re.findall(r"redis\.call\('(\w+)'", (folder / f"{script}.lua").read_text())
+        for command in re.findall(r"(?:redis\.p?call|\bask)\('(\w+)'", (folder / f"{script}.lua").read_text())
     }
     connection = {"ping", "client|setinfo", "evalsha", "script|load", "time"}
     allowed = {word.removeprefix("+") for word in RIGHTS[name].split() if word.startswith("+")}
