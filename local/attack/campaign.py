@@ -60,6 +60,9 @@ HARMS: Mapping[str, _Attacks] = {
 }
 """What is done on each server one after the other, when nothing else is tried any more: others feel it."""
 
+_IN_TURN = ("postgres", "shared-runtime", "vault")
+"""Those that have Vault make tenants' logins: one more retires an earlier one (docs/decisions/0065)."""
+
 _ON_MACHINES = {"kubernetes"}
 """Where what is tried takes machines that run."""
 
@@ -120,13 +123,22 @@ def run(tenants: Sequence[Tenant], servers: Iterable[str], console: Console) -> 
             console.print(f"{tenant.id}: in Vault by {by}, {tenant.vault.url}")
         machines = awake(tenants, console) if _ON_MACHINES.intersection(names) else nullcontext()
         with machines, ThreadPoolExecutor() as pool:
-            results = list(pool.map(lambda server: _attack(server, SERVERS[server], tenants, console), names))
+            lanes = pool.map(
+                lambda lane: [_attack(one, SERVERS[one], tenants, console) for one in lane], _lanes(names)
+            )
+            results = [attempts for lane in lanes for attempts in lane]
         harms = [(server, HARMS[server]) for server in names if server in HARMS]
         results += [_attack(f"{server}, harm", done, tenants, console) for server, done in harms]
         return Report([attempt for attempts in results for attempt in attempts])
     finally:
         for tenant in tenants:
             tenant.leave()
+
+
+def _lanes(servers: Sequence[str]) -> list[list[str]]:
+    """What is carried out side by side, and in each what comes one after the other."""
+    in_turn = [server for server in _IN_TURN if server in servers]
+    return [in_turn, *([server] for server in servers if server not in _IN_TURN)]
 
 
 def _attack(server: str, carry_out: _Attacks, tenants: Sequence[Tenant], console: Console) -> list[Attempt]:
