@@ -90,8 +90,7 @@ BEGIN
     EXECUTE format('ALTER ROLE %I NOLOGIN', login);
   END LOOP;
 END
-$$
-"""
+$$"""
 """Retires all but the newest of a tenant's logins, which Vault still revokes in their time."""
 _CREATE = [
     # What the tenant's own sessions hold fails this request, and keeps nobody else's waiting.

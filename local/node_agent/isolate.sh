@@ -1,15 +1,16 @@
 #!/bin/sh
 # The first process of a container: it shows the container its files and nothing else, and starts it.
 #
-#   isolate.sh ROOT HOSTNAME [ro|rw SOURCE TARGET]... -- COMMAND [ARGUMENT]...
+#   isolate.sh ROOT FOLDER HOSTNAME [ro|rw SOURCE TARGET]... -- COMMAND [ARGUMENT]...
 #
 # It runs as root of the mount, process, IPC and host name namespaces that the caller has made for it; ROOT is an
-# empty folder. COMMAND gives up the rights that are left. When this process ends, so does everything in the container.
+# empty folder. COMMAND begins in FOLDER, and gives up the rights that are left. When this process ends, so does
+# everything in the container.
 set -eu
 
-root=$1 folder=$PWD
-hostname "$2"
-shift 2
+root=$1 folder=$2
+hostname "$3"
+shift 3
 trap : TERM INT
 umask 022 # whoever the container is has to find its way
 

@@ -21,6 +21,9 @@ from local.paths import ROOT
 _SCRIPT = Path(__file__).with_name("isolate.sh")
 _SPACES = ("--mount", "--pid", "--ipc", "--uts", "--kill-child")
 _NO_RIGHTS = ("setpriv", "--inh-caps=-all", "--no-new-privs")
+_CODE = "/opt/agent-platform"
+"""Where a container finds our code and the interpreter's packages: no volume of a Pod is mounted over it."""
+PYTHON = f"{_CODE}/venv/bin/python"
 _FIRST_ACCOUNT = 1 << 30
 """Beyond the ids that a system or its users' own containers are given."""
 
@@ -79,7 +82,8 @@ class Isolation:
             for mount in (*_everybodys(), *self.mounts)
             for part in ("rw" if mount.writable else "ro", str(mount.source), mount.target)
         ]
-        return [*enter, "sh", str(_SCRIPT), str(root), self.hostname, *mounts, "--", *drop, "--", *arguments]
+        place = [str(root), _CODE, self.hostname]
+        return [*enter, "sh", str(_SCRIPT), *place, *mounts, "--", *drop, "--", *arguments]
 
 
 @functools.cache
@@ -87,7 +91,7 @@ def obstacle() -> str:
     """Return why no container can be walled off on this machine, empty if it can."""
     with tempfile.TemporaryDirectory() as root:
         command = Isolation(address="127.0.0.1", hostname="probe").command(
-            Path(root), [sys.executable, "-c", "import services"]
+            Path(root), [PYTHON, "-c", "import services"]
         )
         try:
             done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -99,8 +103,9 @@ def obstacle() -> str:
 
 def _everybodys() -> Iterator[Mount]:
     """Yield what every container sees: the system, this interpreter and its packages, and our code."""
-    own = [Path(sys.base_prefix), Path(sys.prefix), ROOT / "services"]
-    files = [*_SYSTEM, *(Path("/etc", name) for name in _SETTINGS), *own]
+    yield Mount(ROOT / "services", f"{_CODE}/services")
+    yield Mount(Path(sys.prefix).resolve(), f"{_CODE}/venv")
+    files = [*_SYSTEM, *(Path("/etc", name) for name in _SETTINGS), Path(sys.base_prefix)]
     for path in files:
         if path.exists() and str(path) not in ("/usr", "/usr/local"):
             yield Mount(path.resolve(), str(path))

@@ -4,7 +4,6 @@ import base64
 import json
 import os
 import re
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -15,7 +14,7 @@ from urllib.parse import urlsplit
 from kubernetes.client.exceptions import ApiException
 
 from local.node_agent.containers import Command
-from local.node_agent.isolation import Isolation, Mount
+from local.node_agent.isolation import PYTHON, Isolation, Mount
 from local.node_agent.kube import NOT_FOUND, Api, Object
 
 SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
@@ -68,7 +67,7 @@ class Sandbox:
                 f"container {container['name']} has no command: the image's own is unknown here, set one"
             )
         if arguments[0] in ("python", "python3"):
-            arguments[0] = sys.executable
+            arguments[0] = PYTHON
         mounts = [self._mount(mount) for mount in container.get("volumeMounts") or ()]
         _check_apart(mounts)
         isolation = Isolation(

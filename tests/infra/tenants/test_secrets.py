@@ -80,6 +80,13 @@ def furnished(
         root.sys.delete_policy(f"tenant-{tenant}")
 
 
+def test_openbao_keeps_the_statements_as_they_are_declared(furnished: hvac.Client) -> None:
+    """It strips them; one that it changed would differ in every preview."""
+    kept = furnished.read("database/roles/tenant-acme")["data"]
+    assert kept["creation_statements"] == secrets.creation_statements("tenant_acme", LOGINS)
+    assert kept["revocation_statements"] == secrets._REVOKE
+
+
 @pytest.fixture
 def acme(furnished: hvac.Client) -> hvac.Client:
     """A client with the token that acme's machine gets."""

@@ -80,7 +80,7 @@ class Machine:
     def attack(self, python: str, *arguments: str) -> object:
         """Run a few lines as the attacker, which leave their answer in `found`."""
         program = f"import json, os, sys\n{python}\nprint(json.dumps(found))"
-        said = self.run("attacker", sys.executable, "-c", program, *arguments)
+        said = self.run("attacker", isolation.PYTHON, "-c", program, *arguments)
         return json.loads(said.splitlines()[-1])
 
 
@@ -100,6 +100,18 @@ def test_it_is_nobody_with_no_right_that_it_could_regain(machine: Machine) -> No
     assert "0" not in said["Uid"].split() + said["Gid"].split()
     assert {said[name] for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {"0" * 16}
     assert said["NoNewPrivs"] == "1"
+
+
+def test_a_checkout_below_tmp_is_in_sight_behind_the_pods_own_tmp(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services = tmp_path / "services"
+    services.mkdir()
+    (services / "__init__.py").write_text("found = 'in sight'")
+    services.chmod(0o755)
+    (services / "__init__.py").chmod(0o644)
+    monkeypatch.setattr(isolation, "ROOT", tmp_path)
+    assert machine.attack("from services import found") == "in sight"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user's pods are that user, in spaces of their own")

@@ -1,5 +1,4 @@
 import base64
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ import pytest
 from kubernetes.client.exceptions import ApiException
 
 from local.node_agent import sandbox as module
-from local.node_agent.isolation import Mount
+from local.node_agent.isolation import PYTHON, Mount
 from local.node_agent.kube import Api, Object
 from local.node_agent.sandbox import ConfigurationError, Sandbox
 from tests.local.node_agent.objects import a_container, a_pod
@@ -64,7 +63,7 @@ def test_command_and_arguments_with_this_interpreter(cluster: Cluster, tmp_path:
     env = [{"name": "NAME", "value": "x"}]
     container = ours(args=["--name=$(NAME)", "$$(NAME)", "$(UNKNOWN)"], env=env)
     found = a_sandbox(cluster, tmp_path, a_pod()).command(container)
-    assert found.arguments == [sys.executable, "-m", "services.x", "--name=x", "$(NAME)", "$(UNKNOWN)"]
+    assert found.arguments == [PYTHON, "-m", "services.x", "--name=x", "$(NAME)", "$(UNKNOWN)"]
 
 
 def test_environment_from_everywhere(cluster: Cluster, tmp_path: Path) -> None:
