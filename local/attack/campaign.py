@@ -24,6 +24,7 @@ from local.attack import (
 from local.attack.attempt import PLATFORM, Attempt, Target
 from local.attack.awake import awake
 from local.attack.harm import Harmed
+from local.attack.harms import object_storage as object_storage_harms
 from local.attack.harms import postgres as postgres_harms
 from local.attack.tenants import Tenant
 
@@ -57,6 +58,7 @@ SERVERS: Mapping[str, _Attacks] = {
 
 HARMS: Mapping[str, _Attacks] = {
     "postgres": _on(postgres_harms.entered),
+    "object-storage": _on(object_storage_harms.entered),
 }
 """What is done on each server one after the other, when nothing else is tried any more: others feel it."""
 

@@ -129,6 +129,8 @@ class _Statement:
     refusals: Sequence[str] = (_REFUSED,)
     by_owner: bool = True
     on_platform: bool = False
+    within: str = ""
+    """The database; empty: the victim's, or the one that all share for what is on the platform."""
     spares: Callable[[Tenant, Tenant], bool] = lambda _attacker, _victim: False
 
     def attack(self, facts: Mapping[Tenant, _Facts]) -> Attack[Session]:
@@ -136,7 +138,7 @@ class _Statement:
 
         def run(session: Session, own: Tenant, victim: Tenant) -> None:
             # In a database of its own a tenant is at home; the platform is where the others are.
-            database = postgres.DATABASE if self.on_platform else victim.database
+            database = self.within or (postgres.DATABASE if self.on_platform else victim.database)
             statement = self.sql.format(
                 own=own.schema,
                 login=facts[own].login,
@@ -289,6 +291,10 @@ _STATEMENTS = (
     _beyond_tenants("cancel a query", "SELECT pg_cancel_backend({victim_process})"),
     _beyond_tenants("end a session", "SELECT pg_terminate_backend({victim_process})"),
     # The server itself
+    *(
+        _on_platform(f"enter the database {name}", "SELECT", within=name)
+        for name in ("postgres", "template1")
+    ),
     _on_platform("create a schema", "CREATE SCHEMA attack"),
     _on_platform("create a table in public", "CREATE TABLE public.attack ()"),
     _on_platform(

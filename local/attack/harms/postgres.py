@@ -117,6 +117,30 @@ def _large_object(administrator: Administrator, own: Tenant, _victim: Tenant) ->
                     connection.execute(f'DROP OWNED BY "{login.name}"'.encode())
 
 
+@contextmanager
+def _grant(administrator: Administrator, own: Tenant, victim: Tenant) -> Iterator[_Login]:
+    """Grant something to a login of the victim's, on which PostgreSQL then refuses to drop it."""
+    bait = f"{own.schema}.attack_grant"
+    with _issued(victim, 1) as (login,), _issued(own, 0 if administrator else 1) as attackers:
+        user = (attackers[0].name, attackers[0].password) if attackers else _administrator()
+        with connect(own.database, *user) as connection:
+            connection.execute(f'CREATE TABLE {bait} (); GRANT SELECT ON {bait} TO "{login.name}"'.encode())
+        try:
+            yield login
+        finally:
+            with connect(own.database, *_administrator()) as connection:
+                connection.execute(f"DROP TABLE {bait}".encode())
+
+
+def _end(login: _Login) -> None:
+    """End the lease; nobody may get in with the login any more, whether or not it is dropped."""
+    operator().write_data("sys/leases/revoke", data={"lease_id": login.lease, "sync": True})
+    with connect(login.database, *_administrator()) as connection:
+        found = "SELECT FROM pg_roles WHERE rolname = %s AND rolcanlogin"
+        if connection.execute(found, [login.name]).rowcount:
+            raise RuntimeError("the lease has ended and the login still lets in")
+
+
 def _revoke(login: _Login) -> None:
     """End the lease, as it ends by itself after its hour or with the tenant; the login must be gone."""
     if _exists(login):
@@ -160,6 +184,14 @@ _HARMS = (
         tried="SET ROLE NONE; SELECT lo_from_bytea(0, 'attack')",
         done=_large_object,
         withstood=_revoke,
+        unguarded=_drop,
+    ),
+    Harm(
+        kind="cannot be removed",
+        name="grant something to another's login",
+        tried="CREATE TABLE t (); GRANT SELECT ON t TO LOGIN",
+        done=_grant,
+        withstood=_end,
         unguarded=_drop,
     ),
 )
