@@ -25,6 +25,7 @@ from local.attack import gateway, kubernetes, object_storage, postgres, redis, v
 from local.attack.attempt import Attack, Refused, Target
 from local.attack.tenants import Tenant
 from local.node_agent import STATE
+from local.node_agent.isolation import CODE
 from local.node_agent.kube import Api
 from local.node_agent.sandbox import Sandbox
 from local.paths import ROOT
@@ -37,6 +38,8 @@ _INTRUDER = Tenant(
 """Whoever has taken the runtime over; no tenant."""
 
 _WORD = re.compile(r"[A-Za-z0-9._~+/=-]{16,4096}")
+_MOST = 500
+"""Words that are tried; a pod of the runtime's shows a few dozen."""
 _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 _LOOK_AROUND = """
 import json, os, pathlib, sys
@@ -198,21 +201,20 @@ def entered(tenants: Sequence[Tenant]) -> Iterator[Target[Session]]:
     """Look around in the runtime's pod, and try what is there on every tenant."""
     yield Target(
         server="Shared runtime",
-        sessions={_INTRUDER: Session(list(_words()))},
+        sessions={_INTRUDER: Session(_words())},
         victims=tenants,
         administrator=Session(honest=True),
         attacks=_ATTACKS,
     )
 
 
-def _words() -> Iterator[str]:
-    """Give every word that a process in the pod can read and that is no certificate's."""
-    seen = set()
-    for text in _look_around().values():
-        for word in _WORD.findall(_CERTIFICATE.sub("", text)):
-            if word not in seen:
-                seen.add(word)
-                yield word
+def _words() -> list[str]:
+    """Return every word that a process in the pod can read and that is no certificate's."""
+    texts = [_CERTIFICATE.sub("", text) for text in _look_around().values()]
+    words = {word: None for text in texts for word in _WORD.findall(text)}
+    if len(words) > _MOST:
+        raise RuntimeError(f"the pod shows {len(words)} words, more than the {_MOST} that are tried")
+    return list(words)
 
 
 def _look_around() -> dict[str, str]:
@@ -220,7 +222,7 @@ def _look_around() -> dict[str, str]:
     pods = kubernetes_api.get(_PODS)["items"]
     pod = next(pod for pod in pods if pod["status"]["phase"] == "Running")
     (container,) = pod["spec"]["containers"]
-    skipped = (*_NOT_THE_PODS, sys.prefix, sys.base_prefix, f"{ROOT}/services")
+    skipped = (*_NOT_THE_PODS, sys.base_prefix, CODE)
     intruder = {**container, "command": ["python", "-c", _LOOK_AROUND, *skipped], "args": []}
     folder = STATE / "pods" / pod["metadata"]["uid"]
     sandbox = Sandbox(Api(kubernetes_api.client()), pod, folder, kubernetes_api.address(), pod["status"])

@@ -21,9 +21,9 @@ from local.paths import ROOT
 _SCRIPT = Path(__file__).with_name("isolate.sh")
 _SPACES = ("--mount", "--pid", "--ipc", "--uts", "--kill-child")
 _NO_RIGHTS = ("setpriv", "--inh-caps=-all", "--no-new-privs")
-_CODE = "/opt/agent-platform"
+CODE = "/opt/agent-platform"
 """Where a container finds our code and the interpreter's packages: no volume of a Pod is mounted over it."""
-PYTHON = f"{_CODE}/venv/bin/python"
+PYTHON = f"{CODE}/venv/bin/python"
 _FIRST_ACCOUNT = 1 << 30
 """Beyond the ids that a system or its users' own containers are given."""
 
@@ -82,7 +82,7 @@ class Isolation:
             for mount in (*_everybodys(), *self.mounts)
             for part in ("rw" if mount.writable else "ro", str(mount.source), mount.target)
         ]
-        place = [str(root), _CODE, self.hostname]
+        place = [str(root), CODE, self.hostname]
         return [*enter, "sh", str(_SCRIPT), *place, *mounts, "--", *drop, "--", *arguments]
 
 
@@ -103,8 +103,8 @@ def obstacle() -> str:
 
 def _everybodys() -> Iterator[Mount]:
     """Yield what every container sees: the system, this interpreter and its packages, and our code."""
-    yield Mount(ROOT / "services", f"{_CODE}/services")
-    yield Mount(Path(sys.prefix).resolve(), f"{_CODE}/venv")
+    yield Mount(ROOT / "services", f"{CODE}/services")
+    yield Mount(Path(sys.prefix).resolve(), f"{CODE}/venv")
     files = [*_SYSTEM, *(Path("/etc", name) for name in _SETTINGS), Path(sys.base_prefix)]
     for path in files:
         if path.exists() and str(path) not in ("/usr", "/usr/local"):
