@@ -92,11 +92,14 @@ $(UNIT_TESTS) $(SERVER_TESTS): $(VENV)/.ready
 	@echo "pytest $@"
 	@$(PYTEST) $(OF_GROUP)
 
-# Its files on two platforms, each brought up once; a file runs on one of them as a whole. In the order of their
-# names the two longest come last, side by side.
+# Its files on two platforms, each brought up once; a file runs on one of them as a whole. Where machines boot and
+# sleep by the clock, nothing else runs beside them.
+BY_THE_CLOCK := tests/integration/test_real_guests.py tests/integration/test_sleep_and_wake.py
 tests/integration: $(VENV)/.ready
 	@echo "pytest $@"
-	@$(PYTEST) --numprocesses=2 --dist=loadfile --no-loadscope-reorder $@
+	@$(PYTEST) --numprocesses=2 --dist=loadfile --no-loadscope-reorder \
+	  $(filter-out $(BY_THE_CLOCK),$(wildcard tests/integration/test_*.py))
+	@$(PYTEST) $(BY_THE_CLOCK)
 
 bench: $(VENV)/.ready ## figures, each against a floor or a peer in the same run (NAME=gateway for one); the last line is JSON
 	@$(PYTHON) -m local bench $(NAME)
