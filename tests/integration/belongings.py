@@ -8,7 +8,6 @@ import contextlib
 import subprocess
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import jwt
 import redis
@@ -112,19 +111,20 @@ def _in_vault(platform: Platform, tenant: str) -> Iterator[str]:
     policies = vault.sys.list_policies()["data"]["policies"]
     yield from (f"policy {name}" for name in policies if tenant in name)
     roles = ("database/roles", "auth/kubernetes/role", "auth/jwt/role")
-    for path in ("tenants/metadata", "database/config", *roles):
-        yield from (f"{path}/{name}" for name in _listed(vault, path) if tenant in name)
-    leases = _listed(vault, f"sys/leases/lookup/database/creds/tenant-{tenant}")
+    for path in ("tenants/metadata", "database/config", "sys/quotas/rate-limit", *roles):
+        yield from (f"{path}/{name}" for name in listed(platform, path) if tenant in name)
+    leases = listed(platform, f"sys/leases/lookup/database/creds/tenant-{tenant}")
     yield from (f"lease {name}" for name in leases)
-    for entity in _listed(vault, "identity/entity/id"):
+    for entity in listed(platform, "identity/entity/id"):
         known = vault.read(f"identity/entity/id/{entity}")["data"]
         if f"tenant-{tenant}" in str(known):
             yield f"identity {entity}"
 
 
-def _listed(vault: Any, path: str) -> list[str]:
+def listed(platform: Platform, path: str) -> list[str]:
+    """The names of what Vault has at a path; none where it has nothing."""
     with contextlib.suppress(InvalidPath):
-        answer = vault.list(path)
+        answer = platform.vault().list(path)
         return list(answer["data"]["keys"]) if answer else []
     return []
 

@@ -16,10 +16,9 @@ from typing import Any
 
 import pytest
 import yaml
-from hvac.exceptions import InvalidPath  # type: ignore[import-untyped]
 
 from local.servers import postgres
-from tests.integration.belongings import bucket_of, leave_data_everywhere, traces
+from tests.integration.belongings import bucket_of, leave_data_everywhere, listed, traces
 from tests.integration.conftest import Edit, Platform, edited_roster
 from tests.integration.test_interruption import engine
 
@@ -113,16 +112,12 @@ def join(platform: Platform, edit: Edit) -> Joining:
 def look(platform: Platform) -> Seen:
     """What there is of the two now."""
     status = {tenant["id"]: tenant for tenant in platform.status()["tenants"]}
-    try:
-        listed = platform.vault().auth.kubernetes.list_roles()
-    except InvalidPath:
-        listed = {"keys": []}
+    keys = [name for method in ("kubernetes", "jwt") for name in listed(platform, f"auth/{method}/role")]
     with platform.database() as administrator:
         counted = administrator.execute("select count(*) from tenant_leaver.agents").fetchone()
     objects = platform.s3().list_objects_v2(
         Bucket=bucket_of(platform, "artifacts"), Prefix="tenant_leaver/uploads/kept"
     )
-    keys = listed["data"]["keys"] if "data" in listed else listed["keys"]
     return Seen(
         machine=settled(platform) if "leaver" in status else "gone",
         logins={name.removeprefix("tenant-") for name in keys} & set(BOTH),
