@@ -34,7 +34,7 @@ class AgentPod:
     logs_in: bool = True
     """Its account enters Vault."""
     environment: Mapping[str, str] = field(default_factory=dict)
-    """What else it is told."""
+    """Further environment variables, by name."""
 
     def spec(self, vault: Vault) -> k8s.core.v1.PodSpecArgsDict:
         """The pod's specification, within the pod security standard `restricted`.

@@ -25,7 +25,7 @@ SigningKey = Literal["first", "second"]
 
 @dataclass(frozen=True, kw_only=True)
 class Assertions:
-    """What the gateway signs with."""
+    """The private key with which the gateway signs assertions."""
 
     key: pulumi.Output[str]
     """PKCS #8 in PEM. Secret."""

@@ -57,7 +57,7 @@ class Database:
     ssl_mode: str
     """libpq's `sslmode`; with `verify-ca` the authority's certificate is the file in `PGSSLROOTCERT`."""
     connections: int
-    """How many tenants may hold, all together."""
+    """The number of connections that all tenants together may hold."""
     backup_days: int | None
     """How long its backups are kept; None: whoever runs it knows."""
     own_authority: bool

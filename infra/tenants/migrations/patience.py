@@ -11,7 +11,7 @@ import psycopg
 from infra.tenants import clients
 
 _GRACE = "3s"
-"""How long a tenant at work is waited for."""
+"""Wait this long for a session of the tenant's own before it is ended."""
 _GLANCE = 0.5
 
 _END = """

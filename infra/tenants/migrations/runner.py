@@ -24,7 +24,7 @@ from infra.tenants.migrations.record import Record
 _PATIENCE = "30s"
 """How long a step waits for a lock whose holder is not ended (`patience.py`)."""
 _GLANCE = "2s"
-"""How long one is waited for to look at a table."""
+"""Wait this long for a lock to look at a table."""
 
 _DRAFT = "agent_platform_draft"
 _ONE_DRAFT = Lock()
