@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,13 +126,28 @@ def _bring_up(options: argparse.Namespace) -> None:
     CONSOLE.print(f"Engine: {toolchain.tool('pulumi')}")
     CONSOLE.print(f"Plugins: {plugins.describe()}")
     servers.start_all(CONSOLE)
-    engine.up(engine.stack(engine.LOCAL_STACK), output=_say)
+    try:
+        engine.up(engine.stack(engine.LOCAL_STACK), output=_say)
+    except engine.UpdateError as error:
+        if error.tenants:
+            _print_result(error.tenants)
+        raise
+    _print_result(failed=frozenset())
+    CONSOLE.print(f"Console: {_url(tokens.CONSOLE)} (`make token TENANT={tokens.CONSOLE}`)")
+
+
+def _print_result(failed: Collection[str]) -> None:
+    """Print every tenant and, if the update failed for some, for which."""
     declared = engine.tenants(engine.LOCAL_STACK)
     with CONSOLE.status("Waiting for the tenants' machines and pods to settle …"):
         machines.settle(declared)
-    columns = ("id", "name", "tier", "served_by", "status", "url")
-    _print_tenants(_table_console(), columns, map(_with_url, machines.observe(declared)))
-    CONSOLE.print(f"Console: {_url(tokens.CONSOLE)} (`make token TENANT={tokens.CONSOLE}`)")
+    outcome = ("update",) if failed else ("name",)
+    columns = ("id", *outcome, "tier", "served_by", "status", "url")
+    rows = [
+        {**_with_url(tenant), "update": "failed" if tenant["id"] in failed else "done"}
+        for tenant in machines.observe(declared)
+    ]
+    _print_tenants(_table_console(), columns, rows)
 
 
 def _preview(options: argparse.Namespace) -> None:

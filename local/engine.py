@@ -58,10 +58,27 @@ _OF_A_CHECK = re.compile(r"^error: \S+ resource '[^']*': property .*? has a prob
 
 _COLOR = re.compile("\x1b\\[[0-9;]*m")
 
-_UNHANDLED = "an unhandled error occurred: "
-"""With this the engine tells an error of the program again."""
+_OF_A_TENANT = re.compile(r"agent-platform:tenants:Tenant\$\S+::([a-z0-9]+)-")
+"""A URN with the id of the tenant that the resource is part of."""
+
+
+_ECHO = re.compile(r"error: .*resource \S+ \[\S+\] failed to register\s*$")
+"""The program's own error after a resource failed; the engine gives the reason with the resource."""
+_END_OF_ECHO = "pulumi.runtime.stack.ResourceRegistrationFailed: "
+
+_WRAPPED = re.compile("an unhandled error occurred: |Exception calling application: ")
+"""Put before an error by the engine, and by the process in which a dynamic provider runs."""
 
 _STEPS = ("create", "update", "replace", "delete", "same")
+
+
+class UpdateError(LocalError):
+    """An update that failed; whatever does not depend on the resources that failed is up to date."""
+
+    def __init__(self, message: str, tenants: Iterable[str]) -> None:
+        """Take the message and the ids of the tenants with a resource that failed."""
+        super().__init__(message)
+        self.tenants = frozenset(tenants)
 
 
 @dataclass(frozen=True)
@@ -329,8 +346,8 @@ def _merged(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, An
 def up(selected: auto.Stack, *, output: Callable[[str], None]) -> dict[str, int]:
     """Bring the stack to what the program declares; an interrupted update before this one is mended first.
 
-    Returns the number of resources per step, as `changes`. Raises `LocalError` when the update fails: what it
-    had made is in the state, and the next run goes on from there.
+    Returns the number of resources per step, as `changes`. Raises `UpdateError` when the update fails: what
+    it had made is in the state, and the next run goes on from there.
     """
     recovery.recover(
         selected,
@@ -341,16 +358,25 @@ def up(selected: auto.Stack, *, output: Callable[[str], None]) -> dict[str, int]
     preview(selected, output=lambda _line: None)  # refused here, an update has touched nothing
     consequence = "What it had made is kept, and the next `make up` goes on from there."
     refusals: list[str] = []
-    with _told(selected, output, "update", consequence, refusals) as display:
-        result = selected.up(
-            on_output=display,
-            color=_color(),
-            suppress_outputs=True,
-            suppress_progress=True,
-            # What is wrong with one tenant keeps nobody else from being brought up to date.
-            continue_on_error=True,
-            **_guard_rails(selected.name, refusals),
-        )
+    failed: set[str] = set()
+
+    def watch(event: auto.EngineEvent) -> None:
+        if event.res_op_failed_event:
+            failed.update(_OF_A_TENANT.findall(event.res_op_failed_event.metadata.urn))
+
+    try:
+        with _told(selected, output, "update", consequence, refusals) as display:
+            result = selected.up(
+                on_output=display,
+                color=_color(),
+                suppress_outputs=True,
+                suppress_progress=True,
+                # What is wrong with one tenant keeps nobody else from being brought up to date.
+                continue_on_error=True,
+                **_guard_rails(selected.name, refusals, watch),
+            )
+    except LocalError as error:
+        raise UpdateError(str(error), failed) from None
     return changes({str(step): count for step, count in (result.summary.resource_changes or {}).items()})
 
 
@@ -423,6 +449,7 @@ def _told(
     and writes its state; here it is acknowledged.
     """
     held: list[str] | None = []
+    echoed = _Echo()
 
     def release() -> None:
         nonlocal held
@@ -435,7 +462,8 @@ def _told(
             held.append(line)
             return
         release()
-        output(line)
+        if not echoed(line):
+            output(line)
 
     def acknowledge(_signal: int, _frame: FrameType | None) -> None:
         output("Interrupted: waiting for the engine to finish the steps under way (again: end at once).")
@@ -465,10 +493,28 @@ def _losses(selected: auto.Stack, told: str) -> list[str]:
 def _reasons(error: auto.CommandError) -> list[str]:
     """What the engine's output calls errors, each once; all of it where nothing is called one."""
     lines = (
-        _OF_A_CHECK.sub("error: ", line.strip().removeprefix("stderr: ")).replace(_UNHANDLED, "", 1)
+        _WRAPPED.sub("", _OF_A_CHECK.sub("error: ", line.strip().removeprefix("stderr: ")), 1)
         for line in str(error).splitlines()
     )
-    return list(dict.fromkeys(line for line in lines if line.startswith("error:"))) or [str(error)]
+    errors = dict.fromkeys(line for line in lines if line.startswith("error:"))
+    return [line for line in errors if not _ECHO.search(line)] or list(errors) or [str(error)]
+
+
+class _Echo:
+    """Recognizes the lines with which the program repeats, with a traceback, that a resource failed."""
+
+    def __init__(self) -> None:
+        self._echoed = self._in_traceback = False
+
+    def __call__(self, line: str) -> bool:
+        """Whether the line, the next of the engine's display, is one of them."""
+        text = _COLOR.sub("", line).strip()
+        if self._in_traceback:
+            self._in_traceback = not text.startswith(_END_OF_ECHO)
+            return True
+        self._in_traceback = self._echoed and text.startswith("Traceback ")
+        self._echoed = bool(_ECHO.search(text))
+        return self._echoed or self._in_traceback
 
 
 def tenants(stack_name: str) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pulumi import automation as auto
 from rich.console import Console
 
 from local import engine, servers, store, toolchain
@@ -85,3 +86,54 @@ def test_a_folder_is_private_with_all_that_had_to_be_made_above_it(tmp_path: Pat
         0o755,
         *3 * [0o700],
     ]
+
+
+FAILED = "resource acme-tables [pulumi-python:dynamic/agent-platform:Migration] failed to register"
+DISPLAY = f"""\
+    pulumi:pulumi:Stack agent-platform-local running error: python inline source runtime error: {FAILED}
+    pulumi:pulumi:Stack agent-platform-local **failed** 2 errors
+Diagnostics:
+  pulumi:pulumi:Stack (agent-platform-local):
+    \x1b[31merror: \x1b[0mpython inline source runtime error: {FAILED}
+    Traceback (most recent call last):
+      File "output.py", line 188, in future
+        data = await self._data
+               ^^^^^^^^^^^^^^^^
+    pulumi.runtime.stack.ResourceRegistrationFailed: {FAILED}
+    error: an unhandled error occurred: python inline source runtime error: {FAILED}
+    Traceback (most recent call last):
+      File "output.py", line 188, in future
+        data = await self._data
+    pulumi.runtime.stack.ResourceRegistrationFailed: {FAILED}
+
+  pulumi-python:dynamic/agent-platform:Migration (acme-tables):
+    error: Exception calling application: schema tenant_acme should be on revision 0001
+    Traceback (most recent call last):
+      File "a_fault_of_the_program.py", line 1"""
+
+
+def test_of_a_resource_that_failed_the_reason_is_displayed_and_not_where_the_program_heard_of_it() -> None:
+    echoed = engine._Echo()
+
+    assert [line.strip() for line in DISPLAY.splitlines() if not echoed(line)] == [
+        "pulumi:pulumi:Stack agent-platform-local **failed** 2 errors",
+        "Diagnostics:",
+        "pulumi:pulumi:Stack (agent-platform-local):",
+        "",
+        "pulumi-python:dynamic/agent-platform:Migration (acme-tables):",
+        "error: Exception calling application: schema tenant_acme should be on revision 0001",
+        "Traceback (most recent call last):",
+        'File "a_fault_of_the_program.py", line 1',
+    ]
+
+
+@pytest.mark.parametrize(
+    ("told", "reasons"),
+    [
+        (DISPLAY, ["error: schema tenant_acme should be on revision 0001"]),
+        (f"\nerror: an unhandled error occurred: {FAILED}", [f"error: {FAILED}"]),
+    ],
+)
+def test_the_reasons_of_a_failure_are_told_once_each(told: str, reasons: list[str]) -> None:
+    plain = engine._COLOR.sub("", told)
+    assert engine._reasons(auto.CommandError(auto.CommandResult(plain, "", 255))) == reasons
