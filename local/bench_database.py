@@ -1,4 +1,4 @@
-"""What one tenant at its limit of connections costs the others: against the same without it, in one run.
+"""The cost to others of one tenant at its limit of connections, against the same run without it.
 
 The tenant holds every connection that its logins give it, each idle in a transaction, and knocks for more.
 Its logins are made by the statements that Vault runs. Another tenant comes in, writes, reads and leaves.

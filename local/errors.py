@@ -17,7 +17,7 @@ class LocalError(Exception):
 
 
 def refused(error: OSError, place: Path, consequence: str) -> LocalError:
-    """What the operating system refused, as a message; `place` is where, if the error does not know."""
+    """Return a message of what the operating system refused; `place` is used if the error names no file."""
     where = error.filename or (place if error.errno in _REMEDIES else "")
     remedy = _REMEDIES.get(error.errno or 0, "mend that")
     told = ": ".join(str(part) for part in (where, error.strerror or error) if part)

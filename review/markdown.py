@@ -43,7 +43,7 @@ _FATES = {
 
 @dataclass(frozen=True)
 class _Size:
-    """How much of each list is written."""
+    """The number of entries written of each list."""
 
     rows: int
     """Of one list; the rest is counted."""

@@ -42,7 +42,7 @@ class Trees:
     paths: tuple[str, ...]
     """The files in which they differ."""
     left_out: tuple[str, ...]
-    """What of the checkout is in neither of them, each with the reason."""
+    """The files of the checkout that are in neither of them, each with the reason."""
 
 
 def extract(checkout: Path, base: str, folder: Path) -> Trees:

@@ -1,4 +1,4 @@
-"""What the SDKs import is a million objects: keep them out of every collection of garbage."""
+"""Keep the million objects of the imported SDKs out of every collection of garbage."""
 
 import gc
 

@@ -86,7 +86,7 @@ class VaultClient:
         ]
 
     def _aliases(self, entity: str) -> list[dict[str, str]]:
-        """What is known of each way in that the identity has."""
+        """The known facts about each way in that the identity has."""
         found = self.call("GET", f"identity/entity/id/{entity}").get("data", {}).get("aliases") or []
         return [alias.get("metadata") or {} for alias in found]
 

@@ -1,4 +1,4 @@
-"""Whether the connections that tenants may hold fit into the server, all of them at once."""
+"""A check that the connections of all tenants at their limits fit into the server."""
 
 from collections.abc import Iterable
 

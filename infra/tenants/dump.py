@@ -1,4 +1,4 @@
-"""What a tenant has in PostgreSQL, as PostgreSQL's own `pg_dump` saves it, streamed into object storage.
+"""The dump of a tenant's part of PostgreSQL by `pg_dump`, streamed into object storage.
 
 `pg_dump` and `pg_restore` run beside this program and are found on PATH, as new as the server or newer. Of
 large objects `pg_dump` saves all that a database has, other tenants' too, and fills the holes in them, which
@@ -27,7 +27,7 @@ LARGE_OBJECTS = "large-objects.sql.gz"
 _PROGRAMS = ("pg_dump", "pg_restore")
 _INHERITED = ("PATH", "HOME", "PGSSLROOTCERT")
 _LOCK_PATIENCE = "60s"
-"""How long `pg_dump` waits for a lock; the tenant's own logins have ended."""
+"""The time for which `pg_dump` waits for a lock; the tenant's own logins have ended."""
 _PART = 64 * 2**20
 """Bytes held in memory at a time; an upload has at most ten thousand parts, which is 640 GiB."""
 _READ = 2**20
@@ -59,7 +59,7 @@ class _LargeObject:
     owner: str
     comment: str | None
     granted: bool
-    """Whether its rights were ever changed from those that an owner has by itself."""
+    """True if its rights were ever changed from those that an owner has by itself."""
     size: int
 
 

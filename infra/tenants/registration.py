@@ -304,7 +304,7 @@ def _remains(props: Mapping[str, Any]) -> Iterator[dict[str, str]]:
 
 
 def _held(manifest: Mapping[str, Any]) -> str:
-    """What a final backup has in it; one of an earlier release does not tell of large objects."""
+    """The contents of a final backup; one of an earlier release says nothing of large objects."""
     database = manifest.get("database")
     if database is None:
         return "tables, without large objects"

@@ -19,7 +19,7 @@ Where = Mapping[str, Any]
 Run = Callable[[sql.SQL | sql.Composed], psycopg.Cursor[Any]]
 
 _PATIENCE = "30s"
-"""How long a lock is waited for whose holder cannot be ended: another administrator's."""
+"""The wait for a lock whose holder cannot be ended: another administrator."""
 _GLANCE = 1.0
 """Seconds until whoever stands in the way is looked for: more than a statement takes on a busy server."""
 _ATTEMPTS = 10
@@ -28,7 +28,7 @@ _WRITTEN_DOWN = (
     *("pg_largeobject_metadata", "pg_default_acl", "pg_foreign_server", "pg_foreign_data_wrapper"),
     "pg_shdepend",
 )
-"""Where PostgreSQL writes down what depends on a role: first the object and, in the last, the dependency."""
+"""The catalogs in which PostgreSQL records what depends on a role; the last one holds the dependency."""
 _TRY_AGAIN = (
     psycopg.errors.DependentObjectsStillExist,
     psycopg.errors.InternalError_,  # "tuple concurrently updated"

@@ -25,7 +25,7 @@ _HOUR = 60 * 60
 _QUARTER = 15 * 60
 """Of an hour, for what is let in for one request: a longer run is let in again."""
 _LOGINS_A_MINUTE = 30
-"""That are made for a tenant, asked for from one address."""
+"""The logins per interval that Vault makes for a tenant at the request of one address."""
 
 _POLICY = """\
 path "{secrets}/data/{id}/*" {{
@@ -114,7 +114,8 @@ _REVOKE = ["SELECT agent_platform.end_login('{{name}}')"]
 
 
 def creation_statements(role: str, logins: Logins, *, own_database: bool = False) -> list[str]:
-    """How Vault makes a login that acts as `role`, within the tenant's limits (docs/decisions/0065)."""
+    """The statements by which Vault makes a login that acts as `role`, within the tenant's limits
+    (docs/decisions/0065)."""
     limits = {"connections": logins.connections, "others": logins.at_once - 1}
     statements = [*_CREATE, *(_LET_IN_OWN if own_database else _LET_IN)]
     return [statement.format(role=role, members=TENANTS, **limits) for statement in statements]

@@ -68,7 +68,7 @@ _NOT_THE_PODS = (
 
 @dataclass(frozen=True)
 class Session:
-    """What was found in the pod; whoever is honest holds what is the victim's instead."""
+    """The words found in the pod; in the control, the victim's own."""
 
     words: Sequence[str] = ()
     honest: bool = False

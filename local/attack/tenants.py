@@ -53,7 +53,7 @@ class Tenant:
 
     @property
     def method(self) -> str:
-        """Where Vault lets its agents in: by their account, or by the gateway's word for a request."""
+        """The auth method by which Vault lets its agents in: `kubernetes` or `jwt`."""
         return "kubernetes" if self.namespace else "jwt"
 
     @cached_property
@@ -76,13 +76,13 @@ class Tenant:
 
     @cached_property
     def account_token(self) -> str:
-        """That account's token, as it is mounted into a machine or pod; into the shared runtime's none is."""
+        """The account's token, as mounted into a machine or pod; the shared runtime's pod has none."""
         audience = self._entry.get("audience") if self.namespace else AUDIENCE
         return issue(self.account, [audience] if audience else [])
 
     @property
     def credential(self) -> str:
-        """What its agents enter Vault with: that token, or the gateway's word for a request."""
+        """The way into Vault for its agents: that token, or the gateway's word for a request."""
         return self.account_token if self.namespace else self._word
 
     @cached_property
@@ -162,7 +162,7 @@ def issue(account: Account, audiences: list[str]) -> str:
 
 
 def word_for(tenant: str) -> str:
-    """What the gateway says to Vault for a request of a tenant's, signed with its key as the operator may.
+    """The gateway's word to Vault for a tenant's request, signed with its key, which the operator may read.
 
     It lasts longer than the gateway's own, so that an attack of some length has it till the end.
     """

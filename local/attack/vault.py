@@ -63,7 +63,7 @@ class _Facts:
     id: str
     role: str
     method: str
-    """Where it is let in."""
+    """The auth method that lets it in."""
     word: str
     """The gateway's, for it; the gateway gives one to starters only."""
     account: str

@@ -22,7 +22,7 @@ _SCRIPT = Path(__file__).with_name("isolate.sh")
 _SPACES = ("--mount", "--pid", "--ipc", "--uts", "--kill-child")
 _NO_RIGHTS = ("setpriv", "--inh-caps=-all", "--no-new-privs")
 CODE = "/opt/agent-platform"
-"""Where a container finds our code and the interpreter's packages: no volume of a Pod is mounted over it."""
+"""The folder in which a container finds our code and its packages; no volume of a Pod is mounted over it."""
 PYTHON = f"{CODE}/venv/bin/python"
 _FIRST_ACCOUNT = 1 << 30
 """Beyond the ids that a system or its users' own containers are given."""
@@ -54,7 +54,7 @@ class Mount(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Isolation:
-    """What one container is walled off with."""
+    """The walls of one container."""
 
     address: str
     """Of its Pod; no two have the same one, so their accounts differ as well."""

@@ -37,7 +37,7 @@ class Holds:
     _holds: dict[_Key, _Hold] = field(default_factory=dict)
     _entering: dict[_Key, "asyncio.Task[Standing]"] = field(default_factory=dict)
     _unreadable: dict[str, str] = field(default_factory=dict)
-    """What was told of tenants that cannot be held."""
+    """The warnings about tenants that cannot be held."""
 
     async def enter(self, tenant: str, kind: Kind = "request") -> Standing:
         """Hold the machine for one more request or stream, before anything else is done for it.

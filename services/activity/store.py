@@ -42,7 +42,7 @@ _LARGEST = 10**11
 
 
 class Unreadable(RedisError):  # noqa: N818 - it is a state of one tenant, not of the connection
-    """What Redis keeps of one tenant is nothing that the platform writes; names key and value."""
+    """A value in Redis that the platform does not write for a tenant; the message names key and value."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,12 +126,12 @@ class Published:
 
 @dataclass(frozen=True, kw_only=True)
 class Noted:
-    """What became of a verdict that was handed in."""
+    """The outcome of a verdict that was handed in."""
 
     before: str
     """The decision before; empty: there was none."""
     uncounted: str = ""
-    """Why the time awake is not counted; empty: it is."""
+    """The reason for which the time awake is not counted; empty if it is counted."""
 
 
 class Activity:
@@ -243,7 +243,7 @@ class Activity:
         return {tenant: _verdict(each) for tenant, each in zip(tenants, found, strict=True) if each}
 
     async def awake_seconds(self, tenants: Sequence[str], month: str) -> dict[str, float]:
-        """How long each tenant's machine was awake in `month` (YYYY-MM), of those whose time is readable."""
+        """Return the seconds that each machine was awake in `month` (YYYY-MM), where they are readable."""
         found = await self._hashes(f"suspension:{tenant}:usage" for tenant in tenants)
         seconds = {
             tenant: _number(each.get(month, 0))
@@ -259,7 +259,7 @@ class Activity:
         return {tenant: wake for tenant, wake in wakes.items() if wake}
 
     async def _hashes(self, keys: Iterable[str]) -> list[dict[str, str] | RedisError]:
-        """What the hashes hold; what Redis says of one that is none."""
+        """Return the contents of the hashes, or the error of Redis for a key that is no hash."""
         async with self._redis.pipeline(transaction=False) as pipeline:
             for key in keys:
                 pipeline.hgetall(key)

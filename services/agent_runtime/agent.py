@@ -106,7 +106,7 @@ def _model(vault: Vault, known: Identity) -> tuple[Model, httpx2.AsyncClient | N
 
 
 def _cause(error: BaseException) -> BaseException:
-    """What was first of all that was raised on the way to an error."""
+    """Return the first exception in the chain that led to an error."""
     if isinstance(error, BaseExceptionGroup):
         return _cause(error.exceptions[0])
     return _cause(error.__cause__) if error.__cause__ else error

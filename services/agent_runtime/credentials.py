@@ -1,4 +1,4 @@
-"""What Vault lets in by: the token of a tenant's own account, or the gateway's word for one request."""
+"""The credential for Vault: the token of a tenant's own account, or the gateway's word for one request."""
 
 from pathlib import Path
 from typing import Protocol

@@ -21,7 +21,7 @@ class Server:
     authority: Path | None
     """What it is verified by; without it, by what the system trusts."""
     name: str | None = None
-    """What its certificate is for, where that is not its address."""
+    """The name in its certificate, if that is not its address."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class Identity:
     secrets: str
     """The tenant's folder of secrets, such as `tenants/acme`."""
     commands: bool = False
-    """Whether commands that the tenant names may run here, and reach what it reaches."""
+    """True if commands that the tenant names may run here, with the reach of this process."""
     gateway: Server | None = None
     """Where work leases are taken; a tenant without a machine never sleeps, and takes none."""
 

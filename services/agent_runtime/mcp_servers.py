@@ -17,7 +17,7 @@ from services.agent_runtime.files import AbsentError, Files, RefusedPathError
 from services.agent_runtime.identity import NotReadyError
 
 FILE = ".agent/mcp.json"
-"""Where a workspace names them, as other MCP clients read it: `{"mcpServers": {…}}`."""
+"""The file in which a workspace names them, in the format of other MCP clients: `{"mcpServers": {…}}`."""
 
 
 class _Remote(BaseModel):

@@ -26,7 +26,7 @@ _SPECIAL = (
 
 
 def is_public(address: str) -> bool:
-    """Whether the address is somebody's on the internet: no network's own, and no way into one."""
+    """Return whether the address is public: neither in a private or special range nor an embedding of one."""
     found = ipaddress.ip_address(address)
     if isinstance(found, ipaddress.IPv6Address):
         # IPv4 within IPv6 may be anybody's: mapped and NAT64 lie outside of global unicast, these two inside.

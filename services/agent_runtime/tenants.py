@@ -30,11 +30,11 @@ class UnknownTenantError(Exception):
 
 
 class Asked(NamedTuple):
-    """What the gateway says of a request; it lets no client say any of it."""
+    """The headers that the gateway adds to a request; it removes a client's own."""
 
     tenant: str | None
     assertion: str | None = None
-    """What Vault lets in, as that tenant."""
+    """The credential that Vault accepts for that tenant."""
     gateway: str | None = None
     """The address of the gateway's replica that has the request."""
 

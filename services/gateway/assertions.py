@@ -1,4 +1,4 @@
-"""What lets the shared runtime into Vault: the word, signed here, that it acts for one tenant's request.
+"""The assertion that lets the shared runtime into Vault: a signed statement of whose request it serves.
 
 It lasts for a minute and is renewed for as long as the request is in flight, in this replica and no other. So
 whoever takes the runtime over can act for the tenants whose requests it has, and for nobody else.

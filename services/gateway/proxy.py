@@ -28,7 +28,7 @@ class Destination:
     subject: str
     request_id: str
     said: Sequence[Header] = ()
-    """What else the agent is told about this request."""
+    """Further headers for the agent about this request."""
 
 
 class Proxy:

@@ -75,13 +75,13 @@ class Settings:
     """Shown to agents, for the name under which they reach the gateway; may be the same."""
     operator_keys: Path
     assertion_key: Path
-    """What lets the shared runtime into Vault is signed with it; a private key in PEM."""
+    """The private key, in PEM, that signs the assertions for the shared runtime."""
     routes_namespace: str
     limits: Limits
 
     @property
     def agents_at(self) -> str:
-        """Where this replica, and no other, answers agents."""
+        """The address at which this replica alone answers agents."""
         host = f"[{self.address}]" if ":" in self.address else self.address
         return f"https://{host}:{AGENTS_PORT}"
 

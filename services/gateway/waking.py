@@ -67,7 +67,7 @@ class Waking:
         self.waiting = 0
         """Requests that wait for it."""
         self.started = False
-        """Whether KubeVirt took the start of the machine's present run from it."""
+        """True if KubeVirt took the start of the machine's present run from this gateway."""
         self._route = route
         self._tools = tools
         self._began = self._entered = time.monotonic()

@@ -52,7 +52,7 @@ def locked(backend: Path, content: str | dict[str, Any], *, age: float = 0) -> P
 
 
 def holder(pid: int, hostname: str | None = None) -> dict[str, Any]:
-    """What the engine writes."""
+    """A state as the engine writes it."""
     host = hostname or socket.gethostname()
     return {"pid": pid, "username": "me", "hostname": host, "timestamp": "2026-11-28T12:00:00Z"}
 

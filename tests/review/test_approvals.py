@@ -97,7 +97,7 @@ def test_code_owners_name_the_same_teams_for_the_same_files() -> None:
 
 
 def owns(pattern: str, name: str) -> bool:
-    """Whether a line of CODEOWNERS fits a file, for the kinds of lines that ours has."""
+    """Return whether a line of CODEOWNERS fits a file, for the kinds of lines that ours has."""
     if pattern == "*":
         return True
     assert pattern.startswith("/"), pattern

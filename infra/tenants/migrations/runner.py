@@ -22,7 +22,7 @@ from infra.tenants.migrations import patience, shape
 from infra.tenants.migrations.record import Record
 
 _PATIENCE = "30s"
-"""How long a step waits for a lock whose holder is not ended (`patience.py`)."""
+"""The time for which a step waits for a lock whose holder is not ended (`patience.py`)."""
 _GLANCE = "2s"
 """Wait this long for a lock to look at a table."""
 
@@ -106,7 +106,7 @@ def revision(props: dict[str, Any], schema: str) -> str | None:
 
 
 def lacking(props: dict[str, Any], schema: str, revision: str) -> list[str] | None:
-    """What of the tables that `revision` declares is not in `schema` as the steps made it.
+    """Return the parts of the tables of `revision` that `schema` lacks or has in another form.
 
     None: its tenant holds one of them, and nobody waits to find out.
     """
@@ -131,7 +131,7 @@ def _key(props: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
 
 
 def _declared(where: tuple[tuple[str, Any], ...], revision: str) -> frozenset[shape.Part]:
-    """What the steps to `revision` make; they are taken in a schema that never comes to be."""
+    """Return the tables that the steps to `revision` make, taken in a schema that is rolled back."""
     with _ONE_DRAFT:
         return _drafted(where, revision)
 

@@ -1,4 +1,4 @@
-"""What tables are like: those that the steps make, and those that a schema has.
+"""The shape of tables: of those that the steps make, and of those that a schema has.
 
 A tenant owns its tables and may add to them, change them and drop them. What the steps made has to be there;
 what else there is, is the tenant's business.
@@ -61,7 +61,7 @@ def parts(connection: sqlalchemy.Connection, schema: str) -> set[Part]:
 
 
 def lacking(wanted: Iterable[Part], there: set[Part]) -> list[Part]:
-    """What of `wanted` is not there; of a table that is missing, not each column again."""
+    """The parts of `wanted` that are missing; a missing table counts once, without its columns."""
     missing = set(wanted) - there
     gone = {part.table for part in missing if not part.what}
     return sorted(part for part in missing if not part.what or part.table not in gone)

@@ -146,7 +146,7 @@ class JwtRole(VaultResource):
 
 
 def _role(inputs: Properties) -> Properties:
-    """What is written of a role each time, but for its tokens' settings."""
+    """The fields of a role that are written each time, except its tokens' settings."""
     whole = inputs.get("disableBoundClaimsParsing")
     claims = {
         name: [part.strip() for part in ([value] if whole else value.split(","))]

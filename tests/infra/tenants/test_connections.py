@@ -1,4 +1,4 @@
-"""Who may hold how many of PostgreSQL's connections fits into the server, or is told."""
+"""The connections that tenants may hold fit into the server, or a preview says that they do not."""
 
 from pathlib import Path
 from typing import Any

@@ -114,7 +114,7 @@ def tenant(connect: Connect, schema: Callable[[str], str]) -> Iterator[str]:
 
 @pytest.fixture
 def saved(database: Server, s3_server: str) -> Callable[..., Dump]:
-    """What saves it into an empty bucket."""
+    """Return the function that saves it into an empty bucket."""
     s3 = s3_client(s3_server, "ch-gva-2")
     if BUCKET not in {bucket["Name"] for bucket in s3.list_buckets()["Buckets"]}:
         s3.create_bucket(Bucket=BUCKET)

@@ -9,7 +9,7 @@ from tests.infra.recording import ROOT, Recorder, Registered, stack
 from tests.infra.tenants.test_tenant import registered
 
 TO_GATEWAY = ("tenant-acme", "tenant-dufour", "runtime")
-"""Where leases are taken, or the word renewed by which a starter is let in."""
+"""The gateway's API for agents, which gives leases and renews assertions."""
 CLOSED = ("tenant-acme", "tenant-corvus", "tenant-dufour", "runtime")
 ALL_OPENINGS = {
     *("default-deny", "from-gateway", "to-dns", "to-vault", "to-database"),

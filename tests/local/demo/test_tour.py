@@ -1,4 +1,4 @@
-"""What the tour tells of a wake."""
+"""The lines of the tour about a wake."""
 
 import io
 from collections.abc import Iterator

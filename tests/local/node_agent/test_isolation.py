@@ -1,4 +1,4 @@
-"""What a container gets at once it runs what an attacker wants: each test is one, in a real container."""
+"""The reach of an attacker's code in a container: each test tries one way out of a real one."""
 
 import base64
 import json

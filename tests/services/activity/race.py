@@ -86,9 +86,9 @@ class State(NamedTuple):
     """Ticks that the agent's lease lasts yet."""
     agent: Literal["new", "done"] = "new"
     suspends: bool = False
-    """Whether the tenant is yet to be suspended."""
+    """True if the tenant is yet to be suspended."""
     declared: bool = True
-    """Whether the tenant is active and its machine declared to run."""
+    """True if the tenant is active and its machine declared to run."""
 
 
 class Broken(Exception):  # noqa: N818 - what the check is for
@@ -104,7 +104,7 @@ class Check:
     withdraws_when_unsure: bool = False
     """A broken suspender: it withdraws its claim when a stop was not answered."""
     looks_again: bool = True
-    """Whether a gateway looks at what is declared once more, right before it starts."""
+    """True if a gateway looks at the declaration once more, right before it starts."""
     _known: dict[tuple[Kept, str, tuple[object, ...]], tuple[object, Kept]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -42,7 +42,7 @@ _TEXTS = (
 
 @dataclass(frozen=True)
 class Odd:
-    """What somebody has written into a key: a text, or the entries of a list, hash or sorted set."""
+    """A value that somebody has written into a key: a text, or the entries of a list, hash or sorted set."""
 
     value: bytes | list[bytes] | dict[Any, Any]
     scores: dict[bytes, float] | None = None

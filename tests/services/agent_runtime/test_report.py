@@ -1,4 +1,4 @@
-"""What keeps a machine awake while it is in use ends with the runtime, and the runtime with it."""
+"""The part that keeps a machine in use awake ends with the runtime, and the runtime with it."""
 
 import pytest
 
@@ -13,7 +13,7 @@ class Ended(BaseException):
 
 
 class Tenants:
-    """Whose tenant is known at the second attempt."""
+    """A report that knows its tenant at the second attempt."""
 
     def __init__(self) -> None:
         self.asked = 0

@@ -99,7 +99,7 @@ def shared(tmp_path: Path, vault: str, gateway: str) -> Iterator[str]:
 
 
 _SAID: dict[str, str] = {}
-"""What the gateway says with each request."""
+"""The headers of the gateway for each request."""
 
 
 def _ask(

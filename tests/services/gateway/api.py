@@ -54,7 +54,7 @@ class Cluster:
         self._asked = 0
         self.away = False
         self.silent = False
-        """Whether watches tell nothing of what happens."""
+        """True if watches report nothing of what happens."""
         self._objects: dict[str, dict[str, Object]] = defaultdict(dict)
         self._version = 1
         self._watches: dict[asyncio.Queue[Object | bytes | None], str] = {}
