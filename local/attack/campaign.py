@@ -111,7 +111,8 @@ class Report:
 
 
 def _finding(outcome: str, attempts: Sequence[Attempt]) -> str:
-    first, pairs = attempts[0], [f"{each.attacker} on {each.victim}" for each in attempts]
+    # A pair has an attempt for each of its pods.
+    first, pairs = attempts[0], list(dict.fromkeys(f"{each.attacker} on {each.victim}" for each in attempts))
     who = ", ".join(pairs[:_TOLD]) + (f" and {len(pairs) - _TOLD} more" if len(pairs) > _TOLD else "")
     return f"{outcome}: {first.server}: {first.name} ({who}): {first.tried}: {first.detail}"
 

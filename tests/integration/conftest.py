@@ -70,6 +70,18 @@ class Platform:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
         return inherited | {"AGENT_PLATFORM_GUESTS": self.guests}
 
+    def start_servers(self) -> None:
+        """Start those that do not run, as `up` does first; the program does not run."""
+        script = "from rich.console import Console; from local import servers; servers.start_all(Console())"
+        subprocess.run(
+            [sys.executable, "-c", script],
+            cwd=self.root,
+            env=self.environment(),
+            capture_output=True,
+            timeout=300,
+            check=True,
+        )
+
     def up(self) -> subprocess.CompletedProcess[str]:
         """`up`, which must succeed."""
         done = self.run("up")

@@ -6,7 +6,7 @@ A suite that finds nothing proves little until it has been seen to find what is 
 import json
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +19,8 @@ from tests.integration.test_runtime_state import call, wait_for
 
 pytestmark = pytest.mark.integration
 
-ATTACKER, VICTIM, MACHINE, STARTER = "acme", "corvus", "dufour", "bluebird"
-SERVERS = ("postgres", "vault", "object-storage", "exoscale", "kubernetes", "redis", "network")
+ENTERPRISE, STARTER, PROFESSIONAL, CLOUD = "acme", "bluebird", "corvus", "dufour"
+SERVERS = ("PostgreSQL", "Vault", "Object storage", "Exoscale", "Kubernetes", "Redis", "Network")
 
 
 def attack(platform: Platform, *servers: str) -> subprocess.CompletedProcess[str]:
@@ -34,80 +34,6 @@ def figures(done: subprocess.CompletedProcess[str]) -> dict[str, int]:
     return {name: int(value) for name, value in pairs}
 
 
-def assert_holds(done: subprocess.CompletedProcess[str]) -> None:
-    """Something was tried, all of it was denied, and the exit status says so."""
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = figures(done)
-    assert list(found) == ["attempts", "denied", "leaked"]
-    assert found["attempts"] == found["denied"] > 0 == found["leaked"]
-
-
-@pytest.fixture(scope="module")
-def whole(platform: Platform) -> subprocess.CompletedProcess[str]:
-    """The whole suite, once."""
-    return attack(platform)
-
-
-def test_no_tenant_gets_at_what_is_anothers(whole: subprocess.CompletedProcess[str]) -> None:
-    assert_holds(whole)
-
-
-def test_every_server_and_every_ordered_pair_of_tenants_is_tried(
-    platform: Platform, whole: subprocess.CompletedProcess[str]
-) -> None:
-    for server in ("PostgreSQL", "Vault", "Object storage", "Exoscale", "Kubernetes", "Redis", "Network"):
-        assert server in whole.stdout
-    tenants = len(platform.status()["tenants"])
-    # Each attack on a tenant's data is one per ordered pair; there are over a hundred of them.
-    assert figures(whole)["attempts"] > 100 * tenants * (tenants - 1)
-
-
-def test_the_suite_leaves_nothing_behind(platform: Platform, whole: subprocess.CompletedProcess[str]) -> None:
-    assert whole.returncode == 0
-    with platform.database() as administrator:
-        for query in (
-            "SELECT relname FROM pg_class WHERE relname LIKE 'attack%'",
-            "SELECT nspname FROM pg_namespace WHERE nspname LIKE 'attack%'",
-            "SELECT oid FROM pg_largeobject_metadata",
-            "SELECT rolname FROM pg_roles WHERE rolname LIKE 'attack%'",
-        ):
-            assert administrator.execute(query.encode()).fetchall() == []
-    vault = platform.vault()
-    listed = vault.secrets.kv.v2.list_secrets(ATTACKER, mount_point="tenants")["data"]["keys"]
-    assert not [key for key in listed if "attack" in key]
-    assert not [name for name in vault.sys.list_policies()["data"]["policies"] if "attack" in name]
-    s3 = platform.s3()
-    for bucket in (found["Name"] for found in s3.list_buckets()["Buckets"]):
-        assert "attack" not in bucket
-        versions = s3.list_object_versions(Bucket=bucket)
-        left = versions.get("Versions", []) + versions.get("DeleteMarkers", [])
-        assert not [found["Key"] for found in left if "attack" in found["Key"]]
-    secrets = platform.core().list_secret_for_all_namespaces().items
-    assert not [found for found in secrets if "attack" in found.metadata.name]
-    assert platform.changes()["update"] == 0
-
-
-def test_a_machine_that_sleeps_is_woken_for_it_and_sleeps_again(platform: Platform) -> None:
-    call(platform, MACHINE, "stop")
-    wait_for(platform, MACHINE, "Stopped")
-    try:
-        assert_holds(attack(platform, "kubernetes"))
-        wait_for(platform, MACHINE, "Stopped")
-    finally:
-        call(platform, MACHINE, "start")
-        wait_for(platform, MACHINE, "Running")
-    assert platform.changes()["update"] == 0
-
-
-def test_a_server_that_is_not_known_is_told(platform: Platform) -> None:
-    done = attack(platform, "mysql")
-
-    assert done.returncode == 1
-    assert "mysql" in done.stderr
-    assert "postgres" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
 @contextmanager
 def sql(platform: Platform, widen: str, take_back: str) -> Iterator[None]:
     with platform.database() as administrator:
@@ -119,9 +45,9 @@ def sql(platform: Platform, widen: str, take_back: str) -> Iterator[None]:
 
 
 @contextmanager
-def vault_policy(platform: Platform, addition: str) -> Iterator[None]:
-    """The attacker's policy says more."""
-    vault, name = platform.vault(), f"tenant-{ATTACKER}"
+def vault_policy(platform: Platform, tenant: str, addition: str) -> Iterator[None]:
+    """A tenant's policy says more."""
+    vault, name = platform.vault(), f"tenant-{tenant}"
     policy = vault.sys.read_policy(name)["data"]["rules"]
     vault.sys.create_or_update_policy(name, policy + addition)
     try:
@@ -155,13 +81,13 @@ def let_in(platform: Platform, tenant: str, namespace: str, account: str) -> Ite
 
 
 @contextmanager
-def storage_policy(platform: Platform, narrow: str, wide: str) -> Iterator[None]:
-    """The IAM role of the attacker's key says `wide` where it said `narrow`."""
+def storage_policy(platform: Platform, tenant: str, narrow: str, wide: str) -> Iterator[None]:
+    """The IAM role of a tenant's key says `wide` where it said `narrow`."""
     exports = platform.exports()
     api = Client(
         exports["EXOSCALE_API_KEY"], exports["EXOSCALE_API_SECRET"], url=exports["EXOSCALE_API_ENDPOINT"]
     )
-    role = next(role for role in api.list_iam_roles()["iam-roles"] if role["name"] == f"tenant-{ATTACKER}")
+    role = next(role for role in api.list_iam_roles()["iam-roles"] if role["name"] == f"tenant-{tenant}")
     policy = api.get_iam_role(id=role["id"])["policy"]
     widened = json.loads(json.dumps(policy).replace(narrow, wide))
     assert widened != policy
@@ -203,7 +129,7 @@ def public_bucket(platform: Platform) -> Iterator[None]:
 
 @contextmanager
 def objects(platform: Platform, *manifests: dict[str, Any]) -> Iterator[None]:
-    """Objects that are in the cluster for a while."""
+    """Have objects in the cluster."""
     kubectl(platform, "create", *manifests)
     try:
         yield
@@ -212,8 +138,8 @@ def objects(platform: Platform, *manifests: dict[str, Any]) -> Iterator[None]:
 
 
 @contextmanager
-def without_default_deny(platform: Platform) -> Iterator[None]:
-    get = ["kubectl", "get", "networkpolicy", "default-deny", "-n", f"tenant-{VICTIM}", "-o", "json"]
+def without_default_deny(platform: Platform, tenant: str) -> Iterator[None]:
+    get = ["kubectl", "get", "networkpolicy", "default-deny", "-n", f"tenant-{tenant}", "-o", "json"]
     found = subprocess.run(get, env=platform.exports(), capture_output=True, text=True, check=True).stdout
     policy = json.loads(found)
     for field in ("resourceVersion", "uid", "creationTimestamp"):
@@ -237,10 +163,10 @@ def kubectl(platform: Platform, action: str, *manifests: dict[str, Any]) -> None
 
 
 def rights(name: str, namespace: str, rule: dict[str, list[str]]) -> list[dict[str, Any]]:
-    """A role in a namespace, or everywhere if that is empty, and its binding to the attacker's account."""
+    """A role in a namespace, or everywhere if that is empty, and its binding to the enterprise's account."""
     group, kind = "rbac.authorization.k8s.io", "Role" if namespace else "ClusterRole"
     metadata = {"name": name, **({"namespace": namespace} if namespace else {})}
-    subject = {"kind": "ServiceAccount", "name": "agent", "namespace": f"tenant-{ATTACKER}"}
+    subject = {"kind": "ServiceAccount", "name": "agent", "namespace": f"tenant-{ENTERPRISE}"}
     return [
         {"apiVersion": f"{group}/v1", "kind": kind, "metadata": metadata, "rules": [rule]},
         {
@@ -253,12 +179,13 @@ def rights(name: str, namespace: str, rule: dict[str, list[str]]) -> list[dict[s
     ]
 
 
-def network_policy(tenant: str, spec: dict[str, Any]) -> dict[str, Any]:
+def network_policy(tenant: str, direction: str, rule: dict[str, Any]) -> dict[str, Any]:
+    """All that a rule lets through to (`ingress`) or from (`egress`) a tenant's pods."""
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
-        "metadata": {"name": "widened", "namespace": f"tenant-{tenant}"},
-        "spec": {"podSelector": {}, **spec},
+        "metadata": {"name": f"widened-{direction}", "namespace": f"tenant-{tenant}"},
+        "spec": {"podSelector": {}, "policyTypes": [direction.capitalize()], direction: [rule]},
     }
 
 
@@ -274,11 +201,13 @@ def redis(platform: Platform, widen: list[str], take_back: list[str]) -> Iterato
 
 @dataclass(frozen=True)
 class Mutation:
-    """A grant that is widened for a while, and the attack that has to find it."""
+    """A grant that is widened for a while, and the finding that names it."""
 
     name: str
     server: str
     found_by: str
+    between: str
+    """The attacker and its victim; that all grants are widened at once gives this attack to nobody else."""
     widened: Callable[[Platform], AbstractContextManager[None]]
 
 
@@ -288,227 +217,342 @@ STARTING = {
     "resources": ["virtualmachines/start"],
     "verbs": ["update"],
 }
-BINDING = {"apiGroups": [""], "resources": ["resourcequotas"], "verbs": ["deletecollection"]}
-REDIS_USER = ["ACL", "SETUSER", ATTACKER, "on", ">password", "~activity:*", "+get"]
+LIFTING = {"apiGroups": [""], "resources": ["resourcequotas"], "verbs": ["deletecollection"]}
+METADATA = {"to": [{"ipBlock": {"cidr": "169.254.0.0/16"}}], "ports": [{"port": 80}]}
+REDIS_USER = ["ACL", "SETUSER", ENTERPRISE, "on", ">password", "~activity:*", "+get"]
 
 MUTATIONS = [
     Mutation(
         "a schema open to everybody",
-        "postgres",
+        "PostgreSQL",
         "look a table up by its name",
+        f"{PROFESSIONAL} on {STARTER}",
         lambda platform: sql(
             platform,
-            f"GRANT USAGE ON SCHEMA tenant_{VICTIM} TO PUBLIC",
-            f"REVOKE USAGE ON SCHEMA tenant_{VICTIM} FROM PUBLIC",
+            f"GRANT USAGE ON SCHEMA tenant_{STARTER} TO PUBLIC",
+            f"REVOKE USAGE ON SCHEMA tenant_{STARTER} FROM PUBLIC",
         ),
     ),
     Mutation(
         "tables that another tenant may read",
-        "postgres",
+        "PostgreSQL",
         "read agents",
+        f"{ENTERPRISE} on {PROFESSIONAL}",
         lambda platform: sql(
             platform,
-            f"GRANT USAGE ON SCHEMA tenant_{VICTIM} TO tenant_{ATTACKER};"
-            f"GRANT SELECT ON ALL TABLES IN SCHEMA tenant_{VICTIM} TO tenant_{ATTACKER}",
-            f"REVOKE ALL ON ALL TABLES IN SCHEMA tenant_{VICTIM} FROM tenant_{ATTACKER};"
-            f"REVOKE ALL ON SCHEMA tenant_{VICTIM} FROM tenant_{ATTACKER}",
+            f"GRANT USAGE ON SCHEMA tenant_{PROFESSIONAL} TO tenant_{ENTERPRISE};"
+            f"GRANT SELECT ON ALL TABLES IN SCHEMA tenant_{PROFESSIONAL} TO tenant_{ENTERPRISE}",
+            f"REVOKE ALL ON ALL TABLES IN SCHEMA tenant_{PROFESSIONAL} FROM tenant_{ENTERPRISE};"
+            f"REVOKE ALL ON SCHEMA tenant_{PROFESSIONAL} FROM tenant_{ENTERPRISE}",
         ),
     ),
     Mutation(
         "a tenant that is a member of another",
-        "postgres",
+        "PostgreSQL",
         "act as the victim",
+        f"{PROFESSIONAL} on {ENTERPRISE}",
         lambda platform: sql(
             platform,
-            f"GRANT tenant_{VICTIM} TO tenant_{ATTACKER}",
-            f"REVOKE tenant_{VICTIM} FROM tenant_{ATTACKER}",
+            f"GRANT tenant_{ENTERPRISE} TO tenant_{PROFESSIONAL}",
+            f"REVOKE tenant_{ENTERPRISE} FROM tenant_{PROFESSIONAL}",
         ),
     ),
     Mutation(
         "a tenant past row-level security",
-        "postgres",
+        "PostgreSQL",
         "read rows that a policy hides",
+        f"{ENTERPRISE} on {STARTER}",
         lambda platform: sql(
-            platform, f"ALTER ROLE tenant_{ATTACKER} BYPASSRLS", f"ALTER ROLE tenant_{ATTACKER} NOBYPASSRLS"
+            platform,
+            f"ALTER ROLE tenant_{ENTERPRISE} BYPASSRLS",
+            f"ALTER ROLE tenant_{ENTERPRISE} NOBYPASSRLS",
         ),
     ),
     Mutation(
         "a tenant that runs programs on the server",
-        "postgres",
+        "PostgreSQL",
         "run programs, reading",
+        f"{ENTERPRISE} on platform",
         lambda platform: sql(
             platform,
-            f"GRANT pg_execute_server_program TO tenant_{ATTACKER}",
-            f"REVOKE pg_execute_server_program FROM tenant_{ATTACKER}",
+            f"GRANT pg_execute_server_program TO tenant_{ENTERPRISE}",
+            f"REVOKE pg_execute_server_program FROM tenant_{ENTERPRISE}",
         ),
     ),
     Mutation(
         "a tenant that sees everybody's queries",
-        "postgres",
+        "PostgreSQL",
         "see a running query",
+        f"{ENTERPRISE} on {STARTER}",
         lambda platform: sql(
             platform,
-            f"GRANT pg_read_all_stats TO tenant_{ATTACKER}",
-            f"REVOKE pg_read_all_stats FROM tenant_{ATTACKER}",
+            f"GRANT pg_read_all_stats TO tenant_{ENTERPRISE}",
+            f"REVOKE pg_read_all_stats FROM tenant_{ENTERPRISE}",
         ),
     ),
     Mutation(
         "the schema public open for writing",
-        "postgres",
+        "PostgreSQL",
         "create a table in public",
+        f"{STARTER} on platform",
         lambda platform: sql(
             platform, "GRANT CREATE ON SCHEMA public TO PUBLIC", "REVOKE CREATE ON SCHEMA public FROM PUBLIC"
         ),
     ),
     Mutation(
         "a tenant that makes roles",
-        "postgres",
+        "PostgreSQL",
         "create a role",
+        f"{ENTERPRISE} on platform",
         lambda platform: sql(
-            platform, f"ALTER ROLE tenant_{ATTACKER} CREATEROLE", f"ALTER ROLE tenant_{ATTACKER} NOCREATEROLE"
+            platform,
+            f"ALTER ROLE tenant_{ENTERPRISE} CREATEROLE",
+            f"ALTER ROLE tenant_{ENTERPRISE} NOCREATEROLE",
         ),
     ),
     Mutation(
         "a policy for everybody's secrets",
-        "vault",
+        "Vault",
         "read a secret",
-        lambda platform: vault_policy(platform, 'path "tenants/data/+/*" { capabilities = ["read"] }'),
+        f"{ENTERPRISE} on {STARTER}",
+        lambda platform: vault_policy(
+            platform, ENTERPRISE, 'path "tenants/data/+/*" { capabilities = ["read"] }'
+        ),
     ),
     Mutation(
         "a policy for everything",
-        "vault",
+        "Vault",
         "seal the server",
+        f"{PROFESSIONAL} on platform",
         lambda platform: vault_policy(
-            platform, 'path "*" { capabilities = ["create", "read", "update", "delete", "list", "sudo"] }'
+            platform,
+            PROFESSIONAL,
+            'path "*" { capabilities = ["create", "read", "update", "delete", "list", "sudo"] }',
         ),
     ),
     Mutation(
         "a policy for everybody's database logins",
-        "vault",
+        "Vault",
         "get a database login",
-        lambda platform: vault_policy(platform, 'path "database/creds/+" { capabilities = ["read"] }'),
+        f"{ENTERPRISE} on {STARTER}",
+        lambda platform: vault_policy(
+            platform, ENTERPRISE, 'path "database/creds/+" { capabilities = ["read"] }'
+        ),
     ),
     Mutation(
         "a login with another tenant's policy",
-        "vault",
+        "Vault",
         "list secrets",
+        f"{ENTERPRISE} on {CLOUD}",
         lambda platform: vault_settings(
             platform,
-            f"auth/kubernetes/role/tenant-{ATTACKER}",
-            token_policies=[f"tenant-{ATTACKER}", f"tenant-{VICTIM}"],
+            f"auth/kubernetes/role/tenant-{ENTERPRISE}",
+            token_policies=[f"tenant-{ENTERPRISE}", f"tenant-{CLOUD}"],
         ),
     ),
     Mutation(
         "a login that another tenant's account may use",
-        "vault",
+        "Vault",
         "log in as the victim with one's own account",
+        f"{ENTERPRISE} on {CLOUD}",
         lambda platform: vault_settings(
             platform,
-            f"auth/kubernetes/role/tenant-{MACHINE}",
-            bound_service_account_namespaces=[f"tenant-{MACHINE}", f"tenant-{ATTACKER}"],
+            f"auth/kubernetes/role/tenant-{CLOUD}",
+            bound_service_account_namespaces=[f"tenant-{CLOUD}", f"tenant-{ENTERPRISE}"],
         ),
     ),
     Mutation(
         "a login that a word for another tenant opens",
-        "vault",
+        "Vault",
         "log in as the victim with the gateway's word for oneself",
+        f"{ENTERPRISE} on {STARTER}",
         lambda platform: vault_settings(platform, f"auth/jwt/role/tenant-{STARTER}", bound_claims={}),
     ),
     Mutation(
         "a login that the shared runtime's account may use",
-        "vault",
+        "Vault",
         "log in as anybody with the shared runtime's account",
+        "",
         lambda platform: let_in(platform, STARTER, "runtime", "agent-runtime"),
     ),
     Mutation(
         "a key to the whole bucket",
-        "object-storage",
+        "Object storage",
         "get an object",
-        lambda platform: storage_policy(platform, f"tenant_{ATTACKER}/", "tenant_"),
+        f"{ENTERPRISE} on {STARTER}",
+        lambda platform: storage_policy(platform, ENTERPRISE, f"tenant_{ENTERPRISE}/", "tenant_"),
     ),
     Mutation(
         "a key to all of Exoscale's API",
-        "exoscale",
+        "Exoscale",
         "list nodes",
+        f"{PROFESSIONAL} on platform",
         lambda platform: storage_policy(
-            platform, '"default-service-strategy": "deny"', '"default-service-strategy": "allow"'
+            platform,
+            PROFESSIONAL,
+            '"default-service-strategy": "deny"',
+            '"default-service-strategy": "allow"',
         ),
     ),
-    Mutation("a public bucket", "object-storage", "get an object unsigned", public_bucket),
+    Mutation(
+        "a public bucket",
+        "Object storage",
+        "get an object unsigned",
+        f"{STARTER} on {ENTERPRISE}",
+        public_bucket,
+    ),
     Mutation(
         "an account that reads secrets everywhere",
-        "kubernetes",
+        "Kubernetes",
         "list all secrets",
+        f"{ENTERPRISE} on platform",
         lambda platform: objects(platform, *rights("widened", "", SECRETS)),
     ),
     Mutation(
         "an account that starts another tenant's machine",
-        "kubernetes",
+        "Kubernetes",
         "start a machine",
-        lambda platform: objects(platform, *rights("widened", f"tenant-{MACHINE}", STARTING)),
+        f"{ENTERPRISE} on {CLOUD}",
+        lambda platform: objects(platform, *rights("widened", f"tenant-{CLOUD}", STARTING)),
     ),
     Mutation(
         "an account that lifts its own quota",
-        "kubernetes",
+        "Kubernetes",
         "delete the quota, one's own",
-        lambda platform: objects(platform, *rights("widened", f"tenant-{ATTACKER}", BINDING)),
+        f"{ENTERPRISE} on platform",
+        lambda platform: objects(platform, *rights("widened", f"tenant-{ENTERPRISE}", LIFTING)),
     ),
     Mutation(
-        "a namespace that is open by default", "network", "reach the platform's pods", without_default_deny
+        "a namespace that is open by default",
+        "Network",
+        "reach the platform's pods",
+        f"{PROFESSIONAL} on platform",
+        lambda platform: without_default_deny(platform, PROFESSIONAL),
     ),
     Mutation(
         "two namespaces open to each other",
-        "network",
+        "Network",
         "reach another tenant's pods",
+        f"{ENTERPRISE} on {CLOUD}",
         lambda platform: objects(
             platform,
-            network_policy(ATTACKER, {"policyTypes": ["Egress"], "egress": [{}]}),
-            network_policy(VICTIM, {"policyTypes": ["Ingress"], "ingress": [{}]}),
+            network_policy(ENTERPRISE, "egress", {}),
+            network_policy(CLOUD, "ingress", {}),
         ),
     ),
     Mutation(
         "a way to the metadata service",
-        "network",
+        "Network",
         "reach the metadata service",
-        lambda platform: objects(
-            platform,
-            network_policy(
-                ATTACKER,
-                {
-                    "policyTypes": ["Egress"],
-                    "egress": [{"to": [{"ipBlock": {"cidr": "169.254.0.0/16"}}], "ports": [{"port": 80}]}],
-                },
-            ),
-        ),
+        f"{CLOUD} on platform",
+        lambda platform: objects(platform, network_policy(CLOUD, "egress", METADATA)),
     ),
     Mutation(
         "a common password for everything in Redis",
-        "redis",
+        "Redis",
         "read when a tenant was active",
+        "",
         lambda platform: redis(
             platform, ["ACL", "SETUSER", "default", ">password"], ["ACL", "SETUSER", "default", "<password"]
         ),
     ),
     Mutation(
         "a user of Redis with a common password",
-        "redis",
+        "Redis",
         "log in",
-        lambda platform: redis(platform, REDIS_USER, ["ACL", "DELUSER", ATTACKER]),
+        "",
+        lambda platform: redis(platform, REDIS_USER, ["ACL", "DELUSER", ENTERPRISE]),
     ),
 ]
 
 
+@pytest.fixture(scope="module")
+def widened(platform: Platform) -> subprocess.CompletedProcess[str]:
+    """The whole suite, while every grant is widened; afterwards they are as before."""
+    with ExitStack() as grants:
+        for mutation in MUTATIONS:
+            grants.enter_context(mutation.widened(platform))
+        return attack(platform)
+
+
+@pytest.fixture(scope="module")
+def whole(
+    platform: Platform, widened: subprocess.CompletedProcess[str]
+) -> Iterator[subprocess.CompletedProcess[str]]:
+    """The whole suite once every grant was taken back, while a machine sleeps."""
+    call(platform, CLOUD, "stop")
+    wait_for(platform, CLOUD, "Stopped")
+    yield attack(platform)
+    call(platform, CLOUD, "start")
+    wait_for(platform, CLOUD, "Running")
+
+
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=[mutation.name for mutation in MUTATIONS])
-def test_a_widened_grant_is_found_and_named(platform: Platform, mutation: Mutation) -> None:
-    with mutation.widened(platform):
-        done = attack(platform, mutation.server)
+def test_a_widened_grant_is_found_and_named(
+    widened: subprocess.CompletedProcess[str], mutation: Mutation
+) -> None:
+    assert widened.returncode == 1
+    assert figures(widened)["leaked"] > 0
+    found = f"leaked: {mutation.server}: {mutation.found_by} ("
+    told = [line.removeprefix(found) for line in widened.stderr.splitlines() if line.startswith(found)]
+    assert [pairs for pairs in told if mutation.between in pairs], widened.stderr
+
+
+def test_no_tenant_gets_at_what_is_anothers_once_the_grants_are_taken_back(
+    whole: subprocess.CompletedProcess[str],
+) -> None:
+    assert whole.returncode == 0, whole.stdout + whole.stderr
+    found = figures(whole)
+    assert list(found) == ["attempts", "denied", "leaked"]
+    assert found["attempts"] == found["denied"] > 0 == found["leaked"]
+
+
+def test_every_server_and_every_ordered_pair_of_tenants_is_tried(
+    platform: Platform, whole: subprocess.CompletedProcess[str]
+) -> None:
+    for server in SERVERS:
+        assert server in whole.stdout
+    tenants = len(platform.status()["tenants"])
+    # Each attack on a tenant's data is one per ordered pair; there are over a hundred of them.
+    assert figures(whole)["attempts"] > 100 * tenants * (tenants - 1)
+
+
+def test_a_machine_that_sleeps_is_woken_for_it_and_sleeps_again(
+    platform: Platform, whole: subprocess.CompletedProcess[str]
+) -> None:
+    assert whole.returncode == 0
+    wait_for(platform, CLOUD, "Stopped")
+
+
+def test_the_suite_leaves_nothing_behind(platform: Platform, whole: subprocess.CompletedProcess[str]) -> None:
+    assert whole.returncode == 0
+    with platform.database() as administrator:
+        for query in (
+            "SELECT relname FROM pg_class WHERE relname LIKE 'attack%'",
+            "SELECT nspname FROM pg_namespace WHERE nspname LIKE 'attack%'",
+            "SELECT oid FROM pg_largeobject_metadata",
+            "SELECT rolname FROM pg_roles WHERE rolname LIKE 'attack%'",
+        ):
+            assert administrator.execute(query.encode()).fetchall() == []
+    vault = platform.vault()
+    listed = vault.secrets.kv.v2.list_secrets(ENTERPRISE, mount_point="tenants")["data"]["keys"]
+    assert not [key for key in listed if "attack" in key]
+    assert not [name for name in vault.sys.list_policies()["data"]["policies"] if "attack" in name]
+    s3 = platform.s3()
+    for bucket in (found["Name"] for found in s3.list_buckets()["Buckets"]):
+        assert "attack" not in bucket
+        versions = s3.list_object_versions(Bucket=bucket)
+        left = versions.get("Versions", []) + versions.get("DeleteMarkers", [])
+        assert not [found["Key"] for found in left if "attack" in found["Key"]]
+    secrets = platform.core().list_secret_for_all_namespaces().items
+    assert not [found for found in secrets if "attack" in found.metadata.name]
+    assert platform.changes()["update"] == 0
+
+
+def test_a_server_that_is_not_known_is_told(platform: Platform) -> None:
+    done = attack(platform, "mysql")
 
     assert done.returncode == 1
-    assert figures(done)["leaked"] > 0
-    leaks = [line for line in done.stderr.splitlines() if line.startswith("leaked: ")]
-    assert any(f": {mutation.found_by} (" in line for line in leaks), done.stderr
-
-
-@pytest.mark.parametrize("server", SERVERS)
-def test_every_server_holds_again_once_the_grant_is_taken_back(platform: Platform, server: str) -> None:
-    assert_holds(attack(platform, server))
+    assert "mysql" in done.stderr
+    assert "postgres" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,9 +1,7 @@
 """Every bad input is told in one message, the exit status is not 0, and nothing is changed."""
 
-import os
 import re
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 
@@ -65,19 +63,6 @@ def test_mistakes_in_the_stack_configuration_name_the_key(
 
 def test_a_stack_that_does_not_exist_is_told(platform: Platform, unchanged: None) -> None:
     assert_told(platform.run("preview", "--stack", "staging"), r"Pulumi\.staging\.yaml")
-
-
-def test_a_port_taken_by_a_stranger_is_told_and_up_goes_on_afterwards(
-    platform: Platform, unchanged: None
-) -> None:
-    port = int(platform.exports()["PGPORT"])
-    assert platform.run("down").returncode == 0
-    with socket.socket() as stranger:
-        stranger.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        stranger.bind(("127.0.0.1", port))
-        stranger.listen()
-        assert_told(platform.run("up"), str(port), str(os.getpid()))
-    platform.up()
 
 
 def test_official_plugins_only_refuses_a_stand_in(platform: Platform, unchanged: None) -> None:

@@ -13,7 +13,7 @@ import pytest
 from exoscale.api.v2 import Client  # type: ignore[import-untyped]
 
 from tests.integration.belongings import traces
-from tests.integration.conftest import Edit, Platform, edited_roster
+from tests.integration.conftest import Platform, edited_roster
 
 pytestmark = pytest.mark.integration
 
@@ -59,56 +59,86 @@ def kill_server(platform: Platform, name: str) -> None:
     os.kill(platform.status()["services"][name]["pid"], signal.SIGKILL)
 
 
-@dataclass
-class Arrivals:
-    """Tenants that come one after the other: the update that brings one takes away the one before."""
+@dataclass(frozen=True)
+class Seen:
+    """Everything there was after a run of `up` that nothing struck."""
 
-    edit: Edit
+    state: dict[str, dict[str, Any]]
+    changes: dict[str, int]
+    """By a preview."""
+    doubles: list[str]
+    """Held by Exoscale more than once."""
+
+
+@dataclass
+class Story:
+    """Two newcomers whose arrivals were cut off again and again."""
+
     sample: set[str]
     """The resources of the sample roster."""
-    ids: list[str] = field(default_factory=list)
+    statuses: dict[str, int] = field(default_factory=dict)
+    """How each run of `up` ended, by what struck it."""
+    refused: list[subprocess.CompletedProcess[str]] = field(default_factory=list)
+    """Each `up` that was called while another ran."""
+    arrived: dict[str, Seen] = field(default_factory=dict)
+    """By the newcomer that had arrived."""
+    left: set[str] = field(default_factory=set)
+    """The resources once both were gone."""
 
-    def announce(self) -> None:
-        """Put the next into the roster: leaving from its first day on, so that one step removes it."""
-        self.ids.append(f"newcomer{len(self.ids)}x")
-        entry = {
-            "id": self.ids[-1],
-            "name": "Newcomer",
-            "tier": "enterprise",
-            "owner": "ops@newcomer.example",
-            "state": "offboarding",
-            "offboarding": {"backup": "waived", "reason": "it never had anything"},
-        }
-        self.edit(lambda tenants: tenants.append(entry))
+
+FIRST, SECOND = "newcomer0x", "newcomer1x"
+
+
+def entry(newcomer: str) -> dict[str, Any]:
+    """One that is leaving from its first day on, so that one step removes it."""
+    return {
+        "id": newcomer,
+        "name": "Newcomer",
+        "tier": "enterprise",
+        "owner": "ops@newcomer.example",
+        "state": "offboarding",
+        "offboarding": {"backup": "waived", "reason": "it never had anything"},
+    }
 
 
 @pytest.fixture(scope="module")
-def arrivals(platform: Platform) -> Iterator[Arrivals]:
+def story(platform: Platform) -> Iterator[Story]:
+    """Each arrives in one run of `up` after the other; the second's arrival takes the first away."""
     with edited_roster(platform) as edit:
-        yield Arrivals(edit, set(platform.state()))
+        told = Story(set(platform.state()))
 
+        def announce(newcomer: str) -> None:
+            edit(lambda tenants: tenants.append(entry(newcomer)))
 
-@pytest.fixture
-def newcomer(arrivals: Arrivals) -> str:
-    """The id of a tenant that the next update brings."""
-    arrivals.announce()
-    return arrivals.ids[-1]
+        def killing(server: str) -> Callable[[subprocess.Popen[str]], None]:
+            pid = platform.status()["services"][server]["pid"]
+            return lambda _running: os.kill(pid, signal.SIGKILL)
 
+        def struck(
+            newcomer: str, after: int, by: str, strike: Callable[[subprocess.Popen[str]], None]
+        ) -> None:
+            told.statuses[by] = cut_off(platform, newcomer, after_resources=after, strike=strike)
 
-def assert_whole(platform: Platform, arrivals: Arrivals) -> None:
-    """The last newcomer is complete, those before are gone, and every server has what the state says."""
-    after = platform.state()
-    assert arrivals.sample < set(after)
-    assert all(arrivals.ids[-1] in urn for urn in set(after) - arrivals.sample)
-    assert sum(resource["type"] == "agent-platform:tenants:Tenant" for resource in after.values()) == 5
-    assert platform.changes() | {"same": 0} == {
-        "create": 0,
-        "update": 0,
-        "replace": 0,
-        "delete": 0,
-        "same": 0,
-    }
-    assert doubles(platform) == []
+        def arrives(newcomer: str) -> None:
+            told.arrived[newcomer] = Seen(platform.state(), platform.changes(), doubles(platform))
+
+        announce(FIRST)
+        struck(FIRST, 1, "an engine killed soon", lambda _running: os.kill(engine(platform), signal.SIGKILL))
+        struck(FIRST, 2, "a killed database", killing("postgres"))
+        struck(FIRST, 1, "a second up", lambda _running: told.refused.append(platform.run("up")))
+        arrives(FIRST)
+        announce(SECOND)
+        struck(
+            SECOND, 8, "an engine killed later", lambda _running: os.kill(engine(platform), signal.SIGKILL)
+        )
+        struck(SECOND, 2, "a killed API server", killing("kube-apiserver"))
+        struck(SECOND, 3, "Ctrl-C", lambda running: os.killpg(running.pid, signal.SIGINT))
+        platform.up()
+        arrives(SECOND)
+        edit(lambda _tenants: None)
+        platform.up()
+        told.left = set(platform.state())
+        yield told
 
 
 def doubles(platform: Platform) -> list[str]:
@@ -127,60 +157,33 @@ def doubles(platform: Platform) -> list[str]:
     return [name for kind in names for name in set(kind) if kind.count(name) > 1]
 
 
-@pytest.mark.parametrize("after_resources", [1, 8])
-def test_a_killed_engine(platform: Platform, arrivals: Arrivals, newcomer: str, after_resources: int) -> None:
-    status = cut_off(
-        platform,
-        newcomer,
-        after_resources=after_resources,
-        strike=lambda _running: os.kill(engine(platform), signal.SIGKILL),
-    )
-
-    assert status == 1
-    platform.up()
-    assert_whole(platform, arrivals)
+def test_an_update_that_is_cut_off_fails(story: Story) -> None:
+    for by in ("an engine killed soon", "an engine killed later", "Ctrl-C"):
+        assert story.statuses[by] != 0, by
 
 
-@pytest.mark.parametrize("server", ["kube-apiserver", "postgres"])
-def test_a_killed_server(platform: Platform, arrivals: Arrivals, newcomer: str, server: str) -> None:
-    pid = platform.status()["services"][server]["pid"]
-
-    cut_off(platform, newcomer, after_resources=2, strike=lambda _running: os.kill(pid, signal.SIGKILL))
-
-    platform.up()
-    assert_whole(platform, arrivals)
-
-
-def test_ctrl_c(platform: Platform, arrivals: Arrivals, newcomer: str) -> None:
-    status = cut_off(
-        platform, newcomer, after_resources=3, strike=lambda running: os.killpg(running.pid, signal.SIGINT)
-    )
-
-    assert status != 0
-    platform.up()
-    assert_whole(platform, arrivals)
+@pytest.mark.parametrize("newcomer", [FIRST, SECOND])
+def test_wherever_it_is_cut_off_the_next_updates_complete_it(story: Story, newcomer: str) -> None:
+    seen = story.arrived[newcomer]
+    new = set(seen.state) - story.sample
+    assert story.sample < set(seen.state)
+    assert all(newcomer in urn for urn in new)
+    assert sum(seen.state[urn]["type"] == "agent-platform:tenants:Tenant" for urn in new) == 1
+    assert {step: count for step, count in seen.changes.items() if count and step != "same"} == {}
+    assert seen.doubles == []
 
 
-def test_a_second_up_while_one_runs_is_told_so(platform: Platform, arrivals: Arrivals, newcomer: str) -> None:
-    refused: list[subprocess.CompletedProcess[str]] = []
-
-    cut_off(platform, newcomer, after_resources=1, strike=lambda _running: refused.append(platform.run("up")))
-
-    assert refused[0].returncode == 1
-    assert "another command" in refused[0].stderr
-    assert "Traceback" not in refused[0].stderr
-    assert_whole(platform, arrivals)
+def test_a_second_up_while_one_runs_is_told_so(story: Story) -> None:
+    (refused,) = story.refused
+    assert refused.returncode == 1
+    assert "another command" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert story.statuses["a second up"] == 0
 
 
-def test_no_server_has_anything_left_of_those_that_came_and_went(
-    platform: Platform, arrivals: Arrivals
-) -> None:
-    arrivals.edit(lambda _tenants: None)
-    platform.up()
-
-    assert set(platform.state()) == arrivals.sample
-    assert arrivals.ids
-    for gone in arrivals.ids:
+def test_no_server_has_anything_left_of_those_that_came_and_went(platform: Platform, story: Story) -> None:
+    assert story.left == story.sample
+    for gone in (FIRST, SECOND):
         assert traces(platform, gone) == []
 
 

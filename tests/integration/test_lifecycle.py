@@ -46,9 +46,12 @@ class Seen:
 
 @dataclass(frozen=True)
 class Joining:
-    """The update that brings both: what its plan told, and the state before and after it."""
+    """The updates that bring both: what the plan told, and the state before and after them."""
 
     plan: str
+    spoilt: subprocess.CompletedProcess[str]
+    """The first, for which somebody had left a table in the place of one of minnow's."""
+    between: dict[str, dict[str, Any]]
     before: dict[str, dict[str, Any]]
     after: dict[str, dict[str, Any]]
 
@@ -105,8 +108,13 @@ def join(platform: Platform, edit: Edit) -> Joining:
     edit(lambda tenants: tenants.extend([LEAVER, MINNOW]))
     planned = platform.run("preview")
     assert planned.returncode == 0, planned.stderr
+    with platform.database() as administrator:
+        administrator.execute("CREATE SCHEMA tenant_minnow CREATE TABLE agents (mine int)")
+    spoilt, between = platform.run("up"), platform.state()
+    with platform.database() as administrator:
+        administrator.execute("DROP TABLE tenant_minnow.agents")
     platform.up()
-    return Joining(planned.stderr, before, platform.state())
+    return Joining(planned.stderr, spoilt, between, before, platform.state())
 
 
 def look(platform: Platform) -> Seen:
@@ -173,6 +181,24 @@ def test_new_tenants_are_all_that_the_preview_names_and_all_that_up_creates(stor
     for urn in before:
         if "pulumi:pulumi:Stack" not in urn:
             assert after[urn] == before[urn]
+
+
+def test_a_schema_that_cannot_be_made_is_its_tenants_row_and_holds_nobody_up(story: Story) -> None:
+    spoilt, between = story.joining.spoilt, story.joining.between
+
+    assert spoilt.returncode == 1
+    rows = {cells[0]: cells[1] for line in spoilt.stdout.splitlines() if len(cells := columns(line)) > 2}
+    assert {rows[tenant] for tenant in (*SAMPLE, "leaver")} == {"done"}
+    assert rows["minnow"] == "failed"
+    assert "schema tenant_minnow should be on revision" in spoilt.stderr
+    assert "Traceback" not in spoilt.stdout + spoilt.stderr
+    of_leaver = {urn for urn in story.joining.after if "leaver" in urn}
+    assert of_leaver <= set(between)
+
+
+def columns(line: str) -> list[str]:
+    """The cells of a row in a table."""
+    return [cell.strip() for cell in line.strip("│").split("│")]
 
 
 def test_dropping_entries_in_one_step_is_refused_in_one_message(story: Story) -> None:
