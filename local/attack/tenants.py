@@ -2,15 +2,15 @@
 
 import base64
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import hvac  # type: ignore[import-untyped]
 import jwt
-from hvac.exceptions import VaultError  # type: ignore[import-untyped]
+from hvac.exceptions import RateLimitExceeded, VaultError  # type: ignore[import-untyped]
 
 from local.errors import LocalError
 from local.servers import kubernetes_api, vault
@@ -29,6 +29,10 @@ AUDIENCE = "vault"
 """Whom tokens for Vault are meant for."""
 _SIGNING_KEY = "/api/v1/namespaces/gateway/secrets/gateway-assertions"
 _HOUR = 3600
+_LIMITED = 90
+"""Seconds in which Vault's limits on the rate of requests, which count by the minute, allow one more."""
+
+Answer = TypeVar("Answer")
 
 
 class Tenant:
@@ -96,7 +100,7 @@ class Tenant:
     @cached_property
     def login(self) -> tuple[str, str]:
         """A login to PostgreSQL that Vault issues to it."""
-        issued = self.vault.secrets.database.generate_credentials(self.role)["data"]
+        issued = once_allowed(lambda: self.vault.secrets.database.generate_credentials(self.role))["data"]
         return issued["username"], issued["password"]
 
     @cached_property
@@ -126,6 +130,22 @@ class Tenant:
         """Who may log in for it, as Vault has it."""
         entry: Mapping[str, Any] = operator().read(f"auth/{self.method}/role/{self.role}")["data"]
         return entry
+
+
+def once_allowed(ask: Callable[[], Answer]) -> Answer:
+    """Ask Vault, and again each second while there were too many requests of the kind.
+
+    Raises:
+        RateLimitExceeded: there still are after a minute and a half.
+    """
+    deadline = time.monotonic() + _LIMITED
+    while True:
+        try:
+            return ask()
+        except RateLimitExceeded:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(1)
 
 
 def issue(account: Account, audiences: list[str]) -> str:

@@ -8,9 +8,10 @@ from http import HTTPStatus
 from typing import Any
 
 import urllib3
+from hvac.exceptions import RateLimitExceeded  # type: ignore[import-untyped]
 
 from local.attack.attempt import Attack, Refused, Target
-from local.attack.tenants import AUDIENCE, SHARED, Tenant, issue, word_for
+from local.attack.tenants import AUDIENCE, SHARED, Tenant, issue, once_allowed, word_for
 from local.servers import vault
 
 _CANARY = "attack-canary"
@@ -28,7 +29,13 @@ class Session:
     def call(
         self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
-        """The answer; Refused on 403, RuntimeError on any other failure."""
+        """The answer; Refused on 403, RuntimeError on any other failure.
+
+        That there were too many requests says nothing of a right: it is asked again.
+        """
+        return once_allowed(lambda: self._call(method, path, body, headers))
+
+    def _call(self, method: str, path: str, body: Any, headers: Mapping[str, str] | None) -> dict[str, Any]:
         answer = self._http.request(
             method,
             f"{vault.url()}/v1/{path}",
@@ -42,6 +49,8 @@ class Session:
         unmatched = answer.status == HTTPStatus.BAD_REQUEST and path.endswith("/login")
         if answer.status == HTTPStatus.FORBIDDEN or unmatched:
             raise Refused("; ".join(json.loads(text)["errors"]))
+        if answer.status == HTTPStatus.TOO_MANY_REQUESTS:
+            raise RateLimitExceeded(text)
         if answer.status not in (HTTPStatus.OK, HTTPStatus.NO_CONTENT):
             raise RuntimeError(f"{answer.status} {text}")
         return dict(json.loads(text)) if text else {}

@@ -12,7 +12,7 @@ from hvac.exceptions import VaultError  # type: ignore[import-untyped]
 from local import credentials
 from local.attack.harm import Harm, Harmed
 from local.attack.postgres import connect
-from local.attack.tenants import Tenant, operator
+from local.attack.tenants import Tenant, once_allowed, operator
 from local.servers import postgres
 
 _MANY = 10
@@ -44,13 +44,23 @@ class _Held:
 
 @contextmanager
 def _issued(tenant: Tenant, count: int) -> Iterator[list[_Login]]:
-    """Have Vault issue logins, as many of `count` as it will, and revoke them at the end."""
+    """Have Vault issue a login, and further ones up to `count` if it will; revoke them at the end.
+
+    Raises:
+        VaultError: it issues none.
+    """
+
+    def generate() -> dict[str, Any]:
+        return dict(tenant.vault.secrets.database.generate_credentials(tenant.role))
+
     logins: list[_Login] = []
     try:
         for _ in range(count):
             try:
-                issued = tenant.vault.secrets.database.generate_credentials(tenant.role)
+                issued = generate() if logins else once_allowed(generate)
             except VaultError:
+                if not logins:
+                    raise
                 break
             name, password = issued["data"]["username"], issued["data"]["password"]
             logins.append(
@@ -68,7 +78,8 @@ def _every_connection(
 ) -> Iterator[_Held]:
     """Open connections with `count` logins until the server gives no more."""
     with _issued(own, 0 if administrator else count) as logins:
-        pairs = [(login.name, login.password) for login in logins] or [_administrator()]
+        issued = [(login.name, login.password) for login in logins]
+        pairs = [_administrator()] if administrator else issued
         held: list[tuple[str, psycopg.Connection[Any]]] = []
         with ExitStack() as stack:
             for pair in pairs:
@@ -81,12 +92,11 @@ def _every_connection(
 
 def _work(held: _Held) -> None:
     """Do what the victim's agents do each hour: get a login, and read."""
-    with _issued(held.victim, 1) as logins:
-        if not logins:
-            raise RuntimeError("Vault issues no login")
-        (login,) = logins
-        with connect(login.database, login.name, login.password) as connection:
-            connection.execute("SELECT FROM agents")
+    with (
+        _issued(held.victim, 1) as (login,),
+        connect(login.database, login.name, login.password) as connection,
+    ):
+        connection.execute("SELECT FROM agents")
 
 
 def _work_with_few_logins(held: _Held) -> None:
