@@ -151,6 +151,10 @@ WITH here AS (
   FROM pg_largeobject JOIN pg_largeobject_metadata AS large ON large.oid = loid
   JOIN owners ON role = lomowner GROUP BY 1
   UNION ALL
+  -- What its sessions sort and hash on disk, each of them within temp_file_limit.
+  SELECT owners.schema, size FROM pg_ls_tmpdir()
+  JOIN pg_stat_activity ON starts_with(name, 'pgsql_tmp' || pid || '.') JOIN owners ON role = usesysid
+  UNION ALL
   SELECT limits.schema, pg_database_size(datname) FROM agent_platform.limits
   JOIN pg_database ON datname = limits.schema
 )

@@ -193,6 +193,8 @@ def test_all_that_a_tenant_has_counts(
     "statement",
     [
         "CREATE TABLE more AS SELECT repeat('x', 1000) FROM generate_series(1, 4000)",
+        "SET work_mem = '64kB'; DECLARE kept CURSOR FOR "
+        "SELECT repeat(i::text, 100) FROM generate_series(1, 30000) AS i ORDER BY 1; FETCH 1 FROM kept",
         "TRUNCATE notes; INSERT INTO notes SELECT repeat('x', 1000) FROM generate_series(1, 4000)",
         "INSERT INTO notes SELECT repeat('x', 1000) FROM generate_series(1, 4000)",
     ],
