@@ -65,8 +65,9 @@ RECIPES = {
     ),
     "idle-suspender": Recipe(
         packages=("ca-certificates", "python3"),
-        wheels=("aiohttp", "pyyaml", "redis"),
-        sources=("activity", "idle_suspender", "kube.py"),
+        wheels=("aiohttp", "psycopg", "psycopg-binary", "pyyaml", "redis"),
+        # And the platform's other job of each minute.
+        sources=("activity", "database_limits.py", "idle_suspender", "kube.py"),
         module="services.idle_suspender",
         seconds=60,
     ),

@@ -228,7 +228,7 @@ _CONNECTIONS = "how many connections tenants may hold on the server, all togethe
 
 
 class GivenDatabase(Section):
-    """A running PostgreSQL 16 or newer; its password is the secret `databaseAdminPassword`."""
+    """A running PostgreSQL 17 or newer; its password is the secret `databaseAdminPassword`."""
 
     host: Host = Field(description="PostgreSQL's host name or address")
     port: Port = Field(description="PostgreSQL's TCP port")

@@ -100,7 +100,9 @@ def _parser() -> argparse.ArgumentParser:
         "--delete-data", action="store_true", help="remove everything the servers have written, too"
     )
     sub = add(_attack, "attack", "try, as every tenant, to get at what is every other's; none may succeed")
-    sub.add_argument("servers", nargs="*", metavar="SERVER", help="only these, as in `attack postgres vault`")
+    sub.add_argument(
+        "servers", nargs="*", metavar="SERVER", help="only these, as in `attack postgres postgres-harm`"
+    )
     sub = add(_bench, "bench", "measure; the last line is JSON")
     sub.add_argument("names", nargs="*", metavar="NAME", help="only these, as in `bench gateway sweep`")
     add(_actionlint, "actionlint", "check the CI's workflows")
@@ -288,16 +290,16 @@ def _down(options: argparse.Namespace) -> None:
 def _attack(options: argparse.Namespace) -> None:
     from local.attack import campaign, tenants  # the clients of all the servers, which no other command needs
 
-    unknown = sorted(set(options.servers) - campaign.SERVERS.keys())
+    unknown = sorted(set(options.servers) - {*campaign.NAMES})
     if unknown:
         raise LocalError(
             f"attack: there is no server {', '.join(unknown)}, so nothing was tried; known: "
-            f"{', '.join(campaign.SERVERS)}."
+            f"{', '.join(campaign.NAMES)}."
         )
     with supervisor.exclusive():
         _check_ready()
         attackers = tenants.active(engine.tenants(engine.LOCAL_STACK))
-        report = campaign.run(attackers, options.servers or campaign.SERVERS, CONSOLE)
+        report = campaign.run(attackers, options.servers or campaign.NAMES, CONSOLE)
     _table_console().print(report.table())
     for finding in report.findings():
         _say(finding)

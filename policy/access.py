@@ -42,7 +42,8 @@ _ATTRIBUTES = {
     "replication": "may copy the whole server",
     "bypassRowLevelSecurity": "sees past row-level security",
 }
-_OF_ISSUER = frozenset(("createRole", "login"))
+_OF_PLATFORM = {_ISSUER: frozenset(("createRole", "login")), "limits": frozenset(("login",))}
+"""What the platform's own roles may have. `limits` holds tenants to theirs, by one function."""
 _TOO_MUCH = re.compile(r"\b(SUPERUSER|CREATEDB|CREATEROLE|REPLICATION|BYPASSRLS)\b")
 _TO_PUBLIC = re.compile(r"\bTO\s+PUBLIC\b", re.IGNORECASE)
 _ATTRIBUTE_DOCS = "https://www.postgresql.org/docs/current/role-attributes.html"
@@ -321,11 +322,12 @@ def vault_own_keys(login: Resource) -> Iterator[str]:
     source=_ATTRIBUTE_DOCS,
 )
 def role_plain(role: Resource) -> Iterator[str]:
-    """No role has an attribute that reaches beyond its own, but the two that Vault's needs."""
-    issuer = role.inputs.get("name") == _ISSUER and role.tenant is None
+    """No role has an attribute that reaches beyond its own, but what the platform's own two need."""
+    name = str(role.inputs.get("name"))
+    needed = _OF_PLATFORM.get(name, frozenset()) if role.tenant is None else frozenset()
     for attribute, what in _ATTRIBUTES.items():
-        if role.inputs.get(attribute) and not (issuer and attribute in _OF_ISSUER):
-            yield f"role {role.inputs.get('name')} {what}"
+        if role.inputs.get(attribute) and attribute not in needed:
+            yield f"role {name} {what}"
 
 
 @rule(

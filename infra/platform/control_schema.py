@@ -62,12 +62,14 @@ class ControlSchema(Resource, module="agent-platform", name="ControlSchema"):
         entrance: dict[str, Any],
         issuer: pulumi.Input[str],
         members: pulumi.Input[str] | None = None,
+        keeper: pulumi.Input[str] | None = None,
         opts: pulumi.ResourceOptions,
     ) -> None:
         """Declare it in the database that `entrance` (host, port, database, user, …) leads to.
 
         `issuer` is the role with which Vault ends logins. `members`, in the database that tenants share, is
-        the role whose members may connect to it: logins from before there was one become members.
+        the role whose members may connect to it: logins from before there was one become members. `keeper`,
+        there, too, is the role that holds tenants to their limits each minute.
         """
         super().__init__(
             _PROVIDER,
@@ -77,6 +79,7 @@ class ControlSchema(Resource, module="agent-platform", name="ControlSchema"):
                 "schema": NAME,
                 "issuer": issuer,
                 "members": members,
+                "keeper": keeper,
                 "contents": hashlib.sha256(_SQL.read_bytes()).hexdigest(),
             },
             pulumi.ResourceOptions.merge(
@@ -102,13 +105,25 @@ def _furnish(props: dict[str, Any]) -> None:
         connection.execute(_SQL.read_bytes())
         connection.execute(sql.SQL("GRANT USAGE ON SCHEMA agent_platform TO {}").format(issuer))
         connection.execute(
-            sql.SQL("GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA agent_platform TO {}").format(issuer)
+            sql.SQL(
+                "GRANT EXECUTE ON FUNCTION agent_platform.end_login, agent_platform.shut_out TO {}"
+            ).format(issuer)
         )
         if not props.get("members"):
             # A tenant that owned its database could set what the administrator's names mean there.
             connection.execute(sql.SQL("ALTER DATABASE {} RESET ALL").format(database))
             connection.execute(sql.SQL("ALTER DATABASE {} SET search_path = pg_catalog").format(database))
             return
+        # However many connections tenants hold, there is one for whoever makes their logins.
+        reserved = sql.SQL("GRANT pg_use_reserved_connections TO {} WITH INHERIT TRUE")
+        connection.execute(reserved.format(issuer))
+        if props.get("keeper"):
+            keeper = sql.Identifier(props["keeper"])
+            connection.execute(reserved.format(keeper))
+            connection.execute(sql.SQL("GRANT USAGE ON SCHEMA agent_platform TO {}").format(keeper))
+            connection.execute(
+                sql.SQL("GRANT EXECUTE ON FUNCTION agent_platform.hold_to_limits TO {}").format(keeper)
+            )
         for (login,) in connection.execute(_OF_TENANTS).fetchall():
             connection.execute(
                 sql.SQL("GRANT {} TO {} WITH INHERIT TRUE, SET FALSE").format(

@@ -70,3 +70,162 @@ EXCEPTION WHEN undefined_object THEN
 END
 $$;
 REVOKE ALL ON FUNCTION agent_platform.shut_out FROM PUBLIC;
+
+-- The logins that act for tenants. Administrators, Vault and migrations act for nobody.
+CREATE OR REPLACE VIEW agent_platform.logins AS
+SELECT login.oid AS login, login.rolname AS name, tenant.rolname AS tenant
+FROM pg_catalog.pg_auth_members
+JOIN pg_catalog.pg_roles AS tenant ON tenant.oid = roleid
+JOIN pg_catalog.pg_roles AS login ON login.oid = member
+WHERE pg_catalog.starts_with(tenant.rolname, 'tenant_')
+  AND NOT login.rolsuper AND NOT login.rolcreaterole
+  AND login.rolname NOT LIKE 'tenant\_%\_migration';
+
+-- How much each tenant may have in this database, and in its own if there is one of its name; what it has.
+CREATE TABLE IF NOT EXISTS agent_platform.limits (
+  schema name PRIMARY KEY,
+  bytes bigint NOT NULL,
+  used bigint NOT NULL DEFAULT 0,
+  lenient_until timestamptz
+);
+
+-- Ends the sessions of tenants that are too long in one transaction or statement, or idle in a transaction.
+-- What a session sets for itself binds it no longer than it likes; its age it cannot change.
+CREATE OR REPLACE FUNCTION agent_platform.hold_sessions(longest interval, idlest interval)
+RETURNS TABLE (tenant name, told text)
+LANGUAGE sql SET search_path = pg_catalog, pg_temp
+AS $$
+WITH ages AS (
+  SELECT pid, logins.tenant, name, clock_timestamp() - state_change AS idle,
+    -- A procedure may begin one transaction after the other within one statement.
+    clock_timestamp() - CASE state WHEN 'active' THEN least(xact_start, query_start) ELSE xact_start END AS age,
+    state LIKE 'idle in transaction%' AS idles
+  FROM pg_stat_activity JOIN agent_platform.logins ON login = usesysid
+  WHERE backend_type = 'client backend' AND state <> 'idle'
+), ended AS MATERIALIZED (
+  SELECT * FROM ages WHERE age > longest OR idles AND idle > idlest
+)
+SELECT tenant, format('ended a session of its login %s, %s', name, CASE
+    WHEN idles AND idle > idlest THEN format('idle in a transaction for %s s', extract(epoch FROM idle)::int)
+    ELSE format('at one transaction or statement for %s s', extract(epoch FROM age)::int) END)
+FROM ended WHERE pg_terminate_backend(pid)
+$$;
+REVOKE ALL ON FUNCTION agent_platform.hold_sessions FROM PUBLIC;
+
+-- What each tenant has, in bytes. It takes no lock on anything of a tenant's, so none can keep it waiting:
+-- files are looked at where they are. Large objects share one table and are counted by their pages.
+CREATE OR REPLACE FUNCTION agent_platform.measure() RETURNS TABLE (schema name, used bigint)
+LANGUAGE sql SET search_path = pg_catalog, pg_temp
+AS $$
+WITH here AS (
+  SELECT oid, 'base/' || oid AS folder FROM pg_database WHERE datname = current_database()
+), files AS MATERIALIZED (
+  SELECT substring(file FROM '^(?:t\d+_)?(\d+)')::oid AS node, sum(size) AS bytes, max(modification) AS written
+  FROM here, pg_ls_dir(folder) AS file, pg_stat_file(folder || '/' || file, true)
+  WHERE file ~ '^(t\d+_)?\d+' GROUP BY 1
+), owners AS MATERIALIZED (
+  SELECT limits.schema, oid AS role FROM agent_platform.limits JOIN pg_roles ON rolname = limits.schema
+  UNION SELECT tenant, login FROM agent_platform.logins
+), holders AS MATERIALIZED (
+  SELECT DISTINCT owners.schema, relation, mode, backend_xid IS NOT NULL AS writes
+  FROM here, pg_locks JOIN pg_stat_activity USING (pid) JOIN owners ON role = usesysid
+  WHERE locktype = 'relation' AND pg_locks.database = here.oid
+), hidden AS MATERIALIZED (
+  -- Of a transaction that has not ended: nobody else sees what it made.
+  SELECT node, bytes, written FROM files
+  WHERE NOT EXISTS (SELECT FROM pg_class WHERE relfilenode = node)
+    AND NOT EXISTS (SELECT FROM pg_class WHERE relfilenode = 0 AND pg_relation_filenode(pg_class.oid) = node)
+), parts AS (
+  SELECT owners.schema, bytes FROM pg_class JOIN owners ON role = relowner JOIN files ON node = relfilenode
+  UNION ALL
+  -- A new table's file has its number, which only who made it can lock.
+  SELECT DISTINCT holders.schema, bytes FROM hidden JOIN holders ON relation = node
+  UNION ALL
+  -- A truncated table's new file has not. It counts for whoever writes while holding a table all to itself.
+  SELECT DISTINCT holders.schema, (
+    SELECT sum(bytes) FROM hidden WHERE written > clock_timestamp() - interval '2 min'
+      AND NOT EXISTS (SELECT FROM pg_locks WHERE locktype = 'relation' AND relation = node)
+  ) FROM holders WHERE writes AND mode = 'AccessExclusiveLock'
+  UNION ALL
+  SELECT owners.schema, count(*) * current_setting('block_size')::bigint / 4
+  FROM pg_largeobject JOIN pg_largeobject_metadata AS large ON large.oid = loid
+  JOIN owners ON role = lomowner GROUP BY 1
+  UNION ALL
+  -- What its sessions sort and hash on disk, each of them within temp_file_limit.
+  SELECT owners.schema, size FROM pg_ls_tmpdir()
+  JOIN pg_stat_activity ON starts_with(name, 'pgsql_tmp' || pid || '.') JOIN owners ON role = usesysid
+  UNION ALL
+  SELECT limits.schema, pg_database_size(datname) FROM agent_platform.limits
+  JOIN pg_database ON datname = limits.schema
+)
+SELECT limits.schema, coalesce(sum(parts.bytes), 0)::bigint
+FROM agent_platform.limits LEFT JOIN parts USING (schema) GROUP BY 1
+$$;
+REVOKE ALL ON FUNCTION agent_platform.measure FROM PUBLIC;
+
+-- Once a minute: holds every tenant to its limits, and tells what there is to tell (docs/decisions/0068).
+-- That a tenant is refused stands in its role's comment, which all databases of the server see and no tenant
+-- can write.
+CREATE OR REPLACE FUNCTION agent_platform.hold_to_limits()
+RETURNS TABLE (tenant name, told text, refused boolean)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s'
+AS $$
+DECLARE
+  each record;
+  amount text;
+BEGIN
+  RETURN QUERY SELECT *, false FROM agent_platform.hold_sessions('15 min', '1 min');
+  UPDATE agent_platform.limits SET used = found.used FROM agent_platform.measure() AS found
+  WHERE found.schema = limits.schema AND found.used <> limits.used;
+  FOR each IN
+    SELECT limits.*, used > bytes AS over, shobj_description(oid, 'pg_authid') AS comment
+    FROM agent_platform.limits JOIN pg_roles ON rolname = limits.schema
+  LOOP
+    amount := format('it has %s of at most %s in PostgreSQL',
+      regexp_replace(pg_size_pretty(each.used), 'B$', 'iB'),
+      regexp_replace(pg_size_pretty(each.bytes), 'B$', 'iB'));
+    tenant := each.schema;
+    refused := each.over AND coalesce(each.lenient_until < clock_timestamp(), true);
+    told := CASE WHEN refused THEN amount || ': it is refused until it has less'
+      WHEN each.over THEN format('%s: it is let in until %s', amount, each.lenient_until)
+      WHEN each.used > each.bytes * 0.9 THEN amount END;
+    IF refused OR starts_with(each.comment, 'refused: ') THEN
+      BEGIN
+        EXECUTE format('COMMENT ON ROLE %I IS %L', tenant, CASE WHEN refused THEN 'refused: ' || amount END);
+      EXCEPTION WHEN lock_not_available OR internal_error THEN
+        told := concat_ws('; ', told, 'its role is locked, so the next minute tries again');
+      END;
+    END IF;
+    IF refused THEN
+      PERFORM pg_terminate_backend(pid) FROM pg_stat_activity
+      JOIN agent_platform.logins ON login = usesysid WHERE logins.tenant = each.schema;
+    END IF;
+    IF told IS NOT NULL THEN
+      RETURN NEXT;
+    END IF;
+  END LOOP;
+END
+$$;
+REVOKE ALL ON FUNCTION agent_platform.hold_to_limits FROM PUBLIC;
+
+-- Refuses the logins of a tenant that has too much, in words that its agents' logs show.
+CREATE OR REPLACE FUNCTION agent_platform.admit() RETURNS event_trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  each record;
+BEGIN
+  FOR each IN
+    SELECT tenant, shobj_description(to_regrole(quote_ident(tenant)), 'pg_authid') AS comment
+    FROM agent_platform.logins WHERE name = session_user
+  LOOP
+    IF starts_with(each.comment, 'refused: ') THEN
+      RAISE EXCEPTION USING ERRCODE = 'disk_full', MESSAGE = each.tenant || ' is ' || each.comment,
+        HINT = 'The platform''s operators can let it in to delete, or move it to a larger tier.';
+    END IF;
+  END LOOP;
+END
+$$;
+REVOKE ALL ON FUNCTION agent_platform.admit FROM PUBLIC;
+DROP EVENT TRIGGER IF EXISTS agent_platform_admit;
+CREATE EVENT TRIGGER agent_platform_admit ON login EXECUTE FUNCTION agent_platform.admit();

@@ -25,11 +25,15 @@ from infra.settings import GivenDatabase, ManagedDatabase, Settings
 
 NAMESPACE = "databases"
 _ISSUER = "vault"
+LIMITS = "limits"
+"""The role that holds tenants to their limits: it may call one function, in the database that all share."""
 _CLUSTER = "postgres"
 _PORT = 5432
 _IMAGE = "ghcr.io/cloudnative-pg/postgresql:18.6-202608131513-minimal-trixie"
 _OWN_CONNECTIONS = 40
 """Connections beside the tenants': of Vault, which makes their logins."""
+_KEPT_CONNECTIONS = 20
+"""Connections for Vault, and for who holds tenants to their limits, when tenants hold all others."""
 _RESERVED_CONNECTIONS = 40
 """Connections for superusers alone: this program's, several of which take part in an update."""
 _TEMPORARY = "1GB"
@@ -67,6 +71,8 @@ class Database:
     option before it can do so (PostgreSQL 16 and newer)."""
     issuer_password: pulumi.Output[str]
     """Secret."""
+    limits_password: pulumi.Output[str]
+    """Of the role `limits`. Secret."""
     control_schema: pulumi.Output[str]
     """The platform's own schema there (`control_schema.py`)."""
 
@@ -218,12 +224,23 @@ def _entered(
         opts=pulumi.ResourceOptions(parent=opts.parent, provider=provider, ignore_changes=["roles"]),
     )
     inside = pulumi.ResourceOptions(parent=opts.parent, provider=provider)
-    entrances = _entrances(prefix, name, issuer, inside)
+    limits_password = Password(f"{prefix}-limits-password", own)
+    limits = postgresql.Role(
+        f"{prefix}-limits",
+        name=LIMITS,
+        login=True,
+        password=limits_password.value,
+        inherit=False,
+        # Its one membership is the control schema's to grant.
+        opts=pulumi.ResourceOptions.merge(inside, pulumi.ResourceOptions(ignore_changes=["roles"])),
+    )
+    entrances = _entrances(prefix, name, issuer, limits, inside)
     control = ControlSchema(
         f"{prefix}-control",
         entrance=_entrance(host, port, name, admin_user, admin_password, ssl_mode),
         issuer=_ISSUER,
         members=TENANTS,
+        keeper=LIMITS,
         opts=_after(own, *entrances),
     )
     _close(prefix, name, _after(inside, control))
@@ -242,17 +259,25 @@ def _entered(
         own_authority=own_authority,
         issuer_role=issuer.name,
         issuer_password=password.value,
+        limits_password=limits_password.value,
         control_schema=control.schema,
     )
 
 
 def _entrances(
-    prefix: str, database: str, issuer: postgresql.Role, opts: pulumi.ResourceOptions
+    prefix: str,
+    database: str,
+    issuer: postgresql.Role,
+    limits: postgresql.Role,
+    opts: pulumi.ResourceOptions,
 ) -> list[pulumi.Resource]:
-    """Let Vault, and the members of a role, into the database that tenants share; Vault makes members."""
+    """Let the platform's two roles, and the members of a third, into the database that tenants share.
+
+    Vault makes members.
+    """
     members = postgresql.Role(f"{prefix}-tenants", name=TENANTS, login=False, opts=opts)
     # By the names that they have, so that who gets what is in every plan.
-    known = _after(opts, members, issuer)
+    known = _after(opts, members, issuer, limits)
     return [
         postgresql.GrantRole(
             f"{prefix}-tenants-issuer",
@@ -272,6 +297,7 @@ def _entrances(
             )
             for who, role, privileges in (
                 ("issuer", _ISSUER, ["CONNECT"]),
+                ("limits", LIMITS, ["CONNECT"]),
                 ("tenants", TENANTS, ["CONNECT", "TEMPORARY"]),
             )
         ),
@@ -451,7 +477,8 @@ def _cluster(
 def _parameters(connections: int) -> dict[str, str]:
     """The server's limits (docs/decisions/0065); each takes a restart, which CloudNativePG sees to."""
     return {
-        "max_connections": str(connections + _OWN_CONNECTIONS + _RESERVED_CONNECTIONS),
+        "max_connections": str(connections + _OWN_CONNECTIONS + _KEPT_CONNECTIONS + _RESERVED_CONNECTIONS),
+        "reserved_connections": str(_KEPT_CONNECTIONS),
         "superuser_reserved_connections": str(_RESERVED_CONNECTIONS),
         "temp_file_limit": _TEMPORARY,
     }

@@ -10,6 +10,7 @@ from infra.cluster.foundations import Foundations
 from infra.platform.assertions import declare_assertions
 from infra.platform.certificates import Certificates
 from infra.platform.database import Database, given_database, managed_database
+from infra.platform.database_limits import database_limits
 from infra.platform.gateway import declare_gateway
 from infra.platform.idle_suspension import idle_suspender
 from infra.platform.kubevirt import install_kubevirt
@@ -94,6 +95,14 @@ class Platform(pulumi.ComponentResource):
         monitoring_place(f"{name}-monitoring", self._opts)
         idle_suspender(
             f"{name}-idle-suspender", _SYSTEM, settings.idle_suspender_image, redis, users, self._in_system
+        )
+        database_limits(
+            f"{name}-limits",
+            _SYSTEM,
+            settings.idle_suspender_image,
+            database,
+            self._certificates.authority if database.own_authority else None,
+            self._in_system,
         )
         openings = agent_openings(
             vault.destination, database.destination, foundations.object_storage.endpoint

@@ -1,8 +1,9 @@
-"""How the platform's own services run in pods: what the gateway and the idle suspender have in common."""
+"""How the platform's own services run in pods: what the gateway and the jobs have in common."""
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import pulumi
@@ -48,19 +49,31 @@ class ServicePod:
         self,
         redis: Redis,
         *,
-        environment: Mapping[str, str],
+        environment: Mapping[str, pulumi.Input[str]],
         files: Mapping[str, Source],
         container: Mapping[str, Any],
+    ) -> k8s.core.v1.PodSpecArgsDict:
+        """The pod's specification, with ways into Redis and the Kubernetes API; otherwise as `bare`."""
+        return self.bare(
+            environment={**_redis_environment(self.name, redis), **environment},
+            files={_KUBERNETES: _kubernetes_token(), _REDIS: _redis_files(self.name), **files},
+            container=container,
+        )
+
+    def bare(
+        self,
+        *,
+        environment: Mapping[str, pulumi.Input[str]],
+        files: Mapping[str, Source],
+        container: Mapping[str, Any] = MappingProxyType({}),
     ) -> k8s.core.v1.PodSpecArgsDict:
         """The pod's specification, within the pod security standard `restricted`; it writes nowhere.
 
         `files` are volumes by the folder in which the container finds them; `container` adds to it.
         """
-        told = {**_redis_environment(self.name, redis), **environment}
-        mounted = {_KUBERNETES: _kubernetes_token(), _REDIS: _redis_files(self.name), **files}
-        volumes = {re.sub(r"[^a-z]+", "-", folder).strip("-"): folder for folder in mounted}
+        volumes = {re.sub(r"[^a-z]+", "-", folder).strip("-"): folder for folder in files}
         named: list[k8s.core.v1.EnvVarArgsDict] = [
-            {"name": name, "value": value} for name, value in told.items()
+            {"name": name, "value": value} for name, value in environment.items()
         ]
         complete: Any = {
             "name": self.name,
@@ -91,7 +104,7 @@ class ServicePod:
                 "seccomp_profile": {"type": "RuntimeDefault"},
             },
             "containers": [complete],
-            "volumes": [_volume(name, mounted[folder]) for name, folder in volumes.items()],
+            "volumes": [_volume(name, files[folder]) for name, folder in volumes.items()],
         }
 
 

@@ -16,6 +16,7 @@ from infra.tenants.lifecycle import protected
 from infra.tenants.migration import Migration
 from infra.tenants.own_database import declare_database
 from infra.tenants.roster import TenantEntry
+from infra.tenants.size_limit import SizeLimit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,13 +61,20 @@ def declare_schema(
             pulumi.ResourceOptions(depends_on=[role], delete_before_replace=True),
         ),
     )
+    limit = SizeLimit(
+        f"{name}-size-limit",
+        schema=tenant.underscored,
+        gib=tenant.parts.database_gib,
+        database=database,
+        opts=opts,
+    )
     if not tenant.own_database:
         tables = _declare_tables(tenant, name, role, database, opts)
-        return Schema(connection=vault.database_connection, declared=[issuer, *tables])
+        return Schema(connection=vault.database_connection, declared=[issuer, limit, *tables])
     own = declare_database(tenant, role, database, vault, opts)
     # Other names than in the shared database: a move makes these and deletes those.
     tables = _declare_tables(tenant, f"{name}-own", role, own.database, opts, own.entrance)
-    return Schema(connection=own.connection, declared=[issuer, *own.declared, *tables])
+    return Schema(connection=own.connection, declared=[issuer, limit, *own.declared, *tables])
 
 
 def _declare_tables(

@@ -66,6 +66,8 @@ class Tier:
     """Nodes of its own, on which nobody else's machine runs."""
     logins: Logins
     """Its logins to PostgreSQL, and their connections."""
+    database_gib: int
+    """The most that it may have in PostgreSQL, in GiB, tables, indexes and large objects together."""
     own_database: bool = False
     """It may have a PostgreSQL database of its own instead of a schema among others."""
     claims: tuple[str, ...]
@@ -111,6 +113,7 @@ TIERS: Mapping[TierName, Tier] = {
         default=Size(0, 0, 0),
         maximum=Size(0, 0, 0),
         logins=Logins(3, 5),
+        database_gib=2,
         shared_runtime=True,
         claims=_OF_ALL,
         monthly_usd=99,
@@ -119,6 +122,7 @@ TIERS: Mapping[TierName, Tier] = {
         default=Size(2, 4, 0),
         maximum=Size(4, 8, 0),
         logins=Logins(3, 5),
+        database_gib=5,
         namespace=True,
         dedicated_agent=True,
         commands=True,
@@ -129,6 +133,7 @@ TIERS: Mapping[TierName, Tier] = {
         default=Size(4, 8, 50),
         maximum=Size(8, 32, 500),
         logins=Logins(4, 8),
+        database_gib=20,
         namespace=True,
         machine=True,
         commands=True,
@@ -142,6 +147,7 @@ TIERS: Mapping[TierName, Tier] = {
         default=Size(4, 8, 100),
         maximum=Size(16, 128, 2000),
         logins=Logins(4, 10),
+        database_gib=50,
         namespace=True,
         machine=True,
         commands=True,

@@ -57,10 +57,13 @@ SERVERS: Mapping[str, _Attacks] = {
 """The attacks on each server, by the name under which it is asked for."""
 
 HARMS: Mapping[str, _Attacks] = {
-    "postgres": _on(postgres_harms.entered),
-    "object-storage": _on(object_storage_harms.entered),
+    "postgres-harm": _on(postgres_harms.entered),
+    "object-storage-harm": _on(object_storage_harms.entered),
 }
-"""What is done on each server one after the other, when nothing else is tried any more: others feel it."""
+"""What is done on a server one after the other, when nothing else is tried any more: others feel it."""
+
+NAMES = (*SERVERS, *HARMS)
+"""All that can be asked for."""
 
 _IN_TURN = ("postgres", "shared-runtime", "vault")
 """Those that have Vault make tenants' logins: one more retires an earlier one (docs/decisions/0065)."""
@@ -127,11 +130,11 @@ def run(tenants: Sequence[Tenant], servers: Iterable[str], console: Console) -> 
         machines = awake(tenants, console) if _ON_MACHINES.intersection(names) else nullcontext()
         with machines, ThreadPoolExecutor() as pool:
             lanes = pool.map(
-                lambda lane: [_attack(one, SERVERS[one], tenants, console) for one in lane], _lanes(names)
+                lambda lane: [_attack(one, SERVERS[one], tenants, console) for one in lane],
+                _lanes([name for name in names if name in SERVERS]),
             )
             results = [attempts for lane in lanes for attempts in lane]
-        harms = [(server, HARMS[server]) for server in names if server in HARMS]
-        results += [_attack(f"{server}, harm", done, tenants, console) for server, done in harms]
+        results += [_attack(name, HARMS[name], tenants, console) for name in names if name in HARMS]
         return Report([attempt for attempts in results for attempt in attempts])
     finally:
         for tenant in tenants:

@@ -307,6 +307,11 @@ _STATEMENTS = (
         "CREATE FUNCTION pg_temp.attack() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'; "
         "CREATE EVENT TRIGGER attack ON ddl_command_start EXECUTE FUNCTION pg_temp.attack()",
     ),
+    _on_platform("change how much one may have", "UPDATE agent_platform.limits SET bytes = 2 ^ 60"),
+    _on_platform("take the mark of who is refused off", "COMMENT ON ROLE {own} IS NULL"),
+    _on_platform("let in who is refused", "ALTER EVENT TRIGGER agent_platform_admit DISABLE"),
+    _on_platform("measure everybody", "SELECT agent_platform.measure()"),
+    _on_platform("hold others to their limits", "SELECT agent_platform.hold_to_limits()"),
     _on_platform("create a publication", "CREATE PUBLICATION attack"),
     _on_platform("change the database", "ALTER DATABASE {database} SET search_path = {own}"),
     _on_platform("create a role", "CREATE ROLE attack"),

@@ -105,6 +105,7 @@ def _status(service: Service) -> Status:
     if service.name == "postgres" and status.ready:
         try:
             postgres.require_room()
+            return replace(status, detail=postgres.large() or status.detail)
         except NotReady as full:
             return replace(status, ready=False, detail=str(full))
     return status

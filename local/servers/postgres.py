@@ -42,7 +42,8 @@ _SETTINGS = {
     "unix_socket_directories": "",
     "password_encryption": "scram-sha-256",
     # As the program has it of a server of its own.
-    "max_connections": str(CONNECTIONS + 40 + _RESERVED),
+    "max_connections": str(CONNECTIONS + 40 + 20 + _RESERVED),
+    "reserved_connections": "20",
     "superuser_reserved_connections": str(_RESERVED),
     "temp_file_limit": "1GB",
     "shared_buffers": "64MB",
@@ -66,6 +67,11 @@ _FREE = """
 SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
   - current_setting('reserved_connections')::int - count(*)
 FROM pg_stat_activity WHERE backend_type = 'client backend'
+"""
+_LARGE = """
+SELECT schema, pg_size_pretty(used), pg_size_pretty(bytes),
+  starts_with(shobj_description(to_regrole(quote_ident(schema)), 'pg_authid'), 'refused: ')
+FROM agent_platform.limits WHERE used > bytes * 0.9 ORDER BY used::float / bytes DESC LIMIT 5
 """
 
 
@@ -130,6 +136,19 @@ def require_room() -> None:
         raise NotReady(f"no room for tenants: of the connections, {told}")
 
 
+def large() -> str:
+    """Tell which tenants near what they may have at most, or have more; empty if none does."""
+    with _connect(DATABASE) as connection:
+        try:
+            found = connection.execute(_LARGE).fetchall()
+        except psycopg.errors.UndefinedTable:
+            return ""  # before the first update
+    return ", ".join(
+        f"{schema} has {used} of {most}{' and is refused' if refused else ''}"
+        for schema, used, most, refused in found
+    )
+
+
 def environment() -> dict[str, str]:
     """Return what `psql` and other PostgreSQL clients need."""
     return {
@@ -154,14 +173,14 @@ def _as_owner(program: Path, *arguments: str | Path) -> Sequence[str]:
     return [*_UNPRIVILEGED, *command]
 
 
-def _connect() -> psycopg.Connection:
+def _connect(database: str = "postgres") -> psycopg.Connection:
     try:
         return psycopg.connect(
             host="127.0.0.1",
             port=ports.port("postgres"),
             user=ADMIN,
             password=credentials.secret("postgres"),
-            dbname="postgres",
+            dbname=database,
             sslmode="disable",
             connect_timeout=5,
             autocommit=True,

@@ -7,31 +7,17 @@ from functools import partial
 from typing import Any
 
 import psycopg
-from hvac.exceptions import VaultError  # type: ignore[import-untyped]
 
-from local import credentials
 from local.attack.harm import Harm, Harmed
+from local.attack.harms import postgres_holding
+from local.attack.harms.logins import Administrator, Login, exists, issued, revoke, superuser
 from local.attack.postgres import connect
-from local.attack.tenants import Tenant, once_allowed, operator
-from local.servers import postgres
+from local.attack.tenants import Tenant, operator
 
 _MANY = 10
 """More logins than a tenant has at once."""
 _MOST = 500
 """More connections than the server has."""
-
-Administrator = bool
-"""Whether it is done with all rights, and not with logins that the tenant is issued for it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Login:
-    """A login that Vault has issued to be revoked."""
-
-    database: str
-    name: str
-    password: str
-    lease: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,43 +29,13 @@ class _Held:
 
 
 @contextmanager
-def _issued(tenant: Tenant, count: int) -> Iterator[list[_Login]]:
-    """Have Vault issue a login, and further ones up to `count` if it will; revoke them at the end.
-
-    Raises:
-        VaultError: it issues none.
-    """
-
-    def generate() -> dict[str, Any]:
-        return dict(tenant.vault.secrets.database.generate_credentials(tenant.role))
-
-    logins: list[_Login] = []
-    try:
-        for _ in range(count):
-            try:
-                issued = generate() if logins else once_allowed(generate)
-            except VaultError:
-                if not logins:
-                    raise
-                break
-            name, password = issued["data"]["username"], issued["data"]["password"]
-            logins.append(
-                _Login(database=tenant.database, name=name, password=password, lease=issued["lease_id"])
-            )
-        yield logins
-    finally:
-        for login in logins:
-            _revoke(login)
-
-
-@contextmanager
 def _every_connection(
     count: int, administrator: Administrator, own: Tenant, victim: Tenant
 ) -> Iterator[_Held]:
     """Open connections with `count` logins until the server gives no more."""
-    with _issued(own, 0 if administrator else count) as logins:
-        issued = [(login.name, login.password) for login in logins]
-        pairs = [_administrator()] if administrator else issued
+    with issued(own, 0 if administrator else count) as logins:
+        own_pairs = [(login.name, login.password) for login in logins]
+        pairs = [superuser()] if administrator else own_pairs
         held: list[tuple[str, psycopg.Connection[Any]]] = []
         with ExitStack() as stack:
             for pair in pairs:
@@ -93,7 +49,7 @@ def _every_connection(
 def _work(held: _Held) -> None:
     """Do what the victim's agents do each hour: get a login, and read."""
     with (
-        _issued(held.victim, 1) as (login,),
+        issued(held.victim, 1) as (login,),
         connect(login.database, login.name, login.password) as connection,
     ):
         connection.execute("SELECT FROM agents")
@@ -112,65 +68,48 @@ def _work_with_few_logins(held: _Held) -> None:
 
 
 @contextmanager
-def _large_object(administrator: Administrator, own: Tenant, _victim: Tenant) -> Iterator[_Login]:
+def _large_object(administrator: Administrator, own: Tenant, _victim: Tenant) -> Iterator[Login]:
     """Own something as the bare login, which the tenant that it acts for does not own."""
-    with _issued(own, 1) as (login,):
-        user = _administrator() if administrator else (login.name, login.password)
+    with issued(own, 1) as (login,):
+        user = superuser() if administrator else (login.name, login.password)
         become = f'SET SESSION AUTHORIZATION "{login.name}"' if administrator else "SET ROLE NONE"
         with connect(login.database, *user) as connection:
             connection.execute(f"{become}; SELECT lo_from_bytea(0, 'attack')".encode())
         try:
             yield login
         finally:
-            if _exists(login):
-                with connect(login.database, *_administrator()) as connection:
+            if exists(login):
+                with connect(login.database, *superuser()) as connection:
                     connection.execute(f'DROP OWNED BY "{login.name}"'.encode())
 
 
 @contextmanager
-def _grant(administrator: Administrator, own: Tenant, victim: Tenant) -> Iterator[_Login]:
+def _grant(administrator: Administrator, own: Tenant, victim: Tenant) -> Iterator[Login]:
     """Grant something to a login of the victim's, on which PostgreSQL then refuses to drop it."""
     bait = f"{own.schema}.attack_grant"
-    with _issued(victim, 1) as (login,), _issued(own, 0 if administrator else 1) as attackers:
-        user = (attackers[0].name, attackers[0].password) if attackers else _administrator()
+    with issued(victim, 1) as (login,), issued(own, 0 if administrator else 1) as attackers:
+        user = (attackers[0].name, attackers[0].password) if attackers else superuser()
         with connect(own.database, *user) as connection:
             connection.execute(f'CREATE TABLE {bait} (); GRANT SELECT ON {bait} TO "{login.name}"'.encode())
         try:
             yield login
         finally:
-            with connect(own.database, *_administrator()) as connection:
+            with connect(own.database, *superuser()) as connection:
                 connection.execute(f"DROP TABLE {bait}".encode())
 
 
-def _end(login: _Login) -> None:
+def _end(login: Login) -> None:
     """End the lease; nobody may get in with the login any more, whether or not it is dropped."""
     operator().write_data("sys/leases/revoke", data={"lease_id": login.lease, "sync": True})
-    with connect(login.database, *_administrator()) as connection:
+    with connect(login.database, *superuser()) as connection:
         found = "SELECT FROM pg_roles WHERE rolname = %s AND rolcanlogin"
         if connection.execute(found, [login.name]).rowcount:
             raise RuntimeError("the lease has ended and the login still lets in")
 
 
-def _revoke(login: _Login) -> None:
-    """End the lease, as it ends by itself after its hour or with the tenant; the login must be gone."""
-    if _exists(login):
-        operator().write_data("sys/leases/revoke", data={"lease_id": login.lease, "sync": True})
-    if _exists(login):
-        raise RuntimeError("the lease has ended and the login is still there")
-
-
-def _drop(login: _Login) -> None:
-    with connect(login.database, *_administrator()) as connection:
+def _drop(login: Login) -> None:
+    with connect(login.database, *superuser()) as connection:
         connection.execute(f'DROP ROLE "{login.name}"'.encode())
-
-
-def _exists(login: _Login) -> bool:
-    with connect(login.database, *_administrator()) as connection:
-        return bool(connection.execute("SELECT FROM pg_roles WHERE rolname = %s", [login.name]).rowcount)
-
-
-def _administrator() -> tuple[str, str]:
-    return postgres.ADMIN, credentials.secret("postgres")
 
 
 _HARMS = (
@@ -193,7 +132,7 @@ _HARMS = (
         name="own a large object as the bare login",
         tried="SET ROLE NONE; SELECT lo_from_bytea(0, 'attack')",
         done=_large_object,
-        withstood=_revoke,
+        withstood=revoke,
         unguarded=_drop,
     ),
     Harm(
@@ -204,6 +143,7 @@ _HARMS = (
         withstood=_end,
         unguarded=_drop,
     ),
+    *postgres_holding.HARMS,
 )
 
 

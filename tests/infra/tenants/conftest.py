@@ -70,13 +70,16 @@ def database() -> Iterator[dict[str, Any]]:
         }
         with administrator.connect(entrance) as server:
             server.execute("CREATE ROLE vault LOGIN CREATEROLE NOINHERIT PASSWORD 'issuer'")
+            server.execute("CREATE ROLE limits LOGIN NOINHERIT PASSWORD 'keeper'")
             server.execute(f"CREATE ROLE {TENANTS}")
             server.execute(f"GRANT {TENANTS} TO vault WITH ADMIN OPTION")
-            server.execute("GRANT CONNECT ON DATABASE agents TO vault")
+            server.execute("GRANT CONNECT ON DATABASE agents TO vault, limits")
             server.execute(f"GRANT CONNECT, TEMPORARY ON DATABASE agents TO {TENANTS}")
             for closed in ("agents", "postgres", "template1"):
                 server.execute(f"REVOKE ALL ON DATABASE {closed} FROM PUBLIC")
-        ControlSchemaProvider().create({**entrance, "issuer": "vault", "members": TENANTS})
+        ControlSchemaProvider().create(
+            {**entrance, "issuer": "vault", "members": TENANTS, "keeper": "limits"}
+        )
         yield entrance
 
 

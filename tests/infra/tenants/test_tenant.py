@@ -23,6 +23,7 @@ EVERYBODY = {
     "postgresql:index/defaultPrivileges:DefaultPrivileges": 1,
     "postgresql:index/grantRole:GrantRole": 1,
     "pulumi-python:dynamic/agent-platform:Migration": 1,
+    "pulumi-python:dynamic/agent-platform:SizeLimit": 1,
     "pulumi-python:dynamic/agent-platform:VaultHoldings": 1,
     "vault:index/policy:Policy": 1,
     # The keys to its objects and for its tokens.

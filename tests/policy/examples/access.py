@@ -286,6 +286,13 @@ def plain(scene: Scene) -> None:
     scene.declare("postgresql:index/role:Role", {"name": scene.name, "login": False}, suffix="role")
     issuer = {"name": "vault", "login": True, "createRole": True}
     scene.declare("postgresql:index/role:Role", issuer, suffix="issuer")
+    scene.declare("postgresql:index/role:Role", {"name": "limits", "login": True}, suffix="limits")
+
+
+@failing("access-role-plain")
+def limits_makes_roles(scene: Scene) -> None:
+    inputs = {"name": "limits", "login": True, "createRole": True}
+    scene.declare("postgresql:index/role:Role", inputs, suffix="limits")
 
 
 @failing("access-role-plain")

@@ -1,0 +1,112 @@
+"""Tenants' limits in PostgreSQL: a CronJob that holds each to its own, once a minute (docs/decisions/0068).
+
+It runs in the idle suspender's image, and may call one function in one database.
+"""
+
+import pulumi
+import pulumi_kubernetes as k8s
+
+from infra.platform.database import LIMITS, Database
+from infra.platform.network_policies import TO_DNS, declare_network, to
+from infra.platform.service_pods import ServicePod, from_secret
+
+_NAME = "database-limits"
+_DEADLINE = 50
+"""Seconds: a run ends before the next one begins."""
+_FOLDER = "/etc/postgresql"
+_PASSWORD = "password"  # noqa: S105 — a file's name
+_AUTHORITY = "ca.crt"
+
+
+def database_limits(
+    prefix: str,
+    namespace: str,
+    image: str,
+    database: Database,
+    authority: pulumi.Input[str] | None,
+    opts: pulumi.ResourceOptions,
+) -> None:
+    """Declare the CronJob in `namespace`, its account without any right, its password, and its ways out.
+
+    `authority` is the certificate (PEM) that the server is verified by; None: by what the system trusts.
+    """
+    pod = ServicePod(
+        name=_NAME,
+        image=image,
+        module="services.database_limits",
+        requests={"cpu": "50m", "memory": "64Mi"},
+        memory_limit="128Mi",
+    )
+    metadata: k8s.meta.v1.ObjectMetaArgsDict = {"name": _NAME, "namespace": namespace, "labels": pod.labels}
+    before = [
+        k8s.core.v1.ServiceAccount(
+            prefix, metadata=metadata, automount_service_account_token=False, opts=opts
+        ),
+        k8s.core.v1.Secret(
+            f"{prefix}-password",
+            metadata=metadata,
+            string_data={
+                _PASSWORD: database.limits_password,
+                **({_AUTHORITY: authority} if authority is not None else {}),
+            },
+            opts=opts,
+        ),
+        *declare_network(
+            prefix,
+            namespace,
+            [TO_DNS, to("to-database", database.destination)],
+            agents=pod.selected,
+            labels=pod.labels,
+            opts=opts,
+            among_others=True,
+        ),
+    ]
+    k8s.batch.v1.CronJob(
+        f"{prefix}-job",
+        metadata=metadata,
+        spec={
+            "schedule": "* * * * *",
+            "concurrency_policy": "Forbid",
+            "starting_deadline_seconds": _DEADLINE,
+            "successful_jobs_history_limit": 1,
+            "failed_jobs_history_limit": 3,
+            "job_template": {
+                "metadata": {"labels": pod.labels},
+                "spec": {
+                    # Whatever it did not come to, the next one does.
+                    "backoff_limit": 0,
+                    "active_deadline_seconds": _DEADLINE,
+                    "template": {
+                        "metadata": {"labels": pod.labels},
+                        "spec": {
+                            **pod.bare(
+                                environment=_environment(database, verified=authority is not None),
+                                files={_FOLDER: from_secret(_NAME)},
+                            ),
+                            "restart_policy": "Never",
+                            "termination_grace_period_seconds": 10,
+                        },
+                    },
+                },
+            },
+        },
+        opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=before)),
+    )
+
+
+def _environment(database: Database, *, verified: bool) -> dict[str, pulumi.Input[str]]:
+    """libpq's variables."""
+    told: dict[str, pulumi.Input[str]] = {
+        "PGHOST": database.internal_host,
+        "PGPORT": str(database.port),
+        "PGDATABASE": database.name,
+        "PGUSER": LIMITS,
+        "PGPASSWORD_FILE": f"{_FOLDER}/{_PASSWORD}",
+        "PGSSLMODE": database.ssl_mode,
+    }
+    if verified:
+        return {**told, "PGSSLMODE": "verify-full", "PGSSLROOTCERT": f"{_FOLDER}/{_AUTHORITY}"}
+    if database.ssl_mode.startswith("verify-"):
+        # By the public authorities, which vouch for a name or for nothing.
+        return {**told, "PGSSLMODE": "verify-full", "PGSSLROOTCERT": "system"}
+    return told

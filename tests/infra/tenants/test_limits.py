@@ -1,0 +1,390 @@
+"""How long a tenant's sessions last and how much it has, with PostgreSQL as it is."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from infra.platform import administrator, control_schema
+from infra.tenants import roles
+from infra.tenants.size_limit import SizeLimitProvider
+from tests.infra.recording import ROOT
+from tests.infra.tenants.conftest import Connect
+
+MIB = 2**20
+Told = list[tuple[str, str, bool]]
+
+
+@pytest.fixture
+def acme(schema: Callable[[str], str], connect: Connect, database: dict[str, Any]) -> Iterator[str]:
+    """A login of acme's, as Vault makes one."""
+    server = connect()
+    schema("acme")
+    server.execute("CREATE ROLE \"v-acme\" LOGIN PASSWORD 'x' NOINHERIT IN ROLE tenant_acme")
+    server.execute('GRANT tenants TO "v-acme" WITH INHERIT TRUE')
+    server.execute("ALTER ROLE \"v-acme\" SET role = 'tenant_acme'")
+    server.execute("ALTER ROLE \"v-acme\" SET search_path = 'tenant_acme'")
+    yield "v-acme"
+    server.execute("DELETE FROM agent_platform.limits")
+    roles.end(database, "v-acme")
+
+
+@pytest.fixture
+def session(acme: str, connect: Connect) -> psycopg.Connection[Any]:
+    return connect(acme, "x")
+
+
+@pytest.fixture
+def limit(database: dict[str, Any]) -> Callable[[int], None]:
+    """Give acme a limit in MiB."""
+
+    def limit(mib: int) -> None:
+        SizeLimitProvider().create({**database, "schema": "tenant_acme", "gib": mib / 1024})
+
+    return limit
+
+
+@pytest.fixture
+def hold(connect: Connect) -> Callable[[], Told]:
+    """Do what is done each minute, as who does it."""
+    return lambda: (
+        connect("limits", "keeper").execute("SELECT * FROM agent_platform.hold_to_limits()").fetchall()
+    )
+
+
+def hold_sessions(connect: Connect, longest: str, idlest: str) -> list[tuple[str, str]]:
+    found = connect().execute("SELECT * FROM agent_platform.hold_sessions(%s, %s)", [longest, idlest])
+    return found.fetchall()
+
+
+def used(connect: Connect) -> int:
+    (found,) = connect().execute("SELECT used FROM agent_platform.measure()").fetchall()
+    return int(found[0])
+
+
+def has_ended(connection: psycopg.Connection[Any]) -> bool:
+    try:
+        connection.execute("SELECT 1")
+    except psycopg.OperationalError:
+        return True
+    return False
+
+
+def test_who_is_idle_in_a_transaction_loses_the_session(
+    session: psycopg.Connection[Any], acme: str, connect: Connect
+) -> None:
+    resting = connect(acme, "x")
+    # Its own settings are its own.
+    session.execute("SET idle_in_transaction_session_timeout = 0")
+    session.execute("BEGIN")
+    session.execute("SELECT 1")
+    connect().execute("SELECT pg_sleep(0.2)")
+
+    assert hold_sessions(connect, "1 hour", "1 hour") == []
+    ((tenant, told),) = hold_sessions(connect, "1 hour", "100 ms")
+
+    assert tenant == "tenant_acme"
+    assert told == f"ended a session of its login {acme}, idle in a transaction for 0 s"
+    assert has_ended(session)
+    assert not has_ended(resting)
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        "SELECT pg_sleep(30)",
+        # A transaction after the other, in one statement.
+        "DO $$ BEGIN LOOP COMMIT; PERFORM pg_sleep(0.01); END LOOP; END $$",
+    ],
+)
+def test_who_is_too_long_at_it_loses_the_session(
+    session: psycopg.Connection[Any], acme: str, connect: Connect, work: str
+) -> None:
+    busy = connect(acme, "x")
+    busy.execute("SET statement_timeout = 0; SET transaction_timeout = 0")
+    busy.pgconn.send_query(work.encode())
+    connect().execute("SELECT pg_sleep(0.3)")
+
+    ((tenant, told),) = hold_sessions(connect, "200 ms", "1 hour")
+
+    assert tenant == "tenant_acme"
+    assert "at one transaction or statement for 0 s" in told
+    while busy.pgconn.get_result():
+        pass
+    assert busy.pgconn.status == psycopg.pq.ConnStatus.BAD
+    assert not has_ended(session)
+
+
+def test_administrators_vault_and_migrations_are_held_to_nothing(
+    acme: str, connect: Connect, database: dict[str, Any]
+) -> None:
+    server = connect()
+    server.execute("GRANT tenant_acme TO vault WITH ADMIN OPTION")
+    server.execute("CREATE ROLE tenant_acme_migration LOGIN PASSWORD 'x' IN ROLE tenant_acme")
+    others = [connect(), connect("vault", "issuer"), connect("tenant_acme_migration", "x")]
+    for other in others:
+        other.execute("BEGIN")
+
+    assert hold_sessions(connect, "0", "0") == []
+
+    assert not any(map(has_ended, others))
+    for other in others:
+        other.close()
+    roles.end(database, "tenant_acme_migration")
+
+
+def test_who_holds_tenants_to_their_limits_may_do_nothing_else(acme: str, connect: Connect) -> None:
+    keeper = connect("limits", "keeper")
+    for statement in (
+        "SELECT agent_platform.hold_sessions('0', '0')",
+        "SELECT agent_platform.measure()",
+        "SELECT * FROM agent_platform.limits",
+        "SELECT agent_platform.end_login('v-acme')",
+        "SET ROLE tenant_acme",
+        "CREATE TABLE public.mine ()",
+    ):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            keeper.execute(statement)
+
+
+def test_a_tenant_may_do_none_of_it(session: psycopg.Connection[Any]) -> None:
+    for statement in (
+        "SELECT agent_platform.hold_to_limits()",
+        "UPDATE agent_platform.limits SET bytes = 2 ^ 60",
+        "COMMENT ON ROLE tenant_acme IS NULL",
+        "DROP EVENT TRIGGER agent_platform_admit",
+        "ALTER EVENT TRIGGER agent_platform_admit DISABLE",
+        "SET event_triggers = off",
+    ):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            session.execute(statement)
+
+
+def test_all_that_a_tenant_has_counts(
+    session: psycopg.Connection[Any], connect: Connect, limit: Callable[[int], None]
+) -> None:
+    limit(1000)
+    grown = [used(connect)]
+    for statement in (
+        "CREATE TABLE notes AS SELECT repeat('x', 1000) AS text FROM generate_series(1, 2000)",
+        "CREATE INDEX ON notes (text)",
+        "CREATE TABLE blobs AS SELECT string_agg(md5(i::text), '') FROM generate_series(1, 60000) AS i",
+        "SELECT lo_from_bytea(0, convert_to(repeat('x', 2000000), 'UTF8'))",
+        "CREATE TEMPORARY TABLE scratch AS SELECT repeat('x', 1000) FROM generate_series(1, 2000)",
+        # As the bare login, which the tenant does not own.
+        "SET ROLE NONE; SELECT lo_from_bytea(0, convert_to(repeat('y', 2000000), 'UTF8'))",
+    ):
+        session.execute(statement)
+        grown.append(used(connect))
+
+    more = [after - before for before, after in pairwise(grown)]
+    assert min(more[:1] + more[2:]) > 1.8 * MIB, more
+    assert more[1] > 0
+    session.execute("SELECT lo_unlink(oid) FROM pg_largeobject_metadata WHERE lomowner = 'v-acme'::regrole")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TABLE more AS SELECT repeat('x', 1000) FROM generate_series(1, 4000)",
+        "SET work_mem = '64kB'; DECLARE kept CURSOR FOR "
+        "SELECT repeat(i::text, 100) FROM generate_series(1, 30000) AS i ORDER BY 1; FETCH 1 FROM kept",
+        "TRUNCATE notes; INSERT INTO notes SELECT repeat('x', 1000) FROM generate_series(1, 4000)",
+        "INSERT INTO notes SELECT repeat('x', 1000) FROM generate_series(1, 4000)",
+    ],
+)
+def test_what_is_not_committed_counts(
+    session: psycopg.Connection[Any], connect: Connect, limit: Callable[[int], None], statement: str
+) -> None:
+    limit(1000)
+    session.execute("CREATE TABLE notes (text text)")
+    session.execute("BEGIN")
+    before = used(connect)
+
+    session.execute(statement)
+
+    assert used(connect) > before + 3 * MIB
+    session.execute("ROLLBACK")
+
+
+def test_a_tenant_that_locks_all_it_has_is_measured_all_the_same(
+    session: psycopg.Connection[Any], connect: Connect, limit: Callable[[int], None]
+) -> None:
+    limit(1000)
+    session.execute("CREATE TABLE notes AS SELECT repeat('x', 1000) FROM generate_series(1, 4000)")
+    session.execute("BEGIN; LOCK TABLE notes")
+
+    server = connect()
+    server.execute("SET statement_timeout = '3s'")
+
+    assert server.execute("SELECT used > %s FROM agent_platform.measure()", [3 * MIB]).fetchone() == (True,)
+
+
+def test_who_has_too_much_loses_its_sessions_and_is_refused_by_name_and_amount(
+    session: psycopg.Connection[Any],
+    acme: str,
+    connect: Connect,
+    limit: Callable[[int], None],
+    hold: Callable[[], Told],
+) -> None:
+    limit(1)
+    assert hold() == []
+    session.execute("CREATE TABLE notes AS SELECT repeat('x', 1000) FROM generate_series(1, 2000)")
+
+    ((tenant, told, refused),) = hold()
+
+    assert (tenant, refused) == ("tenant_acme", True)
+    assert told.startswith("it has ")
+    assert told.endswith(" of at most 1024 kiB in PostgreSQL: it is refused until it has less")
+    assert has_ended(session)
+    with pytest.raises(
+        psycopg.OperationalError, match=r"tenant_acme is refused: it has .* of at most 1024 kiB"
+    ):
+        connect(acme, "x")
+    connect("vault", "issuer")
+    # Its bound is more: it is let in again.
+    limit(100)
+    assert hold() == []
+    connect(acme, "x").execute("DROP TABLE notes")
+
+
+def test_an_operator_can_let_it_in_to_delete(
+    session: psycopg.Connection[Any],
+    acme: str,
+    connect: Connect,
+    limit: Callable[[int], None],
+    hold: Callable[[], Told],
+) -> None:
+    limit(1)
+    session.execute("CREATE TABLE notes AS SELECT repeat('x', 1000) FROM generate_series(1, 2000)")
+    hold()
+
+    connect().execute("UPDATE agent_platform.limits SET lenient_until = now() + interval '1 hour'")
+
+    ((_, told, refused),) = hold()
+    assert "it is let in until" in told
+    assert not refused
+    inside = connect(acme, "x")
+    inside.execute("DROP TABLE notes")
+    assert hold() == []
+    # And the hour ends.
+    inside.execute("CREATE TABLE notes AS SELECT repeat('x', 1000) FROM generate_series(1, 2000)")
+    connect().execute("UPDATE agent_platform.limits SET lenient_until = now() - interval '1 s'")
+    ((_, _, refused),) = hold()
+    assert refused
+
+
+def test_who_nears_its_bound_is_told_of(
+    session: psycopg.Connection[Any], connect: Connect, limit: Callable[[int], None], hold: Callable[[], Told]
+) -> None:
+    session.execute("CREATE TABLE notes AS SELECT repeat('x', 1000) FROM generate_series(1, 10000)")
+    limit(12)
+
+    ((tenant, told, refused),) = hold()
+
+    assert (tenant, refused) == ("tenant_acme", False)
+    assert told.endswith("of at most 12 MiB in PostgreSQL")
+    assert not has_ended(session)
+
+
+def test_a_database_of_its_own_counts_and_refuses_too(
+    acme: str,
+    connect: Connect,
+    database: dict[str, Any],
+    limit: Callable[[int], None],
+    hold: Callable[[], Told],
+) -> None:
+    server, own = connect(), {**database, "database": "tenant_acme"}
+    server.execute("CREATE DATABASE tenant_acme")
+    try:
+        control_schema.ControlSchemaProvider().create({**own, "issuer": "vault"})
+        entrance = {**own, "user": acme, "password": "x"}
+        limit(5)  # Less than what PostgreSQL itself has in there.
+
+        ((tenant, _, refused),) = hold()
+
+        assert (tenant, refused) == ("tenant_acme", True)
+        with pytest.raises(psycopg.OperationalError, match="tenant_acme is refused"):
+            administrator.connect(entrance)
+        administrator.connect(own).close()
+    finally:
+        server.execute("DROP DATABASE tenant_acme WITH (FORCE)")
+
+
+def test_its_limit_is_read_as_it_is_and_goes_with_its_tenant(
+    acme: str, database: dict[str, Any], connect: Connect
+) -> None:
+    provider, props = SizeLimitProvider(), {**database, "schema": "tenant_acme", "gib": 2.0}
+    assert provider.read("tenant_acme", props).id == ""
+    provider.create(props)
+    provider.update("tenant_acme", props, {**props, "gib": 5.0})
+
+    assert (provider.read("tenant_acme", props).outs or {})["gib"] == 5.0
+    assert not provider.diff("tenant_acme", props, props).changes
+    assert provider.diff("tenant_acme", props, {**props, "schema": "tenant_b"}).replaces == ["schema"]
+
+    provider.delete("tenant_acme", props)
+    assert provider.read("tenant_acme", props).id == ""
+
+
+def test_vault_comes_in_when_tenants_hold_every_ordinary_connection(acme: str, connect: Connect) -> None:
+    held = []
+    with pytest.raises(psycopg.OperationalError, match="remaining connection slots are reserved"):
+        while True:
+            held.append(connect(acme, "x"))
+
+    connect("vault", "issuer").execute("SELECT 1")
+    connect("limits", "keeper").execute("SELECT 1")
+    for connection in held:
+        connection.close()
+
+
+@pytest.fixture
+def job(database: dict[str, Any], tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the job of each minute, as it runs in its pod."""
+
+    def job(password: str = "keeper") -> subprocess.CompletedProcess[str]:
+        (tmp_path / "password").write_text(password)
+        entrance = {
+            "PGHOST": database["host"],
+            "PGPORT": str(int(database["port"])),
+            "PGDATABASE": database["database"],
+            "PGUSER": "limits",
+            "PGSSLMODE": "disable",
+            "PGPASSWORD_FILE": str(tmp_path / "password"),
+        }
+        return subprocess.run(
+            [sys.executable, "-m", "services.database_limits"],
+            env={"PATH": os.environ["PATH"], **entrance},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return job
+
+
+def test_the_job_fails_where_a_tenant_is_refused_or_nothing_could_be_done(
+    session: psycopg.Connection[Any],
+    limit: Callable[[int], None],
+    job: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    limit(1)
+    quiet = job()
+    session.execute("CREATE TABLE notes AS SELECT repeat('x', 1000) FROM generate_series(1, 2000)")
+    loud, shut_out = job(), job("wrong")
+
+    assert (quiet.returncode, quiet.stderr) == (0, "")
+    assert loud.returncode == 1
+    assert "ERROR tenant_acme: it has " in loud.stderr
+    assert has_ended(session)
+    assert shut_out.returncode == 1
+    assert "ERROR nobody was held to anything: PostgreSQL: " in shut_out.stderr
+    assert "Traceback" not in shut_out.stderr
