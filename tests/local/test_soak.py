@@ -1,0 +1,182 @@
+"""The soak's own logic: who is in the roster, what is drawn, and what is made of what was seen."""
+
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+import yaml
+from rich.console import Console
+
+from infra.tenants.roster import Roster, load_roster
+from local import bench, bench_soak
+from local.attack.attempt import Attack, Target
+from local.attack.harm import Harm, Harmed
+from local.attack.tenants import Tenant
+from local.soak import attackers, cast, figures, witness
+
+OWN, OTHER, THIRD, GUEST = (
+    Tenant({"id": name, "schema": f"tenant_{name}", "prefix": f"tenant_{name}/", "namespace": "", "vm": ""})
+    for name in ("acme", "bluebird", "corvus", "guest")
+)
+SEEDS = range(300)
+
+
+def loaded(tmp_path: Path, turn: int, stage: cast.Stage | None) -> Roster:
+    file = tmp_path / "tenants.yaml"
+    file.write_text(yaml.safe_dump(cast.roster(turn, stage)), encoding="utf-8")
+    return load_roster(file)
+
+
+def ids(roster: Roster) -> set[str]:
+    return {entry.id for entry in roster.tenants}
+
+
+@pytest.mark.parametrize("stage", [None, *cast.STAGES])
+def test_every_stage_is_a_roster_with_twenty_attackers_and_the_witnesses(
+    tmp_path: Path, stage: cast.Stage | None
+) -> None:
+    there = ids(loaded(tmp_path, 2, stage))
+
+    assert len(cast.ATTACKERS) == 20
+    assert there >= cast.ATTACKERS.keys() | cast.WITNESSES.keys()
+    gone = stage in (None, "remove")
+    assert there - cast.ATTACKERS.keys() - cast.WITNESSES.keys() == (set() if gone else set(cast.guests(2)))
+
+
+def test_five_come_move_and_leave_one_of_them_with_a_final_backup(tmp_path: Path) -> None:
+    came, moved, leaving, gone = (
+        loaded(tmp_path, 1, stage) for stage in ("add", "move", "offboard", "remove")
+    )
+    tiers = {entry.id: entry.tier for entry in came.tenants}
+
+    assert len(cast.guests(1)) == 5
+    changed = {entry.id for entry in moved.tenants if entry.tier != tiers[entry.id]}
+    assert changed == set(cast.guests(1))
+    backups = [entry.offboarding.backup for entry in leaving.tenants if entry.offboarding]
+    assert sorted(backups) == ["final", *4 * ["waived"]]
+    assert {entry.id: entry.tier for entry in leaving.tenants} == {
+        entry.id: entry.tier for entry in moved.tenants
+    }
+    assert set(gone.retired) == set(cast.guests(1))
+
+
+def test_nobody_comes_back_in_a_later_round(tmp_path: Path) -> None:
+    later = loaded(tmp_path, 2, "add")
+
+    assert set(later.retired) == set(cast.guests(1))
+    assert not set(cast.guests(1)) & set(cast.guests(2))
+
+
+def weapons(**options: Any) -> attackers.Weapons:
+    tenants = (OWN, OTHER, THIRD)
+    sessions = dict.fromkeys(tenants, "session")
+    attacks: list[Attack[str]] = [
+        Attack(name=name, tried="", run=lambda *_: None, **options) for name in ("read", "write")
+    ]
+    harm: Harm[str] = Harm(
+        kind="holds up others", name="fill", tried="", done=lambda *_: pytest.fail(), withstood=lambda _: None
+    )
+    return attackers.Weapons(
+        [Target(server="A", sessions=sessions, victims=tenants, administrator="", attacks=attacks)],
+        [Harmed(server="A", sessions=sessions, administrator="", harms=(harm,))],
+    )
+
+
+def draws(armed: attackers.Weapons) -> list[attackers.Try | attackers.DoHarm | None]:
+    return [attackers.drawn(Random(seed), OWN, armed, [GUEST]) for seed in SEEDS]
+
+
+def test_what_is_drawn_is_the_seeds_and_everything_is_drawn_at_some_time() -> None:
+    armed = weapons()
+
+    assert draws(armed) == draws(armed)
+    tried = {(draw.attack.name, draw.victim) for draw in draws(armed) if isinstance(draw, attackers.Try)}
+    assert tried == {(name, victim) for name in ("read", "write") for victim in (OTHER, THIRD)}
+    harmed = {draw.victim for draw in draws(armed) if isinstance(draw, attackers.DoHarm)}
+    assert harmed == {OTHER, THIRD, GUEST}
+
+
+def test_what_reaches_for_the_platform_has_nobody_else_for_a_victim() -> None:
+    tried = [draw for draw in draws(weapons(on_platform=True)) if isinstance(draw, attackers.Try)]
+
+    assert {draw.victim for draw in tried} == {OWN}
+
+
+def test_where_an_attack_makes_no_sense_nothing_is_tried() -> None:
+    drawn = draws(weapons(spares=lambda _own, _victim: True))
+
+    assert None in drawn
+    assert not [draw for draw in drawn if isinstance(draw, attackers.Try)]
+
+
+def piece(at: float, seconds: float, failure: str = "", kind: str = "rows") -> witness.Piece:
+    return {"tenant": "quiet1", "kind": kind, "at": at, "seconds": seconds, "failure": failure}
+
+
+def test_work_is_compared_within_the_two_rounds_and_what_fails_counts_whenever_it_was() -> None:
+    quiet = [piece(at, 0.001 * at) for at in range(100)]
+    between = [piece(150, 9.0), piece(151, 9.0, "refused")]
+    loud = [piece(200 + at, 0.003 * at) for at in range(100)]
+
+    found = figures.work([*quiet, *between, *loud], (0, 99), (200, 299))["rows"]
+
+    assert found["quiet"] == pytest.approx(0.095, abs=0.002)
+    assert found["loud"] == pytest.approx(3 * found["quiet"])
+    assert (found["pieces"], found["failed"], found["failure"]) == (202, 1, "quiet1: refused")
+
+
+def soaked() -> figures.Soaked:
+    pieces = [piece(at, 0.1, kind=kind) for kind in witness.KINDS for at in range(4)]
+    return {
+        "updates": [{"name": "add 1", "failure": ""}],
+        "receipts": {"guest1a": ""},
+        "attempts": 7,
+        "denied": 7,
+        "leaked": 0,
+        "findings": [],
+        "left": "",
+        "work": figures.work(pieces, (0, 1), (2, 3)),
+    }
+
+
+def run(found: figures.Soaked, monkeypatch: pytest.MonkeyPatch) -> tuple[list[bench.Figure], list[str]]:
+    monkeypatch.setattr(bench_soak, "measure", lambda _console: found)
+    monkeypatch.setattr("local.toolchain.ensure", lambda _console: None)
+    return bench.run(Console(quiet=True), ["soak"])
+
+
+def test_a_soak_in_which_all_is_well_has_figures_and_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    told, failures = run(soaked(), monkeypatch)
+
+    assert failures == []
+    assert all(figure["met"] for figure in told)
+    assert len(told) == 4 + len(witness.KINDS)
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"updates": [{"name": "move 2", "failure": "exit status 1"}]}, "update move 2 failed: exit status 1"),
+    ({"receipts": {"guest2c": "there is none"}}, "the receipt of guest2c: there is none"),
+    ({"denied": 6, "findings": ["broken: PostgreSQL: read"]}, "broken: PostgreSQL: read"),
+    ({"left": "1 update"}, "an update would still change something: 1 update"),
+    (
+        {"work": figures.work([piece(0, 1.0, "no slot"), piece(0, 1.0)], (0, 1), (0, 1))},
+        "1 of 2 pieces of work (rows) failed; quiet1: no slot",
+    ),
+    (
+        {"work": figures.work([piece(0, 1.0), piece(1, 1.0), piece(2, 1.6), piece(3, 1.6)], (0, 1), (2, 3))},
+        "p95 of others' work (rows) beside harm / without: 1.6",
+    ),
+]
+
+
+@pytest.mark.parametrize(("wrong", "message"), WRONG, ids=[message for _, message in WRONG])
+def test_whatever_is_not_as_it_must_be_is_told_next_to_the_figures(
+    monkeypatch: pytest.MonkeyPatch, wrong: dict[str, Any], message: str
+) -> None:
+    found: figures.Soaked = {**soaked(), **wrong}  # type: ignore[typeddict-item]
+
+    told, (failure,) = run(found, monkeypatch)
+
+    assert message in failure.splitlines()
+    assert len(told) >= 5
