@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from random import Random
 from threading import Event, Lock, Thread
 from typing import Any, TypeVar
@@ -17,7 +17,7 @@ from local.attack import postgres
 from local.attack.attempt import PLATFORM, Attack, Attempt, Target
 from local.attack.campaign import HARMED, TARGETS
 from local.attack.harm import Harm, Harmed
-from local.attack.tenants import Tenant, once_allowed
+from local.attack.tenants import Tenant
 from local.soak import cast
 
 _SHIFT = 240.0
@@ -83,6 +83,7 @@ class Attackers:
         self._seed, self._console = seed, console
         self._entered, self._over = Event(), Event()
         self._locks: dict[str, Lock] = {}
+        self._planting = Lock()
         self._shifts = Thread(target=self._work)
 
     def begin(self) -> None:
@@ -118,7 +119,7 @@ class Attackers:
     def _shift(self, turn: int, tenants: Sequence[Tenant]) -> None:
         with ExitStack() as stack:
             targets = [
-                _with_own_sessions(stack.enter_context(_entered(entered, tenants)))
+                stack.enter_context(_entered(entered, tenants))
                 for name, entered in TARGETS.items()
                 if name not in _INTRUDERS
             ]
@@ -149,17 +150,26 @@ class Attackers:
                 attempt = draw.harmed.attempt(draw.harm, own, draw.victim)
             overtaken = draw.victim in guests and draw.victim not in self.guests
             return None if overtaken and attempt.outcome != "denied" else attempt
+        if draw.target.server == postgres.SERVER:
+            with self._alone(own, draw.victim):
+                return self._try_on_postgres(draw, own)
         with self._alone(own):
-            attempt = draw.target.attempt(draw.attack, own, draw.victim)
-            if attempt.outcome == "broken" and _log_in_again(draw.target, own):
-                attempt = draw.target.attempt(draw.attack, own, draw.victim)
-        return attempt
+            return draw.target.attempt(draw.attack, own, draw.victim)
+
+    def _try_on_postgres(self, draw: Try, own: Tenant) -> Attempt:
+        """Plant for it what it is after, by other logins: the harm retires those that were there."""
+        pair = list(dict.fromkeys((own, draw.victim)))
+        for tenant in pair:
+            vars(tenant).pop("login", None)
+        with self._planting, _entered(postgres.entered, pair) as target:
+            attack = next(each for each in target.attacks if each.name == draw.attack.name)
+            return target.attempt(attack, own, draw.victim)
 
     @contextmanager
     def _alone(self, *tenants: Tenant) -> Iterator[None]:
         """Have nobody else use these tenants' logins: a further one retires the oldest."""
         with ExitStack() as stack:
-            for name in sorted(tenant.id for tenant in tenants):
+            for name in sorted({tenant.id for tenant in tenants}):
                 stack.enter_context(self._locks.setdefault(name, Lock()))
             yield
 
@@ -175,21 +185,6 @@ def _entered(
     finally:
         with suppress(psycopg.Error):
             stack.close()
-
-
-def _with_own_sessions(target: Target[Any]) -> Target[Any]:
-    return replace(target, sessions=dict(target.sessions))
-
-
-def _log_in_again(target: Target[Any], own: Tenant) -> bool:
-    """Give a tenant another login to PostgreSQL, as its agent does whose login was retired."""
-    session, sessions = target.sessions[own], target.sessions
-    if not isinstance(session, postgres.Session) or not isinstance(sessions, dict):
-        return False
-    session.leave()
-    issued = once_allowed(lambda: own.vault.secrets.database.generate_credentials(own.role))["data"]
-    sessions[own] = postgres.Session(issued["username"], issued["password"])
-    return True
 
 
 def _not_entered(error: Exception) -> Attempt:
