@@ -1,7 +1,7 @@
 """Twenty tenants do harm at random for ten minutes, while updates add, migrate, move and remove five others.
 
-A round of the same updates comes first, in which nobody does harm: what the quiet tenants' work takes in the
-one and in the other is compared. The parts: `cast` says who is in the roster, `rounds` makes the updates,
+Each update is also made for five more while nobody does harm: what the quiet tenants' work takes during the
+ones and the others is compared. The parts: `cast` says who is in the roster, `updates` makes the updates,
 `attackers` do harm, `witness` is whose work is measured, and `figures` sums up. All of it happens in a
 checkout that is thrown away.
 

@@ -8,85 +8,89 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import boto3
 from botocore.exceptions import ClientError
-from rich.console import Console
 
 from infra.tenants import receipt
 from local import consoles, credentials, engine
-from local.attack.attempt import Attempt
 from local.attack.awake import awake
 from local.attack.campaign import Report
 from local.attack.object_storage import client
 from local.attack.tenants import Tenant
 from local.errors import LocalError
 from local.paths import ROOT
-from local.soak import cast, figures, rounds, witness
+from local.soak import cast, figures, witness
 from local.soak.attackers import Attackers
+from local.soak.updates import Updates, guests
 
 
 def main() -> None:
     """Carry it out."""
     console = consoles.console(stderr=True)
     seed, seconds = int(os.environ["SOAK_SEED"]), float(os.environ["SOAK_SECONDS"])
-    begun = rounds.begin(console)
+    updates, attackers = Updates(console), Attackers(seed, console)
+    begun = updates.begin()
     if begun.failure:
         raise LocalError(f"soak: the platform did not come up, so nothing was tried:\n{begun.failure}")
-    with _witnesses() as work:
-        quiet = rounds.carry_out(1, lambda _guests: None, console)
-        attempts, loud = _attacked(seed, seconds, console)
-    updates = [*quiet.updates, *loud.updates]
-    console.print(Report(attempts).table())
+    known = engine.tenants(engine.LOCAL_STACK)
+    machines = [Tenant(summary) for summary in known if summary["id"] in cast.ATTACKERS]
+    with awake(machines, console), _witnesses() as pieces:
+        quiet, loud = _stages(updates, attackers, seconds)
+    report = Report(attackers.attempts)
+    console.print(report.table())
     found: figures.Soaked = {
-        "updates": [{"name": each.name, "failure": each.failure} for each in updates],
-        "receipts": _receipts([*cast.guests(1), *cast.guests(2)]),
-        "attempts": len(attempts),
-        "findings": Report(attempts).findings(),
-        "denied": sum(attempt.outcome == "denied" for attempt in attempts),
-        "leaked": sum(attempt.outcome == "leaked" for attempt in attempts),
+        "updates": [{"name": each.name, "failure": each.failure} for each in updates.done],
+        "receipts": _receipts([*cast.guests("quiet"), *cast.guests("loud")]),
+        "attempts": len(report.attempts),
+        "denied": sum(attempt.outcome == "denied" for attempt in report.attempts),
+        "leaked": sum(attempt.outcome == "leaked" for attempt in report.attempts),
+        "findings": report.findings(),
         "left": _left(),
-        "work": figures.work(_pieces(work), (quiet.began, quiet.ended), (loud.began, loud.ended)),
+        "work": figures.work(pieces, quiet, loud),
     }
     sys.stdout.write(json.dumps(found))
 
 
-def _attacked(seed: int, seconds: float, console: Console) -> tuple[Sequence[Attempt], rounds.Round]:
-    """One round while harm is done, which goes on until it has lasted as long as it should."""
-    known = engine.tenants(engine.LOCAL_STACK)
-    machines = [Tenant(summary) for summary in known if summary["id"] in cast.ATTACKERS]
-    attackers = Attackers(seed, console)
-    with awake(machines, console):
-        attackers.begin()
-        began = time.monotonic()
-        try:
-            loud = rounds.carry_out(2, attackers.receive, console)
-            time.sleep(max(0.0, began + seconds - time.monotonic()))
-        finally:
-            attackers.end()
-    return attackers.attempts, loud
+def _stages(
+    updates: Updates, attackers: Attackers, seconds: float
+) -> tuple[list[figures.Window], list[figures.Window]]:
+    """Have both parties go through all stages; when updates ran without harm, and when with it.
+
+    They take turns, so that what else the machine has to do falls on both alike. Harm is done for `seconds`
+    in all, at the end without an update.
+    """
+    quiet, loud, harm = [], [], 0.0
+    for stage in cast.STAGES:
+        update = updates.go_on("quiet", stage)
+        quiet.append((update.began, update.ended))
+        # Who comes or goes cannot be logged in as.
+        attackers.guests = guests("loud") if stage in ("migrate", "move") else []
+        with attackers.at_work():
+            began = time.monotonic()
+            update = updates.go_on("loud", stage)
+            loud.append((update.began, update.ended))
+            harm += time.monotonic() - began
+            if stage == cast.STAGES[-1]:
+                time.sleep(max(0.0, seconds - harm))
+    return quiet, loud
 
 
 @contextmanager
-def _witnesses() -> Iterator[Path]:
-    """Have the witnesses work meanwhile; gives the file with what they tell."""
-    with tempfile.TemporaryDirectory() as folder:
-        told = Path(folder) / "work"
-        with told.open("wb") as file:
-            working = subprocess.Popen([sys.executable, "-m", witness.__name__], cwd=ROOT, stdout=file)
+def _witnesses() -> Iterator[list[witness.Piece]]:
+    """Have the witnesses work meanwhile; what they did is there in the end."""
+    pieces: list[witness.Piece] = []
+    with tempfile.TemporaryFile() as told:
+        working = subprocess.Popen([sys.executable, "-m", witness.__name__], cwd=ROOT, stdout=told)
         try:
-            yield told
+            yield pieces
         finally:
             working.terminate()
             working.wait()
-
-
-def _pieces(told: Path) -> list[witness.Piece]:
-    # The last line may have been cut off.
-    lines = told.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+            told.seek(0)
+            # The last line may have been cut off.
+            pieces.extend(json.loads(line) for line in told if line.endswith(b"\n"))
 
 
 def _receipts(removed: Sequence[str]) -> dict[str, str]:

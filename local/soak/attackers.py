@@ -73,41 +73,37 @@ def drawn(random: Random, own: Tenant, weapons: Weapons, guests: Sequence[Tenant
 
 
 class Attackers:
-    """Who does harm, from `begin` to `end`."""
+    """Who does harm, whenever it is time to."""
 
     def __init__(self, seed: int, console: Console) -> None:
         """Nobody logs in yet."""
         self.attempts: list[Attempt] = []
         self.guests: Sequence[Tenant] = ()
         """Who else is harmed, while there."""
-        self._seed, self._console = seed, console
-        self._entered, self._over = Event(), Event()
+        self._seed, self._turn, self._console = seed, 0, console
         self._locks: dict[str, Lock] = {}
         self._planting = Lock()
-        self._shifts = Thread(target=self._work)
 
-    def begin(self) -> None:
-        """Return when harm is being done."""
-        self._shifts.start()
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Have them do harm for as long as the block lasts; it begins when they have logged in."""
+        self._entered, self._over = Event(), Event()
+        working = Thread(target=self._work)
+        working.start()
         self._entered.wait()
-
-    def end(self) -> None:
-        """Return when everybody has stopped."""
-        self._over.set()
-        self._shifts.join()
-
-    def receive(self, guests: Sequence[Tenant]) -> None:
-        """Harm these, too, and none of the former ones any more."""
-        self.guests = guests
+        try:
+            yield
+        finally:
+            self._over.set()
+            working.join()
 
     def _work(self) -> None:
-        turn = 0
         while not self._over.is_set():
-            turn += 1
+            self._turn += 1
             known = engine.tenants(engine.LOCAL_STACK)
             tenants = [Tenant(summary) for summary in known if summary["id"] in cast.ATTACKERS]
             try:
-                self._shift(turn, tenants)
+                self._shift(tenants)
             except Exception as error:  # noqa: BLE001 - whatever it is, it keeps harm from being done
                 self.attempts.append(_not_entered(error))
                 self._over.wait(_PAUSE)
@@ -116,7 +112,7 @@ class Attackers:
                 for tenant in tenants:
                     tenant.leave()
 
-    def _shift(self, turn: int, tenants: Sequence[Tenant]) -> None:
+    def _shift(self, tenants: Sequence[Tenant]) -> None:
         with ExitStack() as stack:
             targets = [
                 stack.enter_context(_entered(entered, tenants))
@@ -125,12 +121,12 @@ class Attackers:
             ]
             harmed = [stack.enter_context(_entered(entered, tenants)) for entered in HARMED.values()]
             weapons = Weapons(targets, harmed)
-            self._console.print(f"shift {turn}: {len(tenants)} attackers have logged in")
+            self._console.print(f"shift {self._turn}: {len(tenants)} attackers have logged in")
             self._entered.set()
             until = time.monotonic() + _SHIFT
 
             def attack(own: Tenant) -> None:
-                random = Random(f"{self._seed}/{turn}/{own.id}")  # noqa: S311 - nothing secret
+                random = Random(f"{self._seed}/{self._turn}/{own.id}")  # noqa: S311 - nothing secret
                 while time.monotonic() < until and not self._over.wait(random.uniform(0, 2 * _PAUSE)):
                     attempt = self._attempt(random, own, weapons)
                     if attempt is not None:

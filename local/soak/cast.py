@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 Stage = Literal["add", "migrate", "move", "offboard", "remove"]
 STAGES: Sequence[Stage] = ("add", "migrate", "move", "offboard", "remove")
-"""The updates of a round, in their order."""
+"""The updates through which a party goes, in their order."""
 
 ATTACKERS: Mapping[str, str] = {
     f"attacker{number:02}": tier
@@ -13,7 +13,7 @@ ATTACKERS: Mapping[str, str] = {
 }
 """Who does harm, by tier."""
 
-WITNESSES: Mapping[str, str] = {"quiet1": "starter", "quiet2": "starter", "quiet3": "professional"}
+WITNESSES: Mapping[str, str] = {"witness1": "starter", "witness2": "starter", "witness3": "professional"}
 """Whose work is measured, by tier."""
 
 _GUESTS = (
@@ -29,26 +29,28 @@ _WITH_FINAL_BACKUP = 0
 Entry = Mapping[str, Any]
 
 
-def guests(turn: int) -> list[str]:
-    """The ids of those who come and go in a round; an id is never given twice."""
-    return [f"guest{turn}{letter}" for letter in "abcde"]
+Party = Literal["quiet", "loud"]
+"""Five who come and go together: while nobody does harm, or while everybody does."""
 
 
-def roster(turn: int, stage: Stage | None) -> dict[str, Any]:
-    """The roster at a stage of a round; before the first of them if it is None."""
-    gone = [guest for earlier in range(1, turn) for guest in guests(earlier)]
-    present: list[Entry] = []
-    if stage == "remove":
-        gone += guests(turn)
-    elif stage is not None:
-        present = list(_present(turn, stage))
+def guests(party: Party) -> list[str]:
+    """Their ids."""
+    return [f"{party}guest{number}" for number in range(1, len(_GUESTS) + 1)]
+
+
+def roster(reached: Mapping[Party, Stage]) -> dict[str, Any]:
+    """The roster in which each party has reached a stage; whoever is not named has not come yet."""
+    gone = [guest for party, stage in reached.items() if stage == "remove" for guest in guests(party)]
+    present = [entry for party, stage in reached.items() for entry in _present(party, stage)]
     stay = [_entry(name, tier) for name, tier in {**ATTACKERS, **WITNESSES}.items()]
     return {"tenants": [*stay, *present], **({"retired": gone} if gone else {})}
 
 
-def _present(turn: int, stage: Stage) -> Iterator[Entry]:
+def _present(party: Party, stage: Stage) -> Iterator[Entry]:
+    if stage == "remove":
+        return
     moved = stage in ("move", "offboard")
-    for number, (guest, tiers) in enumerate(zip(guests(turn), _GUESTS, strict=True)):
+    for number, (guest, tiers) in enumerate(zip(guests(party), _GUESTS, strict=True)):
         entry = _entry(guest, tiers[moved])
         if stage == "offboard":
             waived = {"backup": "waived", "reason": "the soak is over"}

@@ -45,16 +45,16 @@ class Soaked(TypedDict):
     """By kind."""
 
 
-def work(pieces: Iterable[witness.Piece], quiet: Window, loud: Window) -> dict[str, Work]:
-    """Sum up the witnesses' work of both rounds, by kind.
+def work(pieces: Iterable[witness.Piece], quiet: Sequence[Window], loud: Sequence[Window]) -> dict[str, Work]:
+    """Sum up the witnesses' work during the updates, by kind: of those without harm, and of those with it.
 
-    A piece belongs to the round in which it began; what failed counts whenever it was.
+    A piece belongs to the update in which it began; what failed counts whenever it was.
     """
     done = list(pieces)
     return {kind: _of([each for each in done if each["kind"] == kind], quiet, loud) for kind in witness.KINDS}
 
 
-def _of(pieces: Sequence[witness.Piece], quiet: Window, loud: Window) -> Work:
+def _of(pieces: Sequence[witness.Piece], quiet: Sequence[Window], loud: Sequence[Window]) -> Work:
     failures = [f"{each['tenant']}: {each['failure']}" for each in pieces if each["failure"]]
     return {
         "quiet": percentile(_within(pieces, quiet)),
@@ -65,9 +65,10 @@ def _of(pieces: Sequence[witness.Piece], quiet: Window, loud: Window) -> Work:
     }
 
 
-def _within(pieces: Iterable[witness.Piece], window: Window) -> list[float]:
-    began, ended = window
-    return [each["seconds"] for each in pieces if began <= each["at"] <= ended]
+def _within(pieces: Iterable[witness.Piece], windows: Sequence[Window]) -> list[float]:
+    return [
+        each["seconds"] for each in pieces if any(began <= each["at"] <= ended for began, ended in windows)
+    ]
 
 
 def percentile(seconds: Sequence[float]) -> float:

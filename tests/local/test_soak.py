@@ -22,50 +22,48 @@ OWN, OTHER, THIRD, GUEST = (
 SEEDS = range(300)
 
 
-def loaded(tmp_path: Path, turn: int, stage: cast.Stage | None) -> Roster:
+def loaded(tmp_path: Path, **reached: cast.Stage) -> Roster:
     file = tmp_path / "tenants.yaml"
-    file.write_text(yaml.safe_dump(cast.roster(turn, stage)), encoding="utf-8")
+    stages: dict[cast.Party, cast.Stage] = {**reached}  # type: ignore[dict-item]
+    file.write_text(yaml.safe_dump(cast.roster(stages)), encoding="utf-8")
     return load_roster(file)
 
 
-def ids(roster: Roster) -> set[str]:
-    return {entry.id for entry in roster.tenants}
+def tiers(roster: Roster) -> dict[str, str]:
+    return {entry.id: entry.tier for entry in roster.tenants}
 
 
-@pytest.mark.parametrize("stage", [None, *cast.STAGES])
+@pytest.mark.parametrize("stage", cast.STAGES)
 def test_every_stage_is_a_roster_with_twenty_attackers_and_the_witnesses(
-    tmp_path: Path, stage: cast.Stage | None
+    tmp_path: Path, stage: cast.Stage
 ) -> None:
-    there = ids(loaded(tmp_path, 2, stage))
+    there = tiers(loaded(tmp_path, quiet=stage)).keys()
 
     assert len(cast.ATTACKERS) == 20
-    assert there >= cast.ATTACKERS.keys() | cast.WITNESSES.keys()
-    gone = stage in (None, "remove")
-    assert there - cast.ATTACKERS.keys() - cast.WITNESSES.keys() == (set() if gone else set(cast.guests(2)))
+    stay = cast.ATTACKERS.keys() | cast.WITNESSES.keys()
+    assert there >= stay
+    assert there - stay == (set() if stage == "remove" else set(cast.guests("quiet")))
 
 
-def test_five_come_move_and_leave_one_of_them_with_a_final_backup(tmp_path: Path) -> None:
+def test_five_come_move_and_leave_for_good_one_of_them_with_a_final_backup(tmp_path: Path) -> None:
     came, moved, leaving, gone = (
-        loaded(tmp_path, 1, stage) for stage in ("add", "move", "offboard", "remove")
+        loaded(tmp_path, quiet=stage) for stage in ("add", "move", "offboard", "remove")
     )
-    tiers = {entry.id: entry.tier for entry in came.tenants}
+    five = set(cast.guests("quiet"))
 
-    assert len(cast.guests(1)) == 5
-    changed = {entry.id for entry in moved.tenants if entry.tier != tiers[entry.id]}
-    assert changed == set(cast.guests(1))
+    assert len(five) == 5
+    assert {name for name, tier in tiers(moved).items() if tier != tiers(came)[name]} == five
+    assert tiers(leaving) == tiers(moved)
     backups = [entry.offboarding.backup for entry in leaving.tenants if entry.offboarding]
     assert sorted(backups) == ["final", *4 * ["waived"]]
-    assert {entry.id: entry.tier for entry in leaving.tenants} == {
-        entry.id: entry.tier for entry in moved.tenants
-    }
-    assert set(gone.retired) == set(cast.guests(1))
+    assert set(gone.retired) == five
 
 
-def test_nobody_comes_back_in_a_later_round(tmp_path: Path) -> None:
-    later = loaded(tmp_path, 2, "add")
+def test_the_parties_are_other_tenants_and_each_is_at_a_stage_of_its_own(tmp_path: Path) -> None:
+    both = loaded(tmp_path, quiet="remove", loud="move")
 
-    assert set(later.retired) == set(cast.guests(1))
-    assert not set(cast.guests(1)) & set(cast.guests(2))
+    assert set(both.retired) == set(cast.guests("quiet"))
+    assert tiers(both).keys() >= set(cast.guests("loud"))
 
 
 def weapons(**options: Any) -> attackers.Weapons:
@@ -114,12 +112,12 @@ def piece(at: float, seconds: float, failure: str = "", kind: str = "rows") -> w
     return {"tenant": "quiet1", "kind": kind, "at": at, "seconds": seconds, "failure": failure}
 
 
-def test_work_is_compared_within_the_two_rounds_and_what_fails_counts_whenever_it_was() -> None:
+def test_work_is_compared_within_the_updates_and_what_fails_counts_whenever_it_was() -> None:
     quiet = [piece(at, 0.001 * at) for at in range(100)]
     between = [piece(150, 9.0), piece(151, 9.0, "refused")]
     loud = [piece(200 + at, 0.003 * at) for at in range(100)]
 
-    found = figures.work([*quiet, *between, *loud], (0, 99), (200, 299))["rows"]
+    found = figures.work([*quiet, *between, *loud], [(0, 49), (50, 99)], [(200, 299)])["rows"]
 
     assert found["quiet"] == pytest.approx(0.095, abs=0.002)
     assert found["loud"] == pytest.approx(3 * found["quiet"])
@@ -129,14 +127,14 @@ def test_work_is_compared_within_the_two_rounds_and_what_fails_counts_whenever_i
 def soaked() -> figures.Soaked:
     pieces = [piece(at, 0.1, kind=kind) for kind in witness.KINDS for at in range(4)]
     return {
-        "updates": [{"name": "add 1", "failure": ""}],
-        "receipts": {"guest1a": ""},
+        "updates": [{"name": "add, quiet", "failure": ""}],
+        "receipts": {"quietguest1": ""},
         "attempts": 7,
         "denied": 7,
         "leaked": 0,
         "findings": [],
         "left": "",
-        "work": figures.work(pieces, (0, 1), (2, 3)),
+        "work": figures.work(pieces, [(0, 1)], [(2, 3)]),
     }
 
 
@@ -155,16 +153,23 @@ def test_a_soak_in_which_all_is_well_has_figures_and_no_failure(monkeypatch: pyt
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"updates": [{"name": "move 2", "failure": "exit status 1"}]}, "update move 2 failed: exit status 1"),
-    ({"receipts": {"guest2c": "there is none"}}, "the receipt of guest2c: there is none"),
+    (
+        {"updates": [{"name": "move, loud", "failure": "exit status 1"}]},
+        "update move, loud failed: exit status 1",
+    ),
+    ({"receipts": {"loudguest3": "there is none"}}, "the receipt of loudguest3: there is none"),
     ({"denied": 6, "findings": ["broken: PostgreSQL: read"]}, "broken: PostgreSQL: read"),
     ({"left": "1 update"}, "an update would still change something: 1 update"),
     (
-        {"work": figures.work([piece(0, 1.0, "no slot"), piece(0, 1.0)], (0, 1), (0, 1))},
+        {"work": figures.work([piece(0, 1.0, "no slot"), piece(0, 1.0)], [(0, 1)], [(0, 1)])},
         "1 of 2 pieces of work (rows) failed; quiet1: no slot",
     ),
     (
-        {"work": figures.work([piece(0, 1.0), piece(1, 1.0), piece(2, 1.6), piece(3, 1.6)], (0, 1), (2, 3))},
+        {
+            "work": figures.work(
+                [piece(0, 1.0), piece(1, 1.0), piece(2, 1.6), piece(3, 1.6)], [(0, 1)], [(2, 3)]
+            )
+        },
         "p95 of others' work (rows) beside harm / without: 1.6",
     ),
 ]

@@ -3,8 +3,8 @@
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 import boto3
@@ -46,47 +46,58 @@ class Update:
     """One update, as it ended."""
 
     name: str
-    seconds: float
+    began: float
+    """In seconds since the epoch."""
+    ended: float
     failure: str
     """Empty if it ended well."""
 
 
-@dataclass(frozen=True)
-class Round:
-    """The updates of a round, and when the first began and the last ended."""
+class Updates:
+    """The updates, one after the other, and what came of each."""
 
-    updates: Sequence[Update]
-    began: float
-    ended: float
+    def __init__(self, console: Console) -> None:
+        """Nobody is there yet."""
+        self.done: list[Update] = []
+        self._reached: dict[cast.Party, cast.Stage] = {}
+        self._settled: dict[cast.Party, ExitStack] = {}
+        self._console = console
+
+    def begin(self) -> Update:
+        """Bring up everybody who stays."""
+        return self._up("the first")
+
+    def go_on(self, party: cast.Party, stage: cast.Stage) -> Update:
+        """Have a party go on to a stage; for a migration, everybody does.
+
+        When they leave, each has rows, a secret and an object, and has left what is hard to remove.
+        """
+        if stage == "migrate":
+            _write_step()
+        if stage == "offboard" and not any(update.failure for update in self.done):
+            self._settled[party] = _settled(guests(party))
+        self._reached[party] = stage
+        update = self._up(f"{stage}, {party}")
+        if stage == "remove" and party in self._settled:
+            # What each would take back is gone with the tenant.
+            with suppress(psycopg.Error, VaultError):
+                self._settled[party].close()
+        self.done.append(update)
+        return update
+
+    def _up(self, name: str) -> Update:
+        roster = yaml.safe_dump(cast.roster(self._reached), sort_keys=False)
+        (ROOT / "tenants.yaml").write_text(roster, encoding="utf-8")
+        began = time.time()
+        output, failed = _run()
+        update = Update(name, began, time.time(), "\n".join(output.splitlines()[-_TOLD:]) if failed else "")
+        outcome = "failed" if failed else "well"
+        self._console.print(f"update ({name}): {outcome} after {update.ended - began:.0f} s")
+        return update
 
 
-def begin(console: Console) -> Update:
-    """Bring up everybody who stays."""
-    return _update("the first", cast.roster(1, None), console)
-
-
-def carry_out(turn: int, told: Callable[[Sequence[Tenant]], None], console: Console) -> Round:
-    """Have five tenants come, move and leave, and everybody migrate; `told` gets those who are there.
-
-    When they leave, each has rows, a secret and an object, and has left what is hard to remove.
-    """
-    began, updates = time.time(), []
-    with ExitStack() as stack:
-        for stage in cast.STAGES:
-            if stage == "migrate":
-                _write_step(turn)
-            if stage == "offboard":
-                told([])
-                stack.enter_context(_settled(_guests(turn)))
-            updates.append(_update(f"{stage} {turn}", cast.roster(turn, stage), console))
-            if stage in ("add", "move"):
-                told(_guests(turn))
-    return Round(updates, began, time.time())
-
-
-def _update(name: str, roster: dict[str, object], console: Console) -> Update:
-    (ROOT / "tenants.yaml").write_text(yaml.safe_dump(roster, sort_keys=False), encoding="utf-8")
-    began = time.monotonic()
+def _run() -> tuple[str, bool]:
+    """What it printed, and whether it failed."""
     try:
         done = subprocess.run(
             [sys.executable, "-m", "local", "up"],
@@ -97,34 +108,30 @@ def _update(name: str, roster: dict[str, object], console: Console) -> Update:
             timeout=_LONGEST,
             check=False,
         )
-        failed, output = done.returncode != 0, done.stdout
     except subprocess.TimeoutExpired as late:
-        failed, output = True, f"not over after {late.timeout:.0f} s"
-    seconds = time.monotonic() - began
-    console.print(f"update {name}: {'failed' if failed else 'well'} after {seconds:.0f} s")
-    return Update(name, seconds, "\n".join(output.splitlines()[-_TOLD:]) if failed else "")
+        return f"not over after {late.timeout:.0f} s", True
+    return done.stdout, done.returncode != 0
 
 
-def _write_step(turn: int) -> None:
+def _write_step() -> None:
     before = max(path.name.partition("_")[0] for path in _STEPS.glob("[0-9]*.py"))
     revision = f"{int(before) + 1:0{len(before)}}"
-    (_STEPS / f"{revision}_soak_{turn}.py").write_text(
+    (_STEPS / f"{revision}_soak.py").write_text(
         _STEP.format(revision=revision, before=before), encoding="utf-8"
     )
 
 
-def _guests(turn: int) -> list[Tenant]:
-    """Those of a round, as the last update declared them, each let in to Vault."""
-    ids = cast.guests(turn)
+def guests(party: cast.Party) -> list[Tenant]:
+    """A party as the last update declared it, each let in to Vault."""
+    ids = cast.guests(party)
     found = [Tenant(known) for known in engine.tenants(engine.LOCAL_STACK) if known["id"] in ids]
     for guest in found:
         _ = guest.vault
     return found
 
 
-@contextmanager
-def _settled(guests: Sequence[Tenant]) -> Iterator[None]:
-    """Have them leave things behind, and leave what is hard to remove where it is until they are removed."""
+def _settled(guests: Sequence[Tenant]) -> ExitStack:
+    """Have them leave things behind, and leave what is hard to remove until the block ends."""
     for guest in guests:
         with connect(guest.database, *guest.login) as connection:
             connection.execute("INSERT INTO agents (name, model) VALUES ('leaving', 'soak')")
@@ -139,9 +146,4 @@ def _settled(guests: Sequence[Tenant]) -> Iterator[None]:
         for harm in (each for each in harmed.harms if each.kind == "cannot be removed"):
             for own, victim in zip(guests, [*guests[1:], *guests[:1]], strict=True):
                 stack.enter_context(harm.done(harmed.sessions[own], own, victim))
-    try:
-        yield
-    finally:
-        # What each would take back is gone with the tenant.
-        with suppress(psycopg.Error, VaultError):
-            stack.close()
+    return stack
