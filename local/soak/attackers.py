@@ -142,14 +142,14 @@ class Attackers:
         if draw is None:
             return None
         if isinstance(draw, DoHarm):
-            with self._alone(own, draw.victim):
+            with self.alone(own, draw.victim):
                 attempt = draw.harmed.attempt(draw.harm, own, draw.victim)
             overtaken = draw.victim in guests and draw.victim not in self.guests
             return None if overtaken and attempt.outcome != "denied" else attempt
         if draw.target.server == postgres.SERVER:
-            with self._alone(own, draw.victim):
+            with self.alone(own, draw.victim):
                 return self._try_on_postgres(draw, own)
-        with self._alone(own):
+        with self.alone(own):
             return draw.target.attempt(draw.attack, own, draw.victim)
 
     def _try_on_postgres(self, draw: Try, own: Tenant) -> Attempt:
@@ -162,7 +162,7 @@ class Attackers:
             return target.attempt(attack, own, draw.victim)
 
     @contextmanager
-    def _alone(self, *tenants: Tenant) -> Iterator[None]:
+    def alone(self, *tenants: Tenant) -> Iterator[None]:
         """Have nobody else use these tenants' logins: a further one retires the oldest."""
         with ExitStack() as stack:
             for name in sorted({tenant.id for tenant in tenants}):

@@ -1,5 +1,6 @@
 """The soak's own logic: who is in the roster, what is drawn, and what is made of what was seen."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -106,6 +107,23 @@ def test_where_an_attack_makes_no_sense_nothing_is_tried() -> None:
 
     assert None in drawn
     assert not [draw for draw in drawn if isinstance(draw, attackers.Try)]
+
+
+def test_nobody_uses_a_tenants_logins_beside_another_nor_waits_for_itself() -> None:
+    crowd, order = attackers.Attackers(1, Console(quiet=True)), list[str]()
+
+    def harm(*tenants: Tenant) -> None:
+        with crowd.alone(*tenants):
+            order.append("in")
+
+    with ThreadPoolExecutor() as pool:
+        pool.submit(harm, OWN, OWN).result(timeout=5)
+        with crowd.alone(OWN, OTHER):
+            waiting = [pool.submit(harm, *pair) for pair in ((OTHER, THIRD), (THIRD, OWN))]
+            pool.submit(harm, THIRD).result(timeout=5)
+            assert order == ["in", "in"]
+        for one in waiting:
+            one.result(timeout=5)
 
 
 def piece(at: float, seconds: float, failure: str = "", kind: str = "rows") -> witness.Piece:
