@@ -329,7 +329,9 @@ def _bench(options: argparse.Namespace) -> None:
         CONSOLE.print("\n".join(failures))
     sys.stdout.write(engine.as_json({"benchmarks": figures}) + "\n")
     if failures:
-        raise LocalError(f"{len(failures)} of the benches could not be run: see above.")
+        raise LocalError(
+            f"{len(failures)} of the benches could not be run, or found what must not be: see above."
+        )
 
 
 def _actionlint(_options: argparse.Namespace) -> None:

@@ -20,10 +20,20 @@ from pulumi import automation as auto
 from pulumi.runtime.rpc import UNKNOWN
 from rich.console import Console
 
-from local import bench_database, bench_gateway, bench_slices, bench_sweep, bench_wake, engine, toolchain
+from local import (
+    bench_database,
+    bench_gateway,
+    bench_slices,
+    bench_soak,
+    bench_sweep,
+    bench_wake,
+    engine,
+    toolchain,
+)
 from local.errors import LocalError
 from local.paths import DATA, ROOT
 from local.providers.schema import Schema
+from local.soak import figures as soaked
 
 _ROUNDS = 3
 _LONG = 1000
@@ -48,6 +58,15 @@ class Figure(TypedDict):
     met: bool
 
 
+class UnmetError(LocalError):
+    """What a bench has measured and must not be so; its figures are told all the same."""
+
+    def __init__(self, message: str, figures: Sequence[Figure]) -> None:
+        """Take what is wrong, and all figures."""
+        super().__init__(message)
+        self.figures = figures
+
+
 @dataclass(frozen=True)
 class Registration:
     """A custom resource as the engine saw it in a preview."""
@@ -63,7 +82,7 @@ def run(console: Console, names: Sequence[str]) -> tuple[list[Figure], list[str]
     """Measure what is named, or everything; a figure's spread is told on the console.
 
     Returns:
-        The figures, and for each bench that could not be run here, why.
+        The figures, and for each bench that could not be run here, or found what must not be, what that is.
     """
     toolchain.ensure(console)
     figures: list[Figure] = []
@@ -72,6 +91,8 @@ def run(console: Console, names: Sequence[str]) -> tuple[list[Figure], list[str]
         try:
             figures += BENCHES[name](console)
         except LocalError as error:
+            if isinstance(error, UnmetError):
+                figures += error.figures
             failures.append(str(error))
     return figures, failures
 
@@ -165,6 +186,32 @@ def _database(console: Console) -> list[Figure]:
     found = bench_database.measure()
     name = f"p95 of a tenant beside one that holds {max(found['held'])} connections / without it"
     return [_figure(name, found["beside"], found["alone"], 1.2, console)]
+
+
+def _soak(console: Console) -> list[Figure]:
+    """What twenty tenants that do harm cost the others, and the updates."""
+    found = bench_soak.measure(console)
+    console.print(bench_soak.table(found))
+    told = [
+        *(
+            _bounded(f"{name}, of {total}", count, "count", 0, console)
+            for name, (count, total) in soaked.counts(found).items()
+        ),
+        *(
+            _figure(
+                f"p95 of others' work ({kind}) beside harm / without",
+                [done["loud"]],
+                [done["quiet"]],
+                1.5,
+                console,
+            )
+            for kind, done in found["work"].items()
+        ),
+    ]
+    unmet = [f"{figure['name']}: {figure['value']}" for figure in told if not figure["met"]]
+    if wrong := [*soaked.findings(found), *unmet]:
+        raise UnmetError("\n".join(["soak: not everything is as it must be.", *wrong]), told)
+    return told
 
 
 def _bounded(name: str, value: float, unit: str, goal: float, console: Console) -> Figure:
@@ -275,4 +322,5 @@ BENCHES: Mapping[str, Callable[[Console], list[Figure]]] = {
     "gateway": _gateway,
     "wake": _wake,
     "database": _database,
+    "soak": _soak,
 }

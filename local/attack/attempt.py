@@ -72,7 +72,7 @@ class Target(Generic[Session]):
             for victim in self.sessions if attack.on_platform else self.victims:
                 others = [tenant for tenant in self.sessions if tenant != victim]
                 tried = [
-                    self._attempt(attack, attacker, victim)
+                    self.attempt(attack, attacker, victim)
                     for attacker in ([victim] if attack.on_platform else others)
                     if not attack.spares(attacker, victim)
                 ]
@@ -81,7 +81,8 @@ class Target(Generic[Session]):
                     failure = self._control(attack, victim)
                     yield from (unproven(each, failure) if failure else each for each in tried)
 
-    def _attempt(self, attack: Attack[Session], attacker: Tenant, victim: Tenant) -> Attempt:
+    def attempt(self, attack: Attack[Session], attacker: Tenant, victim: Tenant) -> Attempt:
+        """Carry one attack out, without the control that makes a refusal a proof."""
         outcome, detail = _carry_out(attack, self.sessions[attacker], attacker, victim)
         return Attempt(
             server=self.server,

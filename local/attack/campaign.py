@@ -30,6 +30,24 @@ from local.attack.tenants import Tenant
 
 _Attacks = Callable[[Sequence[Tenant]], Iterator[Attempt]]
 
+TARGETS: Mapping[str, Callable[[Sequence[Tenant]], AbstractContextManager[Target[Any]]]] = {
+    "postgres": postgres.entered,
+    "vault": vault.entered,
+    "object-storage": object_storage.entered,
+    "exoscale": exoscale.entered,
+    "kubernetes": kubernetes.entered,
+    "redis": redis.entered,
+    "gateway": gateway.entered,
+    "shared-runtime": shared_runtime.entered,
+}
+"""How each server is entered to be attacked."""
+
+HARMED: Mapping[str, Callable[[Sequence[Tenant]], AbstractContextManager[Harmed[Any]]]] = {
+    "postgres": postgres_harms.entered,
+    "object-storage": object_storage_harms.entered,
+}
+"""How each server is entered to do harm there."""
+
 
 def _on(
     entered: Callable[[Sequence[Tenant]], AbstractContextManager[Target[Any] | Harmed[Any]]],
@@ -44,22 +62,12 @@ def _on(
 
 
 SERVERS: Mapping[str, _Attacks] = {
-    "postgres": _on(postgres.entered),
-    "vault": _on(vault.entered),
-    "object-storage": _on(object_storage.entered),
-    "exoscale": _on(exoscale.entered),
-    "kubernetes": _on(kubernetes.entered),
-    "redis": _on(redis.entered),
-    "gateway": _on(gateway.entered),
-    "shared-runtime": _on(shared_runtime.entered),
+    **{name: _on(entered) for name, entered in TARGETS.items()},
     "network": network.attempts,
 }
 """The attacks on each server, by the name under which it is asked for."""
 
-HARMS: Mapping[str, _Attacks] = {
-    "postgres-harm": _on(postgres_harms.entered),
-    "object-storage-harm": _on(object_storage_harms.entered),
-}
+HARMS: Mapping[str, _Attacks] = {f"{name}-harm": _on(entered) for name, entered in HARMED.items()}
 """What is done on a server one after the other, when nothing else is tried any more: others feel it."""
 
 NAMES = (*SERVERS, *HARMS)

@@ -51,11 +51,12 @@ class Harmed(Generic[Session]):
         tenants = list(self.sessions)
         pairs = list(zip(tenants, tenants[1:] + tenants[:1], strict=True))
         for harm in self.harms:
-            tried = [self._attempt(harm, attacker, victim) for attacker, victim in pairs]
+            tried = [self.attempt(harm, attacker, victim) for attacker, victim in pairs]
             failure = self._control(harm, *pairs[0])
             yield from (unproven(each, failure) if failure else each for each in tried)
 
-    def _attempt(self, harm: Harm[Session], attacker: Tenant, victim: Tenant) -> Attempt:
+    def attempt(self, harm: Harm[Session], attacker: Tenant, victim: Tenant) -> Attempt:
+        """Do one harm, without the control that shows that it is real."""
         made = Attempt(
             server=self.server,
             kind=harm.kind,

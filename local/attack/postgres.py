@@ -16,6 +16,8 @@ from local.attack.attempt import Attack, Refused, Target
 from local.attack.tenants import Tenant
 from local.servers import postgres
 
+SERVER = "PostgreSQL"
+
 _REFUSED = "42501"
 """SQLSTATE insufficient_privilege; PostgreSQL says nothing else where a right is missing."""
 _NOT_FOUND = "42P01"
@@ -380,7 +382,7 @@ def entered(tenants: Sequence[Tenant]) -> Iterator[Target[Session]]:
         for tenant in tenants:
             administrator.do(tenant.database, _BAIT.format(victim=tenant.schema))
         yield Target(
-            server="PostgreSQL",
+            server=SERVER,
             sessions=sessions,
             victims=tenants,
             administrator=administrator,

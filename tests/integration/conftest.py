@@ -3,7 +3,6 @@
 import copy
 import functools
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -20,6 +19,8 @@ import psycopg
 import pytest
 import yaml
 from kubernetes import client, config
+
+from local import scratch
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -57,18 +58,7 @@ class Platform:
 
     def environment(self) -> dict[str, str]:
         """The caller's, without what would move the platform or stand in for its servers."""
-        foreign = (
-            "AGENT_PLATFORM_DATA",
-            "PYTHONDONTWRITEBYTECODE",
-            "PULUMI_",
-            "EXOSCALE_",
-            "VAULT_",
-            "PG",
-            "AWS_",
-            "KUBECONFIG",
-        )
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
-        return inherited | {"AGENT_PLATFORM_GUESTS": self.guests}
+        return scratch.environment(self.guests)
 
     def start_servers(self) -> None:
         """Start those that do not run, as `up` does first; the program does not run."""
@@ -224,27 +214,12 @@ def _masked(value: Any) -> Any:
     return [_masked(item) for item in value] if isinstance(value, list) else value
 
 
-def copy_checkout(target: Path) -> None:
-    """What git would put into a fresh clone, with the uncommitted changes of this work tree."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    for name in filter(None, listed.split("\0")):
-        if (ROOT / name).is_file():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, target / name)
-
-
 @pytest.fixture(scope="session")
 def platform() -> Iterator[Platform]:
     """The platform with the four sample tenants."""
     root = Path(tempfile.mkdtemp(prefix="agent-platform-"))
     root.chmod(0o755)
-    copy_checkout(root)
+    scratch.copy_checkout(root)
     platform = Platform(root)
     try:
         platform.up()

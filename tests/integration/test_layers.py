@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from infra.tenants.slices import BUCKETS, bucket
-from tests.integration.conftest import Platform, copy_checkout
+from local.scratch import copy_checkout
+from tests.integration.conftest import Platform
 
 _SERVERS = """
 from rich.console import Console

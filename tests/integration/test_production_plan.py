@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.integration.conftest import ROOT, Platform, copy_checkout
+from local.scratch import copy_checkout
+from tests.integration.conftest import ROOT, Platform
 
 pytestmark = pytest.mark.integration
 

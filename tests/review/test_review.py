@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from local.scratch import copy_checkout
 from review.model import Plan
-from tests.integration.conftest import ROOT, copy_checkout
+from tests.integration.conftest import ROOT
 
 pytestmark = pytest.mark.integration
 

@@ -2,5 +2,5 @@
 
 To add a harm, append a `Harm` to its server's `_HARMS`: `done` does it for as long as its block lasts,
 `withstood` is what must succeed meanwhile, and `unguarded` what fails in its place where no care is taken.
-A new server is a file with `entered`, and a line in `campaign.HARMS`.
+A new server is a file with `entered`, and a line in `campaign.HARMED`.
 """

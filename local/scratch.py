@@ -1,0 +1,34 @@
+"""A checkout to throw away, with servers of its own: what a test or a bench brings a platform up in."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from local.paths import ROOT
+
+_FOREIGN = (
+    *("AGENT_PLATFORM_DATA", "PYTHONDONTWRITEBYTECODE"),
+    *("PULUMI_", "EXOSCALE_", "VAULT_", "PG", "AWS_", "KUBECONFIG"),
+)
+
+
+def copy_checkout(target: Path) -> None:
+    """What git would put into a fresh clone, with the uncommitted changes of this work tree."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
+
+
+def environment(guests: str) -> dict[str, str]:
+    """The caller's, without what would move the platform or stand in for its servers."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
+    return inherited | {"AGENT_PLATFORM_GUESTS": guests}
