@@ -91,8 +91,9 @@ CREATE TABLE IF NOT EXISTS agent_platform.limits (
 
 -- Ends the sessions of tenants that are too long in one transaction or statement, or idle in a transaction.
 -- What a session sets for itself binds it no longer than it likes; its age it cannot change.
-CREATE OR REPLACE FUNCTION agent_platform.hold_sessions(longest interval, idlest interval)
-RETURNS TABLE (tenant name, told text)
+CREATE OR REPLACE FUNCTION agent_platform.hold_sessions(
+  longest interval, idlest interval, only_of name DEFAULT NULL
+) RETURNS TABLE (tenant name, told text)
 LANGUAGE sql SET search_path = pg_catalog, pg_temp
 AS $$
 WITH ages AS (
@@ -101,7 +102,7 @@ WITH ages AS (
     clock_timestamp() - CASE state WHEN 'active' THEN least(xact_start, query_start) ELSE xact_start END AS age,
     state LIKE 'idle in transaction%' AS idles
   FROM pg_stat_activity JOIN agent_platform.logins ON login = usesysid
-  WHERE backend_type = 'client backend' AND state <> 'idle'
+  WHERE backend_type = 'client backend' AND state <> 'idle' AND coalesce(logins.tenant = only_of, true)
 ), ended AS MATERIALIZED (
   SELECT * FROM ages WHERE age > longest OR idles AND idle > idlest
 )

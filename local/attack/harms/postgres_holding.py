@@ -63,6 +63,8 @@ class _Busy:
     """A session that is to be ended."""
 
     database: str
+    tenant: str
+    """The tenant's role: only its sessions are held to bounds as short as these."""
     process: int
     until: float
     """When it is to be ended, by the clock of this process."""
@@ -80,7 +82,10 @@ def _busy(
         )
         session.pgconn.send_query(work.encode())
         yield _Busy(
-            database=own.database, process=session.info.backend_pid, until=time.monotonic() + bound + 0.1
+            database=own.database,
+            tenant=own.schema,
+            process=session.info.backend_pid,
+            until=time.monotonic() + bound + 0.1,
         )
         if administrator:
             session.cancel_safe()
@@ -90,8 +95,8 @@ def _end_busy(busy: _Busy) -> None:
     """Do what is done each minute, once the session has been at it for long enough; it must be gone."""
     time.sleep(max(busy.until - time.monotonic(), 0))
     with _as_administrator(busy.database) as connection:
-        bounds = [f"{_LONGEST} s", f"{_IDLEST} s"]
-        connection.execute("SELECT agent_platform.hold_sessions(%s, %s)", bounds)
+        bounds = [f"{_LONGEST} s", f"{_IDLEST} s", busy.tenant]
+        connection.execute("SELECT agent_platform.hold_sessions(%s, %s, %s)", bounds)
         deadline = time.monotonic() + _PATIENCE
         while connection.execute(
             "SELECT FROM pg_stat_activity WHERE pid = %s AND state <> 'idle'", [busy.process]
