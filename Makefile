@@ -70,7 +70,7 @@ SIDE_BY_SIDE := $(MAKE) --no-print-directory --jobs=2 --output-sync=target
 # A process each: the servers that a group starts share a data folder with nobody else's. `tests/local` stands
 # for its own files alone.
 UNIT_TESTS := tests/infra tests/policy tests/review
-LONGEST := tests/local/providers tests/services tests/infra/servers tests/local/servers
+LONGEST := tests/infra/servers tests/local/node_agent tests/services tests/local/servers tests/local/providers
 ALL_TESTS := $(patsubst %/__init__.py,%,$(wildcard tests/*/__init__.py tests/local/*/__init__.py))
 SERVER_TESTS := $(LONGEST) $(filter-out $(UNIT_TESTS) $(LONGEST) tests/integration,$(ALL_TESTS))
 PYTEST := $(VENV)/bin/pytest --durations=5 --durations-min=2

@@ -127,11 +127,11 @@ def test_a_pair_for_which_it_makes_no_sense_is_left_out() -> None:
     assert [(attempt.attacker, attempt.victim) for attempt in attempts] == [("bluebird", "acme")]
 
 
-def attempt(outcome: str, name: str = "read") -> Attempt:
+def attempt(outcome: str, name: str = "read", victim: str = "bluebird") -> Attempt:
     return Attempt(
         server="Server",
         attacker="acme",
-        victim="bluebird",
+        victim=victim,
         name=name,
         tried="READ",
         outcome=outcome,  # type: ignore[arg-type]
@@ -147,12 +147,14 @@ def test_the_report_holds_only_if_everything_was_denied_and_something_was_tried(
 
 
 def test_the_last_line_has_the_figures_and_leaks_are_told_first_an_attack_a_line() -> None:
-    report = Report([attempt("broken"), attempt("denied"), *[attempt("leaked", "write")] * 7])
+    leaked = [attempt("leaked", "write", f"victim{number}") for number in (1, 1, 2, 3, 4, 5, 6, 7)]
+    report = Report([attempt("broken"), attempt("denied"), *leaked])
 
-    assert report.last_line == "attempts=9 denied=1 leaked=7"
+    assert report.last_line == "attempts=10 denied=1 leaked=8"
     leak, failure = report.findings()
-    assert leak.startswith("leaked: Server: write (acme on bluebird, ")
-    assert "and 2 more" in leak
+    # Each pair once, and no more than five of them.
+    assert leak.startswith("leaked: Server: write (acme on victim1, acme on victim2, ")
+    assert "acme on victim5 and 2 more)" in leak
     assert failure.startswith("broken: Server: read (acme on bluebird): READ: so it is")
 
 
