@@ -92,13 +92,14 @@ $(UNIT_TESTS) $(SERVER_TESTS): $(VENV)/.ready
 	@echo "pytest $@"
 	@$(PYTEST) $(OF_GROUP)
 
-# Its files on two platforms, each brought up once; a file runs on one of them as a whole. Where machines boot and
-# sleep by the clock, nothing else runs beside them.
+# Its files on two platforms, each brought up once; a file runs on one of them as a whole, the longest come first.
+# Where machines boot and sleep by the clock, nothing else runs beside them.
+STORIES := $(patsubst %,tests/integration/test_%.py,lifecycle interruption attack layers)
 BY_THE_CLOCK := tests/integration/test_real_guests.py tests/integration/test_sleep_and_wake.py
 tests/integration: $(VENV)/.ready
 	@echo "pytest $@"
 	@$(PYTEST) --numprocesses=2 --dist=loadfile --no-loadscope-reorder \
-	  $(filter-out $(BY_THE_CLOCK),$(wildcard tests/integration/test_*.py))
+	  $(STORIES) $(filter-out $(STORIES) $(BY_THE_CLOCK),$(wildcard tests/integration/test_*.py))
 	@$(PYTEST) $(BY_THE_CLOCK)
 
 bench: $(VENV)/.ready ## figures, each against a floor or a peer in the same run (NAME=gateway for one); the last line is JSON

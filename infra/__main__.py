@@ -15,6 +15,7 @@ from infra.outputs import Reference, published
 from infra.platform.platform import Platform
 from infra.platform.preflight import require_given_services
 from infra.platform.services import Services, services_of
+from infra.registrations import all_registered
 from infra.settings import load_settings
 from infra.tenants.connections import advise_connections
 from infra.tenants.roster import load_roster
@@ -42,7 +43,7 @@ async def services() -> Services:
     return await services_of(Reference(settings.base_stack))
 
 
-async def main() -> pulumi.Inputs:
+async def declared() -> pulumi.Inputs:
     """Declare the layers that this stack owns; returns the stack's outputs."""
     if settings.layers == ("cluster",):
         return published("foundations", await foundations())
@@ -56,6 +57,13 @@ async def main() -> pulumi.Inputs:
         # Lets the engine begin with this one; held back to the end, a long roster costs the SDK dearly.
         await asyncio.sleep(0)
     return {"cluster": offer.api.server, "tenants": [tenant.summary for tenant in tenants]}
+
+
+async def main() -> pulumi.Inputs:
+    """Declare everything, and do not end before it is registered."""
+    outputs = await declared()
+    await all_registered()
+    return outputs
 
 
 pulumi.run(main)

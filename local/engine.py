@@ -497,7 +497,8 @@ def _reasons(error: auto.CommandError) -> list[str]:
         for line in str(error).splitlines()
     )
     errors = dict.fromkeys(line for line in lines if line.startswith("error:"))
-    return [line for line in errors if not _ECHO.search(line)] or list(errors) or [str(error)]
+    reasons = [line for line in errors if not (_ECHO.search(line) or line == "error: update failed")]
+    return reasons or list(errors) or [str(error)]
 
 
 class _Echo:

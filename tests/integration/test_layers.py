@@ -196,6 +196,7 @@ def test_only_what_is_secret_crosses_as_a_secret(previews: dict[str, dict[str, A
     assert {name for name, secret in outputs.items() if secret} == {
         "services.database.admin_password",
         "services.database.issuer_password",
+        "services.database.limits_password",
         "services.redis.password",
         "services.vault.database_server.issuer_password",
         "services.vault.token",
