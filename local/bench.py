@@ -59,7 +59,7 @@ class Figure(TypedDict):
 
 
 class UnmetError(LocalError):
-    """What a bench has measured and must not be so; its figures are told all the same."""
+    """A bench that missed its goals; the error carries its figures."""
 
     def __init__(self, message: str, figures: Sequence[Figure]) -> None:
         """Take what is wrong, and all figures."""
@@ -189,7 +189,7 @@ def _database(console: Console) -> list[Figure]:
 
 
 def _soak(console: Console) -> list[Figure]:
-    """What twenty tenants that do harm cost the others, and the updates."""
+    """Measure the effect of twenty tenants that do harm on the others and on updates."""
     found = bench_soak.measure(console)
     console.print(bench_soak.table(found))
     told = [

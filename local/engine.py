@@ -508,7 +508,7 @@ class _Echo:
         self._echoed = self._in_traceback = False
 
     def __call__(self, line: str) -> bool:
-        """Whether the line, the next of the engine's display, is one of them."""
+        """Return whether the next line of the engine's display is one of them."""
         text = _COLOR.sub("", line).strip()
         if self._in_traceback:
             self._in_traceback = not text.startswith(_END_OF_ECHO)

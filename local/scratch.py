@@ -14,7 +14,7 @@ _FOREIGN = (
 
 
 def copy_checkout(target: Path) -> None:
-    """What git would put into a fresh clone, with the uncommitted changes of this work tree."""
+    """Copy the files of a fresh clone, with the uncommitted changes of this work tree."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,

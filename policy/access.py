@@ -43,7 +43,7 @@ _ATTRIBUTES = {
     "bypassRowLevelSecurity": "sees past row-level security",
 }
 _OF_PLATFORM = {_ISSUER: frozenset(("createRole", "login")), "limits": frozenset(("login",))}
-"""What the platform's own roles may have. `limits` holds tenants to theirs, by one function."""
+"""The rights of the platform's own roles. `limits` may call one function, which holds tenants to theirs."""
 _TOO_MUCH = re.compile(r"\b(SUPERUSER|CREATEDB|CREATEROLE|REPLICATION|BYPASSRLS)\b")
 _TO_PUBLIC = re.compile(r"\bTO\s+PUBLIC\b", re.IGNORECASE)
 _ATTRIBUTE_DOCS = "https://www.postgresql.org/docs/current/role-attributes.html"

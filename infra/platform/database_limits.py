@@ -8,11 +8,9 @@ import pulumi_kubernetes as k8s
 
 from infra.platform.database import LIMITS, Database
 from infra.platform.network_policies import TO_DNS, declare_network, to
-from infra.platform.service_pods import ServicePod, from_secret
+from infra.platform.service_pods import ServicePod, each_minute, from_secret
 
 _NAME = "database-limits"
-_DEADLINE = 50
-"""Seconds: a run ends before the next one begins."""
 _FOLDER = "/etc/postgresql"
 _PASSWORD = "password"  # noqa: S105 — a file's name
 _AUTHORITY = "ca.crt"
@@ -61,35 +59,14 @@ def database_limits(
             among_others=True,
         ),
     ]
-    k8s.batch.v1.CronJob(
+    each_minute(
         f"{prefix}-job",
-        metadata=metadata,
-        spec={
-            "schedule": "* * * * *",
-            "concurrency_policy": "Forbid",
-            "starting_deadline_seconds": _DEADLINE,
-            "successful_jobs_history_limit": 1,
-            "failed_jobs_history_limit": 3,
-            "job_template": {
-                "metadata": {"labels": pod.labels},
-                "spec": {
-                    # Whatever it did not come to, the next one does.
-                    "backoff_limit": 0,
-                    "active_deadline_seconds": _DEADLINE,
-                    "template": {
-                        "metadata": {"labels": pod.labels},
-                        "spec": {
-                            **pod.bare(
-                                environment=_environment(database, verified=authority is not None),
-                                files={_FOLDER: from_secret(_NAME)},
-                            ),
-                            "restart_policy": "Never",
-                            "termination_grace_period_seconds": 10,
-                        },
-                    },
-                },
-            },
-        },
+        namespace,
+        pod,
+        pod.bare(
+            environment=_environment(database, verified=authority is not None),
+            files={_FOLDER: from_secret(_NAME)},
+        ),
         opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=before)),
     )
 

@@ -5,11 +5,9 @@ import pulumi_kubernetes as k8s
 
 from infra.platform.network_policies import TO_DNS, TO_KUBERNETES, declare_network, to
 from infra.platform.redis import Redis, Users
-from infra.platform.service_pods import ServicePod, redis_credentials
+from infra.platform.service_pods import ServicePod, each_minute, redis_credentials
 
 _NAME = "idle-suspender"
-_DEADLINE = 50
-"""Seconds: a sweep ends before the next one begins."""
 
 
 def idle_suspender(
@@ -46,33 +44,11 @@ def idle_suspender(
             among_others=True,
         ),
     ]
-    k8s.batch.v1.CronJob(
+    each_minute(
         f"{prefix}-job",
-        metadata={"name": _NAME, "namespace": namespace, "labels": pod.labels},
-        spec={
-            "schedule": "* * * * *",
-            # Two sweeps at once would do no harm, and no good.
-            "concurrency_policy": "Forbid",
-            "starting_deadline_seconds": _DEADLINE,
-            "successful_jobs_history_limit": 1,
-            "failed_jobs_history_limit": 3,
-            "job_template": {
-                "metadata": {"labels": pod.labels},
-                "spec": {
-                    # Whatever it did not come to, the next one does.
-                    "backoff_limit": 0,
-                    "active_deadline_seconds": _DEADLINE,
-                    "template": {
-                        "metadata": {"labels": pod.labels},
-                        "spec": {
-                            **pod.spec(redis, environment={}, files={}, container={}),
-                            "restart_policy": "Never",
-                            "termination_grace_period_seconds": 10,
-                        },
-                    },
-                },
-            },
-        },
+        namespace,
+        pod,
+        pod.spec(redis, environment={}, files={}, container={}),
         opts=pulumi.ResourceOptions.merge(opts, _after(*before, users[_NAME].ready)),
     )
 

@@ -1,4 +1,4 @@
-"""How the platform's own services run in pods: what the gateway and the jobs have in common."""
+"""The pods of the platform's own services: the common part of the gateway and of the jobs of each minute."""
 
 import re
 from collections.abc import Mapping
@@ -21,6 +21,8 @@ _REDIS = "/etc/redis"
 _AUTHORITY = "ca.crt"
 _PASSWORD = "password"  # noqa: S105 — a file's name
 _READ_BY_GROUP = 0o440
+_DEADLINE = 50
+"""Seconds: a job ends before the next one begins."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +132,44 @@ def redis_credentials(
             opts=opts,
         ),
     ]
+
+
+def each_minute(
+    resource_name: str,
+    namespace: str,
+    pod: ServicePod,
+    spec: k8s.core.v1.PodSpecArgsDict,
+    opts: pulumi.ResourceOptions,
+) -> None:
+    """Declare a CronJob of the pod's name that runs `spec` once a minute, never twice at a time."""
+    k8s.batch.v1.CronJob(
+        resource_name,
+        metadata={"name": pod.name, "namespace": namespace, "labels": pod.labels},
+        spec={
+            "schedule": "* * * * *",
+            "concurrency_policy": "Forbid",
+            "starting_deadline_seconds": _DEADLINE,
+            "successful_jobs_history_limit": 1,
+            "failed_jobs_history_limit": 3,
+            "job_template": {
+                "metadata": {"labels": pod.labels},
+                "spec": {
+                    # The next job does what this one leaves undone.
+                    "backoff_limit": 0,
+                    "active_deadline_seconds": _DEADLINE,
+                    "template": {
+                        "metadata": {"labels": pod.labels},
+                        "spec": {
+                            **spec,
+                            "restart_policy": "Never",
+                            "termination_grace_period_seconds": 10,
+                        },
+                    },
+                },
+            },
+        },
+        opts=opts,
+    )
 
 
 def from_secret(name: str) -> Source:

@@ -51,7 +51,7 @@ class SizeLimitProvider(ResourceProvider):
 
 
 class SizeLimit(Resource, module="agent-platform", name="SizeLimit"):
-    """How large a tenant's schema may become, with its own database if it has one."""
+    """The most that a tenant's schema, and its own database if it has one, may hold."""
 
     def __init__(
         self,

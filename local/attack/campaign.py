@@ -40,13 +40,13 @@ TARGETS: Mapping[str, Callable[[Sequence[Tenant]], AbstractContextManager[Target
     "gateway": gateway.entered,
     "shared-runtime": shared_runtime.entered,
 }
-"""How each server is entered to be attacked."""
+"""The servers to attack, each with the function that enters it."""
 
 HARMED: Mapping[str, Callable[[Sequence[Tenant]], AbstractContextManager[Harmed[Any]]]] = {
     "postgres": postgres_harms.entered,
     "object-storage": object_storage_harms.entered,
 }
-"""How each server is entered to do harm there."""
+"""The servers to do harm on, each with the function that enters it."""
 
 
 def _on(
@@ -68,7 +68,7 @@ SERVERS: Mapping[str, _Attacks] = {
 """The attacks on each server, by the name under which it is asked for."""
 
 HARMS: Mapping[str, _Attacks] = {f"{name}-harm": _on(entered) for name, entered in HARMED.items()}
-"""What is done on a server one after the other, when nothing else is tried any more: others feel it."""
+"""The harm on each server. It comes after all attacks, one harm at a time, because others feel it."""
 
 NAMES = (*SERVERS, *HARMS)
 """All that can be asked for."""
@@ -160,13 +160,13 @@ def _attack(server: str, carry_out: _Attacks, tenants: Sequence[Tenant], console
     try:
         attempts.extend(carry_out(tenants))
     except Exception as error:  # noqa: BLE001 - whatever it is, it keeps attacks from being carried out
-        attempts.append(_not_entered(server, error))
+        attempts.append(not_entered(server, error))
     console.print(f"{server}: {len(attempts)} attempts")
     return attempts
 
 
-def _not_entered(server: str, error: Exception) -> Attempt:
-    """Planting or removing did not work, so what was tried is not all there is."""
+def not_entered(server: str, error: Exception) -> Attempt:
+    """Return a broken attempt: planting or removing failed, so the attacks tried are not all there are."""
     return Attempt(
         server=server,
         attacker=PLATFORM,

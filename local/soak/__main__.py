@@ -94,7 +94,7 @@ def _witnesses() -> Iterator[list[witness.Piece]]:
 
 
 def _receipts(removed: Sequence[str]) -> dict[str, str]:
-    """What is wrong with the receipt of each that was removed; nothing, if it is as it should be."""
+    """Return the fault of each removed tenant's receipt; empty for a good one."""
     key, secret = credentials.secret("exoscale-api-key"), credentials.secret("exoscale-api-secret")
     storage = client(boto3.Session(), key, secret)
     logs = next(each["Name"] for each in storage.list_buckets()["Buckets"] if "logs" in each["Name"])
@@ -111,7 +111,7 @@ def _wrong(storage: Any, logs: str, tenant: str) -> str:
 
 
 def _left() -> str:
-    """What an update would still change, or why that is not known; nothing, if nothing."""
+    """Return the changes that a preview shows, or its error; empty if there is none."""
     preview = [sys.executable, "-m", "local", "preview", "--json"]
     done = subprocess.run(preview, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -14,8 +14,8 @@ from rich.console import Console
 
 from local import engine
 from local.attack import postgres
-from local.attack.attempt import PLATFORM, Attack, Attempt, Target
-from local.attack.campaign import HARMED, TARGETS
+from local.attack.attempt import Attack, Attempt, Target
+from local.attack.campaign import HARMED, TARGETS, not_entered
 from local.attack.harm import Harm, Harmed
 from local.attack.tenants import Tenant
 from local.soak import cast
@@ -28,7 +28,7 @@ _PAUSE = 3.0
 _HARMFUL = 0.5
 """The share of attempts that need no right; of the other kind there are many more."""
 _INTRUDERS = ("shared-runtime",)
-"""Where no tenant attacks."""
+"""The servers on which the attacker is no tenant."""
 
 Entered = TypeVar("Entered")
 
@@ -73,13 +73,13 @@ def drawn(random: Random, own: Tenant, weapons: Weapons, guests: Sequence[Tenant
 
 
 class Attackers:
-    """Who does harm, whenever it is time to."""
+    """The attackers, who do harm while `at_work` lasts."""
 
     def __init__(self, seed: int, console: Console) -> None:
         """Nobody logs in yet."""
         self.attempts: list[Attempt] = []
         self.guests: Sequence[Tenant] = ()
-        """Who else is harmed, while there."""
+        """Further victims, while they are there."""
         self._seed, self._turn, self._console = seed, 0, console
         self._locks: dict[str, Lock] = {}
         self._planting = Lock()
@@ -105,7 +105,7 @@ class Attackers:
             try:
                 self._shift(tenants)
             except Exception as error:  # noqa: BLE001 - whatever it is, it keeps harm from being done
-                self.attempts.append(_not_entered(error))
+                self.attempts.append(not_entered("all servers", error))
                 self._over.wait(_PAUSE)
             finally:
                 self._entered.set()
@@ -181,15 +181,3 @@ def _entered(
     finally:
         with suppress(psycopg.Error):
             stack.close()
-
-
-def _not_entered(error: Exception) -> Attempt:
-    return Attempt(
-        server="All servers",
-        attacker=PLATFORM,
-        victim=PLATFORM,
-        name="log in and plant",
-        tried="with the tenants' own credentials",
-        outcome="broken",
-        detail=" ".join(f"{type(error).__name__}: {error}".split()),
-    )

@@ -11,10 +11,10 @@ ATTACKERS: Mapping[str, str] = {
     f"attacker{number:02}": tier
     for number, tier in enumerate(12 * ["starter"] + 6 * ["professional"] + 2 * ["enterprise"], start=1)
 }
-"""Who does harm, by tier."""
+"""The tenants that do harm, by id, with their tiers."""
 
 WITNESSES: Mapping[str, str] = {"witness1": "starter", "witness2": "starter", "witness3": "professional"}
-"""Whose work is measured, by tier."""
+"""The tenants whose work is measured, by id, with their tiers."""
 
 _GUESTS = (
     ("starter", "professional"),
@@ -23,7 +23,7 @@ _GUESTS = (
     ("professional", "enterprise"),
     ("enterprise", "private-cloud"),
 )
-"""Who comes and goes: the tier as which each comes, and the one that it moves to."""
+"""Of each tenant that comes and goes, the tier that it joins with and the one that it moves to."""
 _WITH_FINAL_BACKUP = 0
 
 Entry = Mapping[str, Any]

@@ -1,4 +1,4 @@
-"""What came of the soak, and what of it is not as it must be."""
+"""The soak's results, and the findings that make it fail."""
 
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -40,7 +40,7 @@ class Soaked(TypedDict):
     findings: list[str]
     """A line for each attack or harm that was not denied to everybody."""
     left: str
-    """What an update would still change, empty if nothing."""
+    """The changes that a preview still shows; empty if there are none."""
     work: dict[str, Work]
     """By kind."""
 
@@ -93,7 +93,7 @@ def findings(found: Soaked) -> Iterator[str]:
 
 
 def counts(found: Soaked) -> Mapping[str, tuple[int, int]]:
-    """What must be none, by its name: how many there are, and of how many."""
+    """Return the counts that must be zero, by name, each with its total."""
     done = found["work"].values()
     return {
         "updates that failed": (

@@ -97,7 +97,7 @@ class Updates:
 
 
 def _run() -> tuple[str, bool]:
-    """What it printed, and whether it failed."""
+    """Run `up`; return its output and whether it failed."""
     try:
         done = subprocess.run(
             [sys.executable, "-m", "local", "up"],

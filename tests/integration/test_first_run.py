@@ -22,7 +22,7 @@ class Restart:
     before: dict[str, Any]
     """The state."""
     exports: dict[str, str]
-    """What its users are told, before."""
+    """The exports of `make env`, before."""
     port: int
     """The stranger's."""
     stopped: dict[str, Any]
@@ -33,7 +33,7 @@ class Restart:
 
 
 def told(platform: Platform) -> dict[str, str]:
-    """What `make env` puts into a shell, asked anew: `exports` remembers it."""
+    """Ask `make env` anew for what it puts into a shell; `exports` remembers an earlier answer."""
     return {name: value for name, value in platform._exports().items() if not name.startswith("PYTEST_")}
 
 

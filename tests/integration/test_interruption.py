@@ -77,7 +77,7 @@ class Story:
     sample: set[str]
     """The resources of the sample roster."""
     statuses: dict[str, int] = field(default_factory=dict)
-    """How each run of `up` ended, by what struck it."""
+    """The exit status of each run of `up`, by what struck it."""
     refused: list[subprocess.CompletedProcess[str]] = field(default_factory=list)
     """Each `up` that was called while another ran."""
     arrived: dict[str, Seen] = field(default_factory=dict)

@@ -187,7 +187,7 @@ def test_each_stack_has_its_own_tenants_and_together_they_are_all(environment: E
 
 @pytest.fixture(scope="module")
 def previews(environment: Environment) -> dict[str, dict[str, Any]]:
-    """What a preview of each stack tells when nothing has changed."""
+    """Preview each stack when nothing has changed."""
     return {name: environment.run("preview", name) for name in ("platform", "left", "right")}
 
 

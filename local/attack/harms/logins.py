@@ -13,7 +13,7 @@ from local.attack.tenants import Tenant, once_allowed, operator
 from local.servers import postgres
 
 Administrator = bool
-"""Whether it is done with all rights, and not with logins that the tenant is issued for it."""
+"""True: with the administrator's rights. False: with logins that Vault issues to the tenant."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ def revoke(login: Login) -> None:
 
 
 def exists(login: Login) -> bool:
-    """Whether PostgreSQL has it, be it without a way in."""
+    """Return whether PostgreSQL has the login, even if it can no longer log in."""
     with connect(login.database, *superuser()) as connection:
         return bool(connection.execute("SELECT FROM pg_roles WHERE rolname = %s", [login.name]).rowcount)
 

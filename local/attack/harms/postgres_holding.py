@@ -1,4 +1,4 @@
-"""What a tenant's session holds in PostgreSQL: transactions, locks, disk, and what the platform goes by.
+"""Harm by a tenant's session in PostgreSQL: held transactions and locks, disk, false revisions.
 
 The platform's part is done as it does it: what it calls each minute (`agent_platform.hold_sessions`, here
 with bounds that an attack can wait for), and an update of a tenant's tables.
@@ -67,7 +67,7 @@ class _Busy:
     """The tenant's role: only its sessions are held to bounds as short as these."""
     process: int
     until: float
-    """When it is to be ended, by the clock of this process."""
+    """The time from which it may be ended, by this process's monotonic clock."""
 
 
 @contextmanager

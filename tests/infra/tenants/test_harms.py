@@ -33,7 +33,7 @@ def tenants(furnished: hvac.Client) -> list[Tenant]:
 
 
 def outcomes(tenants: Sequence[Tenant], *names: str) -> dict[str, set[str]]:
-    """How each harm came out, or those of some names."""
+    """Return the outcomes of every harm, or of the named ones, by name."""
     found: dict[str, set[str]] = {}
     with harms.entered(tenants) as target:
         harms_done = tuple(harm for harm in target.harms if not names or harm.name in names)

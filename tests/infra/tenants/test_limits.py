@@ -1,4 +1,4 @@
-"""How long a tenant's sessions last and how much it has, with PostgreSQL as it is."""
+"""The bounds on a tenant's sessions and on its size, in a real PostgreSQL."""
 
 import os
 import subprocess
