@@ -1,6 +1,7 @@
 """The Kubernetes API as its administrator sees it, and objects applied to it."""
 
 import functools
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -20,7 +21,10 @@ ADMIN = "kubernetes-admin"
 
 _APPLY = "application/apply-patch+yaml"
 _MERGE = "application/merge-patch+json"
+_METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _MANAGER = "agent-platform-local"
+_APPLIED = "agent-platform.local/applied"
+"""The annotation that holds the digest of what was applied."""
 
 
 def address() -> str:
@@ -65,7 +69,12 @@ def merge(path: str, change: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def apply(objects: Sequence[Mapping[str, Any]]) -> None:
-    """Create the objects, or make them as they are given; the definitions of resources first, and awaited."""
+    """Create the objects, or make them as they are given; the definitions of resources first, and awaited.
+
+    An object that was last applied as it is given now is left alone: to apply all of KubeVirt and Longhorn
+    again takes the API four seconds.
+    """
+    _digests.cache_clear()
     definitions = [item for item in objects if item["kind"] == "CustomResourceDefinition"]
     awaited = [_apply(item) for item in definitions]
     for path in awaited:
@@ -77,9 +86,22 @@ def apply(objects: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _apply(item: Mapping[str, Any]) -> str:
-    path = _path(item)
-    _call("PATCH", f"{path}?fieldManager={_MANAGER}&force=true", item, _APPLY)
+    collection, metadata = _collection(item), item["metadata"]
+    path = f"{collection}/{metadata['name']}"
+    digest = hashlib.sha256(json.dumps(item, sort_keys=True).encode()).hexdigest()
+    if _digests(collection).get(metadata["name"]) != digest:
+        annotations = {**metadata.get("annotations", {}), _APPLIED: digest}
+        marked = {**item, "metadata": {**metadata, "annotations": annotations}}
+        _call("PATCH", f"{path}?fieldManager={_MANAGER}&force=true", marked, _APPLY)
     return path
+
+
+@functools.cache
+def _digests(collection: str) -> dict[str, str]:
+    """Return the digest of what was applied to each object of a collection, by name."""
+    listed = _call("GET", collection, accept=_METADATA)["items"] or ()
+    found = {each["metadata"]["name"]: each["metadata"].get("annotations", {}) for each in listed}
+    return {name: annotations[_APPLIED] for name, annotations in found.items() if _APPLIED in annotations}
 
 
 def _established(path: str) -> None:
@@ -88,7 +110,7 @@ def _established(path: str) -> None:
         raise NotReady("not established yet")
 
 
-def _path(item: Mapping[str, Any]) -> str:
+def _collection(item: Mapping[str, Any]) -> str:
     group = ("/apis/" if "/" in item["apiVersion"] else "/api/") + item["apiVersion"]
     found = _resources(group).get(item["kind"])
     if found is None:
@@ -98,7 +120,7 @@ def _path(item: Mapping[str, Any]) -> str:
         )
     plural, namespaced = found
     place = f"/namespaces/{item['metadata']['namespace']}" if namespaced else ""
-    return f"{group}{place}/{plural}/{item['metadata']['name']}"
+    return f"{group}{place}/{plural}"
 
 
 @functools.cache
@@ -109,9 +131,13 @@ def _resources(group: str) -> dict[str, tuple[str, bool]]:
 
 
 def _call(
-    method: str, path: str, body: Mapping[str, Any] | None = None, kind: str = "application/json"
+    method: str,
+    path: str,
+    body: Mapping[str, Any] | None = None,
+    kind: str = "application/json",
+    accept: str = "application/json",
 ) -> dict[str, Any]:
-    headers = {"Accept": "application/json", "Content-Type": kind}
+    headers = {"Accept": accept, "Content-Type": kind}
     content = None if body is None else json.dumps(body)
     try:
         response = _pool(ADMIN).request(method, address() + path, body=content, headers=headers, timeout=30)

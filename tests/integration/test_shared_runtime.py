@@ -51,15 +51,16 @@ def ask(platform: Platform) -> Callable[..., tuple[int, str]]:
 def test_a_starter_is_answered_and_leaves_no_login_behind(
     platform: Platform, ask: Callable[..., tuple[int, str]]
 ) -> None:
-    def logins() -> list[str]:
-        vault, paths = platform.vault(), []
+    def logins() -> set[str]:
+        vault, accessors = platform.vault(), set()
         for accessor in vault.list("auth/token/accessors")["data"]["keys"]:
             with suppress(InvalidRequest, Forbidden):  # it has ended meanwhile
                 token = vault.lookup_token(accessor, accessor=True)["data"]
                 if f"tenant-{STARTER}" in token["policies"]:
-                    paths.append(token["path"])
-        return paths
+                    accessors.add(accessor)
+        return accessors
 
+    others = logins()  # of whoever used this platform before
     status, said = ask("POST", "/v1/agent", {"prompt": "write here.txt: a word"})
     assert (status, "event: done" in said) == (200, True), said
     # What a client says of itself is nobody's word.
@@ -68,8 +69,8 @@ def test_a_starter_is_answered_and_leaves_no_login_behind(
     )
     assert status == 200
     deadline = time.monotonic() + 30
-    while logins():
-        assert time.monotonic() < deadline, logins()
+    while left := logins() - others:
+        assert time.monotonic() < deadline, left
         time.sleep(0.2)
 
 

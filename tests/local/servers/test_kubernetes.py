@@ -255,6 +255,22 @@ def test_what_the_folder_holds_is_its_owners_only() -> None:
     assert all(path.stat().st_mode & 0o077 == 0 for path in private)
 
 
+def test_what_is_applied_again_is_left_alone_until_it_is_given_otherwise_or_gone() -> None:
+    def applied(value: str) -> str:
+        metadata = {"name": "again", "namespace": "machines"}
+        item = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"a": value}}
+        kubernetes_api.apply([item])
+        return str(kubernetes_api.get(path)["data"]["a"])
+
+    path = "/api/v1/namespaces/machines/configmaps/again"
+    assert applied("1") == "1"
+    assert ask("DELETE", path)[0] == HTTPStatus.OK
+    assert applied("1") == "1"
+    kubernetes_api.merge(path, {"data": {"a": "by hand"}})
+    assert applied("1") == "by hand"
+    assert applied("2") == "2"
+
+
 def test_an_object_of_an_unknown_kind_is_told() -> None:
     unknown = {"apiVersion": "v1", "kind": "Nothing", "metadata": {"name": "a"}}
     with pytest.raises(LocalError, match="serves no Nothing in v1"):
