@@ -3,11 +3,8 @@
 import json
 import os
 import secrets
-import shutil
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -27,23 +24,19 @@ def measure(console: Console) -> Soaked:
     seed = os.environ.get("SOAK_SEED") or str(secrets.randbits(32))
     seconds = os.environ.get("SOAK_SECONDS") or str(_SECONDS)
     console.print(f"soak: seed {seed}, harm for {seconds} s (SOAK_SEED, SOAK_SECONDS)")
-    root = Path(tempfile.mkdtemp(prefix="agent-platform-"))
-    # The servers that run as somebody else go through it.
-    root.chmod(0o755)
     environment = scratch.environment("reported") | {"SOAK_SEED": seed, "SOAK_SECONDS": seconds}
-    try:
-        scratch.copy_checkout(root)
-        done = subprocess.run(
-            [sys.executable, "-m", soak.__name__],
-            cwd=root,
-            env=environment,
-            stdout=subprocess.PIPE,
-            check=False,
-        )
-    finally:
-        down = [sys.executable, "-m", "local", "down", "--delete-data"]
-        subprocess.run(down, cwd=root, env=environment, check=False)
-        shutil.rmtree(root, ignore_errors=True)
+    with scratch.checkout() as root:
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", soak.__name__],
+                cwd=root,
+                env=environment,
+                stdout=subprocess.PIPE,
+                check=False,
+            )
+        finally:
+            down = [sys.executable, "-m", "local", "down", "--delete-data"]
+            subprocess.run(down, cwd=root, env=environment, check=False)
     if done.returncode:
         raise LocalError(f"soak: it could not be carried out (seed {seed}): see above.")
     found: Soaked = json.loads(done.stdout)

@@ -3,6 +3,9 @@
 import os
 import shutil
 import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from local.paths import ROOT
@@ -11,6 +14,19 @@ _FOREIGN = (
     *("AGENT_PLATFORM_DATA", "PYTHONDONTWRITEBYTECODE"),
     *("PULUMI_", "EXOSCALE_", "VAULT_", "PG", "AWS_", "KUBECONFIG"),
 )
+
+
+@contextmanager
+def checkout() -> Iterator[Path]:
+    """A copy of this work tree in a folder of its own, which is removed at the end."""
+    root = Path(tempfile.mkdtemp(prefix="agent-platform-"))
+    # The servers that run as another user read programs below it.
+    root.chmod(0o755)
+    try:
+        copy_checkout(root)
+        yield root
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
 
 
 def copy_checkout(target: Path) -> None:

@@ -3,10 +3,8 @@
 import copy
 import functools
 import json
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -79,11 +77,12 @@ class Platform:
         return done
 
     def changes(self, *arguments: str) -> dict[str, int]:
-        """The counts of `preview --json`, which must print nothing else."""
+        """The steps that `preview --json` counts, but for what stays the same; it must print nothing else."""
         done = self.run("preview", "--json", *arguments)
         assert done.returncode == 0, done.stderr
-        counts: dict[str, int] = json.loads(done.stdout)["changes"]
-        return counts
+        counts = json.loads(done.stdout)["changes"]
+        assert counts["same"]
+        return changed(counts)
 
     def status(self) -> dict[str, Any]:
         """`status --json`."""
@@ -201,6 +200,11 @@ class Platform:
         return connect(self.exports()["KUBECONFIG"])
 
 
+def changed(counts: Mapping[str, int]) -> dict[str, int]:
+    """Of an engine's counts by step, those that are changes."""
+    return {step: count for step, count in counts.items() if count and step != "same"}
+
+
 @functools.cache
 def _exports(platform: Platform) -> dict[str, str]:
     return platform._exports()
@@ -217,17 +221,14 @@ def _masked(value: Any) -> Any:
 @pytest.fixture(scope="session")
 def platform() -> Iterator[Platform]:
     """The platform with the four sample tenants."""
-    root = Path(tempfile.mkdtemp(prefix="agent-platform-"))
-    root.chmod(0o755)
-    scratch.copy_checkout(root)
-    platform = Platform(root)
-    try:
-        platform.up()
-        platform.pause_the_suspender()
-        yield platform
-    finally:
-        platform.run("down")
-        shutil.rmtree(root, ignore_errors=True)
+    with scratch.checkout() as root:
+        platform = Platform(root)
+        try:
+            platform.up()
+            platform.pause_the_suspender()
+            yield platform
+        finally:
+            platform.run("down")
 
 
 Edit = Callable[[Callable[[list[dict[str, Any]]], None]], None]

@@ -4,17 +4,15 @@ import json
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
 from infra.tenants.slices import BUCKETS, bucket
-from local.scratch import copy_checkout
-from tests.integration.conftest import Platform
+from local import scratch
+from tests.integration.conftest import Platform, changed
 
 _SERVERS = """
 from rich.console import Console
@@ -148,19 +146,16 @@ class Environment:
 
 @pytest.fixture(scope="module")
 def environment() -> Iterator[Environment]:
-    root = Path(tempfile.mkdtemp(prefix="agent-platform-"))
-    root.chmod(0o755)
-    copy_checkout(root)
-    environment = Environment(Platform(root))
-    try:
-        environment.start()
-        for name in ("platform", "left", "right"):
-            made = environment.run("up", name)
-            assert made.get("counts", {}).get("create"), made
-        yield environment
-    finally:
-        environment.platform.run("down")
-        shutil.rmtree(root, ignore_errors=True)
+    with scratch.checkout() as root:
+        environment = Environment(Platform(root))
+        try:
+            environment.start()
+            for name in ("platform", "left", "right"):
+                made = environment.run("up", name)
+                assert made.get("counts", {}).get("create"), made
+            yield environment
+        finally:
+            environment.platform.run("down")
 
 
 @pytest.fixture(autouse=True)
@@ -169,10 +164,6 @@ def sample(environment: Environment) -> Iterator[None]:
     environment.write()
     yield
     environment.write()
-
-
-def changed(counts: dict[str, int]) -> dict[str, int]:
-    return {step: count for step, count in counts.items() if count and step != "same"}
 
 
 def test_each_stack_has_its_own_tenants_and_together_they_are_all(environment: Environment) -> None:

@@ -3,25 +3,21 @@
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
 import yaml
 
-from local.scratch import copy_checkout
+from local import scratch
 from tests.integration.conftest import ROOT, Platform
 
 pytestmark = pytest.mark.integration
 
 
 def test_the_production_plan_needs_neither_server_nor_network() -> None:
-    root = Path(tempfile.mkdtemp(prefix="agent-platform-prod-"))
-    try:
-        copy_checkout(root)
+    with scratch.checkout() as root:
         planned = _offline(root)
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
+        started = list((root / ".local/run").glob("*.json"))
 
     told = planned.stdout + planned.stderr
     assert planned.returncode == 0, told
@@ -36,7 +32,7 @@ def test_the_production_plan_needs_neither_server_nor_network() -> None:
     ):
         assert expected in told
     assert "0 delete" in told
-    assert not (root / ".local/run").exists() or not list((root / ".local/run").glob("*.json"))
+    assert not started
 
 
 def _offline(root: Path) -> subprocess.CompletedProcess[str]:

@@ -133,18 +133,13 @@ def until(holds: Callable[[], Any], seconds: float = 90) -> None:
         time.sleep(0.5)
 
 
-def assert_unchanged(platform: Platform) -> None:
-    changes = platform.changes()
-    assert {step: count for step, count in changes.items() if count and step != "same"} == {}
-
-
 def test_an_idle_machine_is_suspended_and_woken_once_by_many_requests(platform: Platform, token: str) -> None:
     suspend(platform, TENANT)
     tenant = next(one for one in platform.status()["tenants"] if one["id"] == TENANT)
     assert (tenant["sleep"], tenant["reason"][:5]) == ("asleep", "idle ")
     events = platform.core().list_namespaced_event(NAMESPACE).items
     assert [one for one in events if one.source.component == "idle-suspender" and one.reason == "Suspended"]
-    assert_unchanged(platform)
+    assert platform.changes() == {}
 
     assert get(platform) == HTTPStatus.UNAUTHORIZED
     assert virtual_machine(platform, TENANT)["status"]["printableStatus"] == "Stopped"
@@ -157,7 +152,7 @@ def test_an_idle_machine_is_suspended_and_woken_once_by_many_requests(platform: 
     wait_for(platform, TENANT, "Running")
     tenant = next(one for one in platform.status()["tenants"] if one["id"] == TENANT)
     assert tenant["last_wake"]["seconds"] > 0
-    assert_unchanged(platform)
+    assert platform.changes() == {}
 
 
 @pytest.mark.parametrize("server", ["redis", "kube-apiserver", "virt-controller", "node-agent", "vault"])
@@ -176,7 +171,7 @@ def test_requests_that_wait_outlive_a_server_that_is_killed(
 
 
 def test_after_all_that_an_update_has_nothing_to_do(platform: Platform) -> None:
-    assert_unchanged(platform)
+    assert platform.changes() == {}
 
 
 def test_a_suspended_tenant_is_not_woken(platform: Platform, token: str) -> None:

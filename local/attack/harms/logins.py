@@ -56,6 +56,16 @@ def issued(tenant: Tenant, count: int) -> Iterator[list[Login]]:
             revoke(login)
 
 
+@contextmanager
+def user(administrator: Administrator, tenant: Tenant) -> Iterator[tuple[str, str]]:
+    """Name and password of the administrator, or of a login that Vault issues to the tenant meanwhile."""
+    if administrator:
+        yield superuser()
+        return
+    with issued(tenant, 1) as (login,):
+        yield login.name, login.password
+
+
 def revoke(login: Login) -> None:
     """End the lease, as it ends by itself after its hour or with the tenant; the login must be gone."""
     if exists(login):

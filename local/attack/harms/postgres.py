@@ -10,7 +10,7 @@ import psycopg
 
 from local.attack.harm import Harm, Harmed
 from local.attack.harms import postgres_holding
-from local.attack.harms.logins import Administrator, Login, exists, issued, revoke, superuser
+from local.attack.harms.logins import Administrator, Login, exists, issued, revoke, superuser, user
 from local.attack.postgres import connect
 from local.attack.tenants import Tenant, operator
 
@@ -71,9 +71,9 @@ def _work_with_few_logins(held: _Held) -> None:
 def _large_object(administrator: Administrator, own: Tenant, _victim: Tenant) -> Iterator[Login]:
     """Own something as the bare login, which the tenant that it acts for does not own."""
     with issued(own, 1) as (login,):
-        user = superuser() if administrator else (login.name, login.password)
+        pair = superuser() if administrator else (login.name, login.password)
         become = f'SET SESSION AUTHORIZATION "{login.name}"' if administrator else "SET ROLE NONE"
-        with connect(login.database, *user) as connection:
+        with connect(login.database, *pair) as connection:
             connection.execute(f"{become}; SELECT lo_from_bytea(0, 'attack')".encode())
         try:
             yield login
@@ -87,9 +87,8 @@ def _large_object(administrator: Administrator, own: Tenant, _victim: Tenant) ->
 def _grant(administrator: Administrator, own: Tenant, victim: Tenant) -> Iterator[Login]:
     """Grant something to a login of the victim's, on which PostgreSQL then refuses to drop it."""
     bait = f"{own.schema}.attack_grant"
-    with issued(victim, 1) as (login,), issued(own, 0 if administrator else 1) as attackers:
-        user = (attackers[0].name, attackers[0].password) if attackers else superuser()
-        with connect(own.database, *user) as connection:
+    with issued(victim, 1) as (login,), user(administrator, own) as attacker:
+        with connect(own.database, *attacker) as connection:
             connection.execute(f'CREATE TABLE {bait} (); GRANT SELECT ON {bait} TO "{login.name}"'.encode())
         try:
             yield login

@@ -20,7 +20,7 @@ from infra.tenants.migrations import runner
 from local import ports
 from local.attack.attempt import Refused, told
 from local.attack.harm import Harm
-from local.attack.harms.logins import Administrator, issued, superuser
+from local.attack.harms.logins import Administrator, superuser, user
 from local.attack.postgres import connect
 from local.attack.tenants import Tenant
 
@@ -39,8 +39,7 @@ SELECT repeat(i::text, 100) FROM generate_series(1, 32768) AS i ORDER BY 1"""
 @contextmanager
 def _session(administrator: Administrator, tenant: Tenant) -> Iterator[psycopg.Connection[Any]]:
     """A session of the tenant's, or of the administrator's, in the tenant's database and schema."""
-    with issued(tenant, 0 if administrator else 1) as logins:
-        pair = (logins[0].name, logins[0].password) if logins else superuser()
+    with user(administrator, tenant) as pair:
         connection = connect(tenant.database, *pair)
         try:
             connection.autocommit = True
@@ -129,14 +128,14 @@ def _impatient_update(tenant: Tenant) -> None:
 
 
 def _update_of(tenant: Tenant) -> dict[str, Any]:
-    user, password = superuser()
+    name, password = superuser()
     return {
         "schema": tenant.schema,
         "control": control_schema.NAME,
         "host": "127.0.0.1",
         "port": ports.port("postgres"),
         "database": tenant.database,
-        "user": user,
+        "user": name,
         "password": password,
         "sslMode": "disable",
     }
@@ -215,13 +214,12 @@ class _Sorting:
 @contextmanager
 def _sorting(administrator: Administrator, own: Tenant, _victim: Tenant) -> Iterator[_Sorting]:
     """Sort more than may lie in temporary files, and keep it; the session's own limit is made smaller."""
-    with issued(own, 0 if administrator else 1) as logins, _as_administrator(own.database) as server:
+    with user(administrator, own) as pair, _as_administrator(own.database) as server:
         (limit,) = server.execute(
             "SELECT setting::int FROM pg_settings WHERE name = 'temp_file_limit'"
         ).fetchone() or (-1,)
-        pair = (logins[0].name, logins[0].password) if logins else superuser()
-        if logins and limit > 0:
-            smaller = f'ALTER ROLE "{logins[0].name}" SET temp_file_limit = {limit // _SHARE}'
+        if not administrator and limit > 0:
+            smaller = f'ALTER ROLE "{pair[0]}" SET temp_file_limit = {limit // _SHARE}'
             server.execute(smaller.encode())
         with connect(own.database, *pair) as session:
             session.execute("SAVEPOINT before")
