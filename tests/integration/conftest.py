@@ -91,6 +91,11 @@ class Platform:
         report: dict[str, Any] = json.loads(done.stdout)
         return report
 
+    def process(self, server: str) -> int:
+        """The process id of a server that runs."""
+        record = json.loads((self.root / f".local/run/{server}.json").read_text(encoding="utf-8"))
+        return int(record["pid"])
+
     def exports(self) -> dict[str, str]:
         """What `eval "$(make env)"` puts into a shell; the same as long as the platform lives."""
         return dict(_exports(self))
@@ -184,20 +189,16 @@ class Platform:
 
     def pause_the_suspender(self) -> None:
         """No sweep but by hand: the tests take longer than a machine may idle."""
-        batch: Any = client.BatchV1Api(self._kubernetes())
+        batch: Any = client.BatchV1Api(_kubernetes(self))
         batch.patch_namespaced_cron_job("idle-suspender", "platform-system", {"spec": {"suspend": True}})
 
     def core(self) -> Any:
         """The cluster's core API, as its administrator."""
-        return client.CoreV1Api(self._kubernetes())
+        return client.CoreV1Api(_kubernetes(self))
 
     def objects(self) -> Any:
         """The cluster's custom objects, as its administrator."""
-        return client.CustomObjectsApi(self._kubernetes())
-
-    def _kubernetes(self) -> Any:
-        connect: Any = config.new_client_from_config
-        return connect(self.exports()["KUBECONFIG"])
+        return client.CustomObjectsApi(_kubernetes(self))
 
 
 def changed(counts: Mapping[str, int]) -> dict[str, int]:
@@ -208,6 +209,12 @@ def changed(counts: Mapping[str, int]) -> dict[str, int]:
 @functools.cache
 def _exports(platform: Platform) -> dict[str, str]:
     return platform._exports()
+
+
+@functools.cache
+def _kubernetes(platform: Platform) -> Any:
+    connect: Any = config.new_client_from_config
+    return connect(platform.exports()["KUBECONFIG"])
 
 
 def _masked(value: Any) -> Any:

@@ -5,25 +5,13 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from http import HTTPStatus
-from typing import Any
 
 import urllib3
 
 from tests.integration.conftest import Platform
-from tests.integration.test_runtime_state import wait_for
+from tests.integration.machines import place, state, virtual_machine, wait_for
 
 _IDLE = "agent-platform/idle-seconds"
-
-
-def place(tenant: str) -> tuple[str, str, str, str, str]:
-    """Where the API server has a tenant's machine."""
-    return "kubevirt.io", "v1", f"tenant-{tenant}", "virtualmachines", f"tenant-{tenant}"
-
-
-def virtual_machine(platform: Platform, tenant: str) -> dict[str, Any]:
-    """A tenant's machine."""
-    found: dict[str, Any] = platform.objects().get_namespaced_custom_object(*place(tenant))
-    return found
 
 
 def print_token(platform: Platform, tenant: str) -> str:
@@ -66,14 +54,9 @@ def suspend(platform: Platform, *tenants: str) -> None:
             limits.enter_context(_idle_limit(platform, tenant, seconds=1))
         while True:
             _sweep(platform)
-            awake = {
-                one["id"]: one["reason"]
-                for one in platform.status()["tenants"]
-                if one["id"] in tenants and one["sleep"] not in ("asleep", "falling asleep")
-            }
-            if not awake:
+            if all(state(platform, tenant) in ("Stopping", "Stopped") for tenant in tenants):
                 break
-            assert time.monotonic() < deadline, awake
+            assert time.monotonic() < deadline, platform.status()["tenants"]
     for tenant in tenants:
         wait_for(platform, tenant, "Stopped")
 

@@ -15,7 +15,7 @@ from exoscale.api.v2 import Client  # type: ignore[import-untyped]
 from redis import Redis
 
 from tests.integration.conftest import Platform
-from tests.integration.test_runtime_state import call, wait_for
+from tests.integration.machines import call, wait_for
 
 pytestmark = pytest.mark.integration
 

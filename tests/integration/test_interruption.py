@@ -56,7 +56,7 @@ def engine(platform: Platform) -> int:
 
 def kill_server(platform: Platform, name: str) -> None:
     """End a server without giving it a chance to clean up."""
-    os.kill(platform.status()["services"][name]["pid"], signal.SIGKILL)
+    os.kill(platform.process(name), signal.SIGKILL)
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def story(platform: Platform) -> Iterator[Story]:
             edit(lambda tenants: tenants.append(entry(newcomer)))
 
         def killing(server: str) -> Callable[[subprocess.Popen[str]], None]:
-            pid = platform.status()["services"][server]["pid"]
+            pid = platform.process(server)
             return lambda _running: os.kill(pid, signal.SIGKILL)
 
         def struck(
@@ -189,7 +189,7 @@ def test_no_server_has_anything_left_of_those_that_came_and_went(platform: Platf
 
 def test_a_killed_node_agent_leaves_machines_as_they_are(platform: Platform) -> None:
     kill_server(platform, "node-agent")
-    platform.up()
+    platform.start_servers()
 
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:

@@ -9,7 +9,6 @@ import os
 import re
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +19,7 @@ import yaml
 from local.servers import postgres
 from tests.integration.belongings import bucket_of, leave_data_everywhere, listed, traces
 from tests.integration.conftest import Edit, Platform, edited_roster
+from tests.integration.machines import virtual_machine, wait_for
 from tests.integration.test_interruption import engine
 
 pytestmark = pytest.mark.integration
@@ -119,7 +119,6 @@ def join(platform: Platform, edit: Edit) -> Joining:
 
 def look(platform: Platform) -> Seen:
     """What there is of the two now."""
-    status = {tenant["id"]: tenant for tenant in platform.status()["tenants"]}
     keys = [name for method in ("kubernetes", "jwt") for name in listed(platform, f"auth/{method}/role")]
     with platform.database() as administrator:
         counted = administrator.execute("select count(*) from tenant_leaver.agents").fetchone()
@@ -127,7 +126,7 @@ def look(platform: Platform) -> Seen:
         Bucket=bucket_of(platform, "artifacts"), Prefix="tenant_leaver/uploads/kept"
     )
     return Seen(
-        machine=settled(platform) if "leaver" in status else "gone",
+        machine=settled(platform),
         logins={name.removeprefix("tenant-") for name in keys} & set(BOTH),
         rows=counted[0] if counted else -1,
         files=objects["KeyCount"],
@@ -135,16 +134,9 @@ def look(platform: Platform) -> Seen:
 
 
 def settled(platform: Platform) -> str:
-    """The machine's state, once it is no longer on its way to another."""
-    deadline = time.monotonic() + 90
-    while True:
-        machine = platform.objects().get_namespaced_custom_object(
-            "kubevirt.io", "v1", "tenant-leaver", "virtualmachines", "tenant-leaver"
-        )
-        state: str = machine.get("status", {}).get("printableStatus", "Unknown")
-        if state in ("Running", "Stopped") or time.monotonic() > deadline:
-            return state
-        time.sleep(1)
+    """The machine's state, once it is the one that its specification asks for."""
+    halted = virtual_machine(platform, "leaver")["spec"]["runStrategy"] == "Halted"
+    return wait_for(platform, "leaver", "Stopped" if halted else "Running")
 
 
 def kill_while_it_deletes(platform: Platform) -> int:

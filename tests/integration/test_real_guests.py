@@ -13,8 +13,8 @@ import images
 from local.errors import LocalError
 from local.node_agent.qemu import EMULATOR, IMAGE
 from tests.integration.conftest import Platform
+from tests.integration.machines import call, wait_for
 from tests.integration.sleeping import ask, print_token, suspend
-from tests.integration.test_runtime_state import call, wait_for
 
 pytestmark = pytest.mark.integration
 
@@ -36,13 +36,11 @@ def booting(platform: Platform) -> Iterator[Platform]:
         wait_for(platform, tenant, "Stopped")
     restarted = dataclasses.replace(platform, guests="real")
     assert restarted.run("down").returncode == 0
-    restarted.up()
-    restarted.pause_the_suspender()
+    restarted.start_servers()
     yield restarted
     suspend(restarted, *TENANTS)
     assert platform.run("down").returncode == 0
-    platform.up()
-    platform.pause_the_suspender()
+    platform.start_servers()
     for tenant in TENANTS:
         call(platform, tenant, "start")
         wait_for(platform, tenant, "Running")
@@ -64,6 +62,7 @@ def test_a_workspace_survives_suspend_and_wake(booting: Platform) -> None:
         with ThreadPoolExecutor(len(TENANTS)) as visitors:
             for used in [visitors.submit(use, tenant, cycle) for tenant in TENANTS]:
                 used.result()
-        assert booting.changes() == {}
+        if cycle:
+            assert booting.changes() == {}
         suspend(booting, *TENANTS)
-        assert booting.changes() == {}
+    assert booting.changes() == {}
