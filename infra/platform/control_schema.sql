@@ -3,6 +3,20 @@
 
 CREATE SCHEMA IF NOT EXISTS agent_platform;
 
+-- Advisory locks lie in the server's one table of locks: a single statement fills it, and then nobody works.
+DO $$
+DECLARE
+  lock_function regprocedure;
+BEGIN
+  FOR lock_function IN
+    SELECT oid FROM pg_catalog.pg_proc
+    WHERE pronamespace = 'pg_catalog'::regnamespace AND proname ~ '^pg_(try_)?advisory_(xact_)?lock'
+  LOOP
+    EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', lock_function);
+  END LOOP;
+END
+$$;
+
 -- Which step of the migrations each schema is on. While one is taken, `next` and its transaction stand here:
 -- the server knows for certain whether that was committed, even if whoever began it is gone.
 CREATE TABLE IF NOT EXISTS agent_platform.revisions (
@@ -89,24 +103,31 @@ CREATE TABLE IF NOT EXISTS agent_platform.limits (
   lenient_until timestamptz
 );
 
--- Ends the sessions of tenants that are too long in one transaction or statement, or idle in a transaction.
--- What a session sets for itself binds it no longer than it likes; its age it cannot change.
+-- Ends the sessions of tenants that are too long in one transaction or statement, idle in a transaction, or
+-- hold too many locks. What a session sets for itself binds it no longer than it likes; its age it cannot
+-- change.
 CREATE OR REPLACE FUNCTION agent_platform.hold_sessions(
-  longest interval, idlest interval, only_of name DEFAULT NULL
+  longest interval, idlest interval, only_of name DEFAULT NULL, most_locks integer DEFAULT 2000
 ) RETURNS TABLE (tenant name, told text)
 LANGUAGE sql SET search_path = pg_catalog, pg_temp
 AS $$
-WITH ages AS (
-  SELECT pid, logins.tenant, name, clock_timestamp() - state_change AS idle,
+WITH locked AS (
+  SELECT pid, count(*) AS locks FROM pg_locks GROUP BY 1
+), ages AS (
+  SELECT pid, logins.tenant, name, coalesce(locks, 0) AS locks,
+    -- One that listens is in a transaction while it is notified, which lasts until its client reads.
+    clock_timestamp() - CASE state WHEN 'idle' THEN xact_start ELSE state_change END AS idle,
     -- A procedure may begin one transaction after the other within one statement.
     clock_timestamp() - CASE state WHEN 'active' THEN least(xact_start, query_start) ELSE xact_start END AS age,
-    state LIKE 'idle in transaction%' AS idles
-  FROM pg_stat_activity JOIN agent_platform.logins ON login = usesysid
-  WHERE backend_type = 'client backend' AND state <> 'idle' AND coalesce(logins.tenant = only_of, true)
+    state LIKE 'idle%' AS idles
+  FROM pg_stat_activity JOIN agent_platform.logins ON login = usesysid LEFT JOIN locked USING (pid)
+  WHERE backend_type = 'client backend' AND (state <> 'idle' OR xact_start IS NOT NULL)
+    AND coalesce(logins.tenant = only_of, true)
 ), ended AS MATERIALIZED (
-  SELECT * FROM ages WHERE age > longest OR idles AND idle > idlest
+  SELECT * FROM ages WHERE age > longest OR idles AND idle > idlest OR locks > most_locks
 )
 SELECT tenant, format('ended a session of its login %s, %s', name, CASE
+    WHEN locks > most_locks THEN format('with %s locks of at most %s', locks, most_locks)
     WHEN idles AND idle > idlest THEN format('idle in a transaction for %s s', extract(epoch FROM idle)::int)
     ELSE format('at one transaction or statement for %s s', extract(epoch FROM age)::int) END)
 FROM ended WHERE pg_terminate_backend(pid)
@@ -136,7 +157,45 @@ WITH here AS (
   SELECT node, bytes, written FROM files
   WHERE NOT EXISTS (SELECT FROM pg_class WHERE relfilenode = node)
     AND NOT EXISTS (SELECT FROM pg_class WHERE relfilenode = 0 AND pg_relation_filenode(pg_class.oid) = node)
+), entries AS MATERIALIZED (
+  -- What it has in the catalogs, which all share: for each row a flat charge, and the texts that it chose.
+  SELECT relowner AS owner, 'pg_class'::regclass AS catalog, oid AS object, 4096 + relnatts * 256 AS bytes
+  FROM pg_class
+  UNION ALL
+  SELECT proowner, 'pg_proc'::regclass, oid, 1024 + pg_column_size(prosrc)
+    + coalesce(pg_column_size(prosqlbody), 0) + coalesce(pg_column_size(proargdefaults), 0)
+  FROM pg_proc
+  UNION ALL
+  SELECT typowner, 'pg_type'::regclass, oid, 1024 + coalesce(pg_column_size(typdefault), 0) FROM pg_type
+  UNION ALL
+  SELECT nspowner, 'pg_namespace'::regclass, oid, 1024 FROM pg_namespace
+  UNION ALL
+  SELECT lomowner, 'pg_largeobject'::regclass, oid, 1024 FROM pg_largeobject_metadata
+), belongings AS MATERIALIZED (
+  -- A rule, a constraint or the like is whose its table, function, type or schema is.
+  SELECT owner, catalog, object FROM entries
+  UNION SELECT owner, classid, objid FROM pg_depend JOIN entries ON catalog = refclassid AND object = refobjid
+), texts AS (
+  SELECT classoid AS catalog, objoid AS object, pg_column_size(description) AS bytes FROM pg_description
+  UNION ALL SELECT 'pg_rewrite'::regclass, oid, pg_column_size(ev_action) FROM pg_rewrite
+  UNION ALL SELECT 'pg_attrdef'::regclass, oid, pg_column_size(adbin) FROM pg_attrdef
+  UNION ALL SELECT 'pg_constraint'::regclass, oid, pg_column_size(conbin) FROM pg_constraint
+  UNION ALL SELECT 'pg_trigger'::regclass, oid, pg_column_size(tgargs) + coalesce(pg_column_size(tgqual), 0)
+  FROM pg_trigger
+  UNION ALL
+  SELECT 'pg_policy'::regclass, oid,
+    coalesce(pg_column_size(polqual), 0) + coalesce(pg_column_size(polwithcheck), 0)
+  FROM pg_policy
+  UNION ALL
+  SELECT 'pg_class'::regclass, indexrelid,
+    coalesce(pg_column_size(indexprs), 0) + coalesce(pg_column_size(indpred), 0)
+  FROM pg_index
 ), parts AS (
+  SELECT owners.schema, sum(bytes) AS bytes FROM entries JOIN owners ON role = owner GROUP BY 1
+  UNION ALL
+  SELECT owners.schema, sum(bytes) FROM texts JOIN belongings USING (catalog, object)
+  JOIN owners ON role = owner GROUP BY 1
+  UNION ALL
   SELECT owners.schema, bytes FROM pg_class JOIN owners ON role = relowner JOIN files ON node = relfilenode
   UNION ALL
   -- A new table's file has its number, which only who made it can lock.
@@ -176,8 +235,12 @@ DECLARE
   amount text;
 BEGIN
   RETURN QUERY SELECT *, false FROM agent_platform.hold_sessions('15 min', '1 min');
-  UPDATE agent_platform.limits SET used = found.used FROM agent_platform.measure() AS found
-  WHERE found.schema = limits.schema AND found.used <> limits.used;
+  BEGIN
+    UPDATE agent_platform.limits SET used = found.used FROM agent_platform.measure() AS found
+    WHERE found.schema = limits.schema AND found.used <> limits.used;
+  EXCEPTION WHEN query_canceled THEN
+    RETURN QUERY SELECT 'tenants'::name, 'could not be measured in time: each counts as a minute ago', true;
+  END;
   FOR each IN
     SELECT limits.*, used > bytes AS over, shobj_description(oid, 'pg_authid') AS comment
     FROM agent_platform.limits JOIN pg_roles ON rolname = limits.schema
@@ -193,7 +256,7 @@ BEGIN
     IF refused OR starts_with(each.comment, 'refused: ') THEN
       BEGIN
         EXECUTE format('COMMENT ON ROLE %I IS %L', tenant, CASE WHEN refused THEN 'refused: ' || amount END);
-      EXCEPTION WHEN lock_not_available OR internal_error THEN
+      EXCEPTION WHEN lock_not_available OR internal_error OR out_of_memory THEN
         told := concat_ws('; ', told, 'its role is locked, so the next minute tries again');
       END;
     END IF;

@@ -38,6 +38,12 @@ _RESERVED_CONNECTIONS = 40
 """Connections for superusers alone: this program's, several of which take part in an update."""
 _TEMPORARY = "1GB"
 """Temporary files of one session; only a superuser can raise it."""
+_LOCKS = "256"
+"""The server's table of locks has room for as many times its connections: all databases share it."""
+_NOTIFICATIONS = "131072"
+"""Pages of 8 KiB for notifications that somebody has not read yet: all databases share them, too."""
+_AUTHENTICATION = "10s"
+"""Who has not said in this time who it is loses its connection, which is one of the server's."""
 _STORAGE_CLASS = "exoscale-sbs"
 """Exoscale's block storage: PostgreSQL replicates by itself, Longhorn would do it a second time."""
 
@@ -298,7 +304,7 @@ def _entrances(
             for who, role, privileges in (
                 ("issuer", _ISSUER, ["CONNECT"]),
                 ("limits", LIMITS, ["CONNECT"]),
-                ("tenants", TENANTS, ["CONNECT", "TEMPORARY"]),
+                ("tenants", TENANTS, ["CONNECT"]),
             )
         ),
     ]
@@ -481,6 +487,9 @@ def _parameters(connections: int) -> dict[str, str]:
         "reserved_connections": str(_KEPT_CONNECTIONS),
         "superuser_reserved_connections": str(_RESERVED_CONNECTIONS),
         "temp_file_limit": _TEMPORARY,
+        "max_locks_per_transaction": _LOCKS,
+        "max_notify_queue_pages": _NOTIFICATIONS,
+        "authentication_timeout": _AUTHENTICATION,
     }
 
 

@@ -29,6 +29,8 @@ NAMESPACE = "vault"
 _NAME = "vault"
 _PORT = 8200
 _TLS = "/openbao/tls"
+_LARGEST_REQUEST = 128 * 1024
+"""Bytes of one request."""
 _KV = "tenants"
 _DATABASE = "database"
 _CONNECTION = "agents"
@@ -411,6 +413,8 @@ listener "tcp" {{
   cluster_address = "[::]:8201"
   tls_cert_file   = "{_TLS}/tls.crt"
   tls_key_file    = "{_TLS}/tls.key"
+  # What is written is kept by all servers, and a tenant writes what it likes.
+  max_request_size = {_LARGEST_REQUEST}
 }}
 storage "raft" {{
   path = "/openbao/data"{peers}

@@ -8,6 +8,7 @@ What they are told stands in the state; what only the environment has does not: 
 import base64
 import json
 import os
+import urllib.parse
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -43,12 +44,14 @@ class VaultClient:
             ca_certs=os.environ.get("VAULT_CACERT"),
             **({"server_hostname": name, "assert_hostname": name} if name else {}),
             timeout=urllib3.Timeout(connect=10, read=120),
-            retries=urllib3.Retry(3, allowed_methods=None, backoff_factor=0.5),
+            # No path of ours leads elsewhere; one that does is odd, and would take the token along.
+            retries=urllib3.Retry(3, redirect=False, allowed_methods=None, backoff_factor=0.5),
         )
 
     def call(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
-        """The answer, empty if there is none or nothing there."""
-        url = f"{self._address}/v1/{path}"
+        """The answer, empty if there is none or nothing there; `path` is as Vault lists it."""
+        # A tenant names its secrets as it likes, with ? and %, too.
+        url = f"{self._address}/v1/{urllib.parse.quote(path)}"
         sent = None if body is None else json.dumps(body)
         try:
             answer = self._http.request(method, url, body=sent, headers=self._headers)
@@ -58,7 +61,7 @@ class VaultClient:
         # Vault finds nothing, with nothing to say of it; a mount that is missing it complains about.
         if answer.status == 404 and not content.get("errors"):
             return {}
-        if answer.status >= 400:
+        if answer.status >= 300:
             raise RuntimeError(f"Vault refused {method} {path} ({answer.status}): {answer.data.decode()}")
         return dict(content)
 
@@ -68,11 +71,13 @@ class VaultClient:
 
     def secrets(self, mount: str, folder: str) -> list[str]:
         """The path of every secret below `folder`, which ends in a slash; deleted versions count."""
-        return [
-            path
-            for key in self.keys(f"{mount}/metadata/{folder}")
-            for path in (self.secrets(mount, folder + key) if key.endswith("/") else [folder + key])
-        ]
+        found: list[str] = []
+        folders = [folder]
+        while folders:
+            inside = folders.pop()
+            for key in self.keys(f"{mount}/metadata/{inside}"):
+                (folders if key.endswith("/") else found).append(inside + key)
+        return sorted(found)
 
     def entities(self, name: str) -> list[str]:
         """The ids of the identities that logins made to the role `name`, or from the namespace `name`."""

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import pulumi
 import pulumi_postgresql as postgresql
 
-from infra.platform.control_schema import TENANTS
 from infra.platform.database import Database
 from infra.platform.vault import Vault
 from infra.tenants.lifecycle import protected
@@ -43,8 +42,8 @@ def declare_schema(
         create_database=False,
         create_role=False,
         bypass_row_level_security=False,
-        # Into the database that all share; who has one of its own has no business there.
-        roles=[] if tenant.own_database else [TENANTS],
+        # It could act as any other role that it were a member of, and have that one own what is the tenant's.
+        roles=[],
         # What hangs on it in other databases the provider does not see; the registration ends it (0062).
         skip_drop_role=True,
         skip_reassign_owned=True,
@@ -69,7 +68,15 @@ def declare_schema(
         opts=opts,
     )
     if not tenant.own_database:
-        tables = _declare_tables(tenant, name, role, database, opts)
+        entrance = postgresql.Grant(
+            f"{name}-entrance",
+            database=database.name,
+            role=tenant.underscored,
+            object_type="database",
+            privileges=["CONNECT", "TEMPORARY"],
+            opts=pulumi.ResourceOptions.merge(inside, pulumi.ResourceOptions(depends_on=[role])),
+        )
+        tables = _declare_tables(tenant, name, role, database, opts, [entrance])
         return Schema(connection=vault.database_connection, declared=[issuer, limit, *tables])
     own = declare_database(tenant, role, database, vault, opts)
     # Other names than in the shared database: a move makes these and deletes those.

@@ -42,11 +42,20 @@ class HoldingsProvider(ResourceProvider):
         """
         vault = VaultClient(props)
         end_logins(vault, props["namespace"], props["logins"])
-        for path in vault.secrets(props["mount"], f"{props['secrets']}/"):
-            vault.call("DELETE", f"{props['mount']}/metadata/{path}")
-        left = vault.secrets(props["mount"], f"{props['secrets']}/")
-        if left:
-            raise RuntimeError(f"Vault still has {', '.join(left)}: somebody is writing there; try again")
+        delete_secrets(vault, props["mount"], f"{props['secrets']}/")
+
+
+def delete_secrets(vault: VaultClient, mount: str, folder: str) -> None:
+    """Delete every version of every secret below `folder`, which ends in a slash; look whether all is gone.
+
+    Raises:
+        RuntimeError: it is not.
+    """
+    for path in vault.secrets(mount, folder):
+        vault.call("DELETE", f"{mount}/metadata/{path}")
+    left = vault.secrets(mount, folder)
+    if left:
+        raise RuntimeError(f"Vault still has {', '.join(left)}: somebody is writing there; try again")
 
 
 def end_logins(vault: VaultClient, namespace: str, logins: str) -> None:

@@ -26,6 +26,7 @@ from local.attack.awake import awake
 from local.attack.harm import Harmed
 from local.attack.harms import object_storage as object_storage_harms
 from local.attack.harms import postgres as postgres_harms
+from local.attack.harms import vault as vault_harms
 from local.attack.tenants import Tenant
 
 _Attacks = Callable[[Sequence[Tenant]], Iterator[Attempt]]
@@ -45,6 +46,7 @@ TARGETS: Mapping[str, Callable[[Sequence[Tenant]], AbstractContextManager[Target
 HARMED: Mapping[str, Callable[[Sequence[Tenant]], AbstractContextManager[Harmed[Any]]]] = {
     "postgres": postgres_harms.entered,
     "object-storage": object_storage_harms.entered,
+    "vault": vault_harms.entered,
 }
 """The servers to do harm on, each with the function that enters it."""
 

@@ -411,7 +411,8 @@ def client(boto: boto3.Session, access_key: str, secret_key: str) -> Any:
             signature_version="s3v4",
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
-            retries={"total_max_attempts": 1},
+            # Of a refusal there is no second one: it may close a connection when it is busy.
+            retries={"total_max_attempts": 3},
         ),
     )
 

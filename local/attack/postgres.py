@@ -334,8 +334,13 @@ _STATEMENTS = (
     _on_platform("change everybody's settings", "ALTER ROLE ALL SET work_mem = '1GB'"),
     *(
         _on_platform(f"act as {role}", f"SET ROLE {role}")
-        for role in ("postgres", "vault", "pg_read_all_data", "pg_monitor", "pg_signal_backend")
+        for role in (
+            *("postgres", "vault", "limits", "tenants"),
+            *("pg_read_all_data", "pg_monitor", "pg_signal_backend"),
+        )
     ),
+    _on_platform("have what one owns be another role's", "REASSIGN OWNED BY {own} TO tenants"),
+    _on_platform("take a lock of which all have too few", "SELECT pg_advisory_xact_lock(1)"),
     _on_platform("become a member of a predefined role", 'GRANT pg_read_all_data TO "{login}"'),
     _on_platform("read files", "SELECT pg_read_file('PG_VERSION')"),
     _on_platform("list folders", "SELECT pg_ls_dir('.')"),

@@ -46,6 +46,9 @@ _SETTINGS = {
     "reserved_connections": "20",
     "superuser_reserved_connections": str(_RESERVED),
     "temp_file_limit": "1GB",
+    "max_locks_per_transaction": "256",
+    "max_notify_queue_pages": "131072",
+    "authentication_timeout": "10s",
     "shared_buffers": "64MB",
     # A failed statement is reported without its text: Vault's carry passwords.
     "log_min_error_statement": "panic",

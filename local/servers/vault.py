@@ -26,9 +26,10 @@ storage "raft" {{
   performance_multiplier = 1
 }}
 listener "tcp" {{
-  address         = "127.0.0.1:{port}"
-  cluster_address = "127.0.0.1:{cluster_port}"
-  tls_disable     = true
+  address          = "127.0.0.1:{port}"
+  cluster_address  = "127.0.0.1:{cluster_port}"
+  tls_disable      = true
+  max_request_size = 131072
 }}
 seal "static" {{
   current_key_id = "local"

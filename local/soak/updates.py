@@ -13,6 +13,7 @@ import yaml
 from hvac.exceptions import VaultError  # type: ignore[import-untyped]
 from rich.console import Console
 
+from infra.tenants import migrations
 from local import engine
 from local.attack.campaign import HARMED
 from local.attack.object_storage import client
@@ -119,6 +120,8 @@ def _write_step() -> None:
     (_STEPS / f"{revision}_soak.py").write_text(
         _STEP.format(revision=revision, before=before), encoding="utf-8"
     )
+    # The harm of this process takes a victim's steps, too.
+    migrations.head.cache_clear()
 
 
 def guests(party: cast.Party) -> list[Tenant]:

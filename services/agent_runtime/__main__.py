@@ -7,7 +7,7 @@ import threading
 import time
 import traceback
 
-from services.agent_runtime import public, use
+from services.agent_runtime import use
 from services.agent_runtime.identity import NotReadyError
 from services.agent_runtime.server import Server
 from services.agent_runtime.settings import Settings
@@ -20,8 +20,6 @@ def main() -> None:
     """Serve at once: whoever asks for health is told what is missing."""
     settings = Settings.read(os.environ)
     tenants = Tenants(settings)
-    if tenants.shared:
-        public.close_urllib()
     server = Server((settings.address, settings.port), tenants)
     if settings.workspace:
         threading.Thread(target=_report, args=(tenants,), daemon=True).start()

@@ -5,7 +5,8 @@ import contextlib
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import httpx2
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
@@ -23,15 +24,20 @@ from services.agent_runtime.vault import Vault
 MODEL = "model"
 """The secret that says which model is asked: `base_url`, `api_key` and `model` of an OpenAI-like API."""
 
+_QUIET = 15.0
+"""Seconds without an event after which there is None instead."""
+
 _SYSTEM = "You work for the owner of this machine. Its workspace is where files last."
 
 
 def answer(
     prompt: str, known: Identity, vault: Vault, gateway: Gateway, files: Files
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[dict[str, Any] | None]:
     """Run the agent on a prompt; the events `text`, `tool` and at last `done` or `error`, as they come.
 
-    A lease is held for as long as it works. Raises NotReadyError before the first event if it cannot begin.
+    None comes while there is nothing to say, so that whoever sends the events notices when nobody reads them:
+    closed, the iterator ends the run. A lease is held for as long as it works. Raises NotReadyError before
+    the first event if it cannot begin.
     """
     model, http = _model(vault, known)
     servers = mcp_servers.named_in(files, commands=known.commands)
@@ -52,12 +58,24 @@ def answer(
 
 def _run(
     agent: Agent, prompt: str, gateway: Gateway, http: httpx2.AsyncClient | None
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[dict[str, Any] | None]:
     """Run the agent in a thread of its own, so that its events can be sent from this one."""
     events: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
     stop = threading.Event()
+    cancels: list[Callable[[], object]] = []
+
+    def end() -> None:
+        """End the run, whatever it waits for."""
+        stop.set()
+        with contextlib.suppress(RuntimeError):  # it has ended
+            for cancel in cancels:
+                cancel()
 
     async def work() -> None:
+        task = cast("asyncio.Task[None]", asyncio.current_task())
+        cancels.append(partial(asyncio.get_running_loop().call_soon_threadsafe, task.cancel))
+        if stop.is_set():
+            return
         async with http or contextlib.nullcontext():
             async for event in agent.stream_async(prompt, cancel_signal=stop):
                 if text := event.get("data"):
@@ -69,6 +87,8 @@ def _run(
         try:
             asyncio.run(work())
             events.put({"event": "done", "data": {}})
+        except asyncio.CancelledError:
+            events.put({"event": "error", "data": "The run was ended: it may work no longer."})
         except Exception as error:  # noqa: BLE001 — whatever a model or a tool raises, its tenant is told
             events.put({"event": "error", "data": f"{type(error).__name__}: {_cause(error)}"})
         finally:
@@ -78,11 +98,20 @@ def _run(
     with gateway.lease(stop):
         threading.Thread(target=run, daemon=True).start()
         try:
-            while (event := events.get()) is not None:
+            while True:
+                try:
+                    event = events.get(timeout=_QUIET)
+                except queue.Empty:
+                    if stop.is_set():
+                        end()
+                    yield None
+                    continue
+                if event is None:
+                    return
                 yield event
         finally:
             # Whoever asked is gone: nobody reads what comes.
-            stop.set()
+            end()
 
 
 def _model(vault: Vault, known: Identity) -> tuple[Model, httpx2.AsyncClient | None]:

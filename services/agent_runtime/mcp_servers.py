@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any, Literal, cast
 
 import httpx2
-from mcp import StdioServerParameters, stdio_client
+from mcp import ClientSession, StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -18,6 +18,8 @@ from services.agent_runtime.identity import NotReadyError
 
 FILE = ".agent/mcp.json"
 """The file in which a workspace names them, in the format of other MCP clients: `{"mcpServers": {…}}`."""
+_MOST = 16
+"""Servers of one workspace: each takes a thread."""
 
 
 class _Remote(BaseModel):
@@ -35,6 +37,8 @@ def named_in(files: Files, *, commands: bool) -> list[MCPClient]:
 
     Unless `commands` may run, nothing is started here, and what is connected to has a public address.
     """
+    if not commands:
+        _leave_results_unchecked()
     try:
         said = json.loads(files.read(FILE))
     except AbsentError:
@@ -46,7 +50,22 @@ def named_in(files: Files, *, commands: bool) -> list[MCPClient]:
     servers = said.get("mcpServers") if isinstance(said, dict) else None
     if not isinstance(servers, dict):
         raise NotReadyError(f'{FILE}: has no "mcpServers" mapping, so no MCP server is used.')
+    if len(servers) > _MOST:
+        raise NotReadyError(f"{FILE}: names {len(servers)} servers of at most {_MOST}, so none is used.")
     return [_client(name, server, files, commands) for name, server in servers.items()]
+
+
+def _leave_results_unchecked() -> None:
+    """Hold no result of a tool against the schema that its server gave for it.
+
+    jsonschema does what a schema says: it fetches what the schema refers to, be it a file of this system, and
+    a pattern can keep the interpreter, and with it every tenant's request, for as long as it likes.
+    """
+
+    async def validate_tool_result(self: ClientSession, name: str, result: object) -> None:
+        pass
+
+    cast("Any", ClientSession).validate_tool_result = validate_tool_result
 
 
 def _client(name: str, server: Any, files: Files, commands: bool) -> MCPClient:

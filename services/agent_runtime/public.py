@@ -7,7 +7,6 @@ between the two, and a redirect leads nowhere else either.
 import asyncio
 import ipaddress
 import socket
-import urllib.request
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -45,16 +44,6 @@ def client(headers: Mapping[str, str] | None = None) -> httpx2.AsyncClient:
         # No proxy would check what it connects to.
         trust_env=False,
     )
-
-
-def close_urllib() -> None:
-    """Let `urllib` open nothing in this process.
-
-    With it jsonschema fetches what the schema of an MCP server's tool refers to, be it a file of this system.
-    """
-    opener = urllib.request.OpenerDirector()
-    opener.add_handler(urllib.request.UnknownHandler())
-    urllib.request.install_opener(opener)
 
 
 class _Transport(httpx2.AsyncHTTPTransport):

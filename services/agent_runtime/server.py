@@ -15,7 +15,7 @@ from services.agent_runtime.body import BadRequestError, Body
 from services.agent_runtime.files import BLOCK, AbsentError, File, Files, RefusedPathError
 from services.agent_runtime.gateway import StoppingError
 from services.agent_runtime.identity import NotReadyError
-from services.agent_runtime.tenants import Asked, Tenant, Tenants, UnknownTenantError
+from services.agent_runtime.tenants import Asked, BusyError, Tenant, Tenants, UnknownTenantError
 
 _LARGEST_PROMPT = 2**20
 _FILES = "/v1/files/"
@@ -24,6 +24,7 @@ _REFUSED: dict[type[Exception], HTTPStatus] = {
     RefusedPathError: HTTPStatus.BAD_REQUEST,
     AbsentError: HTTPStatus.NOT_FOUND,
     UnknownTenantError: HTTPStatus.MISDIRECTED_REQUEST,
+    BusyError: HTTPStatus.TOO_MANY_REQUESTS,
     NotReadyError: HTTPStatus.SERVICE_UNAVAILABLE,
     StoppingError: HTTPStatus.CONFLICT,
 }
@@ -136,7 +137,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise BadRequestError('The body has to be {"prompt": "…"}: there is nothing to answer otherwise.')
         return prompt
 
-    def _stream(self, events: Iterable[dict[str, Any]]) -> None:
+    def _stream(self, events: Iterable[dict[str, Any] | None]) -> None:
         """Send server-sent events as they come."""
         coming = iter(events)
         # What stands in the way of beginning is told with a status of its own.
@@ -150,8 +151,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._event(event)
         self.wfile.write(b"0\r\n\r\n")
 
-    def _event(self, event: dict[str, Any]) -> None:
-        content = f"event: {event['event']}\ndata: {json.dumps(event['data'])}\n\n".encode()
+    def _event(self, event: dict[str, Any] | None) -> None:
+        content = b": nothing new\n\n"
+        if event:
+            content = f"event: {event['event']}\ndata: {json.dumps(event['data'])}\n\n".encode()
         self.wfile.write(f"{len(content):x}\r\n".encode() + content + b"\r\n")
 
     def _send_file(self, file: File) -> None:

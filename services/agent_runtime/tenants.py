@@ -6,6 +6,7 @@ import importlib
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from email.message import Message
 from functools import partial
@@ -22,11 +23,17 @@ from services.agent_runtime.vault import Vault
 
 _PRELOAD_AFTER = 2.0
 """Seconds; whoever waited for the machine to wake is answered first."""
+_MOST_REQUESTS = 64
+"""Requests of one tenant that the shared runtime has in hand: each takes threads that all tenants share."""
 _ID = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 
 class UnknownTenantError(Exception):
     """A request for somebody who is not served here."""
+
+
+class BusyError(Exception):
+    """One request too many of a tenant's at once."""
 
 
 class Asked(NamedTuple):
@@ -78,8 +85,8 @@ class Tenant:
             "files": self.files.listed().names,
         }
 
-    def answer(self, prompt: str) -> Iterator[dict[str, Any]]:
-        """Run the agent on a prompt; its events, as they come."""
+    def answer(self, prompt: str) -> Iterator[dict[str, Any] | None]:
+        """Run the agent on a prompt; its events, as they come, and None while nothing comes."""
         from services.agent_runtime.agent import answer
 
         return answer(prompt, self.known, self.vault, self.gateway, self.files)
@@ -94,6 +101,7 @@ class Tenants:
         self._workspace = _workspaces(settings)
         self._lock = threading.Lock()
         self._own: Tenant | None = None
+        self._requests: Counter[str | None] = Counter()
         self._preload = threading.Timer(_PRELOAD_AFTER, _load_agent)
         self._preload.daemon = True
 
@@ -120,11 +128,12 @@ class Tenants:
         A runtime of one tenant's own takes no other's request; the shared one keeps nothing afterwards.
         """
         if self.shared:
-            tenant = self._shared(asked)
-            try:
-                yield tenant
-            finally:
-                tenant.vault.leave()
+            with self._counted(asked.tenant):
+                tenant = self._shared(asked)
+                try:
+                    yield tenant
+                finally:
+                    tenant.vault.leave()
             return
         tenant = self.only()
         own = tenant.known.tenant
@@ -139,6 +148,24 @@ class Tenants:
                 known = identity.read(self._settings.identity)
                 self._own = Tenant(known, self._settings, self._workspace)
             return self._own
+
+    @contextlib.contextmanager
+    def _counted(self, tenant: str | None) -> Iterator[None]:
+        """Count a request of a tenant's while it is in hand; BusyError if there are too many."""
+        with self._lock:
+            if self._requests[tenant] == _MOST_REQUESTS:
+                raise BusyError(
+                    f"{tenant} has {_MOST_REQUESTS} requests in hand already, so this one is not begun; ask "
+                    "again when one has ended."
+                )
+            self._requests[tenant] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._requests[tenant] -= 1
+                if not self._requests[tenant]:
+                    del self._requests[tenant]
 
     def _shared(self, asked: Asked) -> Tenant:
         settings, name = self._settings, asked.tenant

@@ -60,6 +60,5 @@ def take(connection: sqlalchemy.Connection, start: str, revision: str) -> None:
             step.module.upgrade()
 
 
-@cache
 def _steps() -> ScriptDirectory:
     return ScriptDirectory(str(Path(__file__).parent))

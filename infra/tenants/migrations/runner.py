@@ -40,7 +40,7 @@ def upgrade(props: dict[str, Any]) -> None:
     try:
         with _alone(props, schema), connect(props) as administrator:
             _upgrade(props, administrator)
-    except (psycopg.Error, sqlalchemy.exc.DBAPIError, roles.RoleError) as error:
+    except (psycopg.Error, sqlalchemy.exc.DBAPIError, roles.RoleError, patience.TooLongError) as error:
         cause = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
         raise migrations.MigrationError(
             f"schema {schema} should be on revision {goal}: {cause}. {_where_it_is(props)}"

@@ -53,7 +53,7 @@ def issued(tenant: Tenant, count: int) -> Iterator[list[Login]]:
         yield logins
     finally:
         for login in logins:
-            revoke(login)
+            end(login)
 
 
 @contextmanager
@@ -64,6 +64,15 @@ def user(administrator: Administrator, tenant: Tenant) -> Iterator[tuple[str, st
         return
     with issued(tenant, 1) as (login,):
         yield login.name, login.password
+
+
+def end(login: Login) -> None:
+    """End the lease; nobody may get in with the login any more, whether or not it is dropped."""
+    operator().write_data("sys/leases/revoke", data={"lease_id": login.lease, "sync": True})
+    with connect(login.database, *superuser()) as connection:
+        found = "SELECT FROM pg_roles WHERE rolname = %s AND rolcanlogin"
+        if connection.execute(found, [login.name]).rowcount:
+            raise RuntimeError("the lease has ended and the login still lets in")
 
 
 def revoke(login: Login) -> None:

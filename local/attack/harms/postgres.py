@@ -10,9 +10,9 @@ import psycopg
 
 from local.attack.harm import Harm, Harmed
 from local.attack.harms import postgres_holding
-from local.attack.harms.logins import Administrator, Login, exists, issued, revoke, superuser, user
+from local.attack.harms.logins import Administrator, Login, end, exists, issued, revoke, superuser, user
 from local.attack.postgres import connect
-from local.attack.tenants import Tenant, operator
+from local.attack.tenants import Tenant
 
 _MANY = 10
 """More logins than a tenant has at once."""
@@ -97,15 +97,6 @@ def _grant(administrator: Administrator, own: Tenant, victim: Tenant) -> Iterato
                 connection.execute(f"DROP TABLE {bait}".encode())
 
 
-def _end(login: Login) -> None:
-    """End the lease; nobody may get in with the login any more, whether or not it is dropped."""
-    operator().write_data("sys/leases/revoke", data={"lease_id": login.lease, "sync": True})
-    with connect(login.database, *superuser()) as connection:
-        found = "SELECT FROM pg_roles WHERE rolname = %s AND rolcanlogin"
-        if connection.execute(found, [login.name]).rowcount:
-            raise RuntimeError("the lease has ended and the login still lets in")
-
-
 def _drop(login: Login) -> None:
     with connect(login.database, *superuser()) as connection:
         connection.execute(f'DROP ROLE "{login.name}"'.encode())
@@ -139,7 +130,7 @@ _HARMS = (
         name="grant something to another's login",
         tried="CREATE TABLE t (); GRANT SELECT ON t TO LOGIN",
         done=_grant,
-        withstood=_end,
+        withstood=end,
         unguarded=_drop,
     ),
     *postgres_holding.HARMS,

@@ -207,6 +207,10 @@ def test_a_managed_database_is_whole(managed: Recorder) -> None:
     # Vault makes logins however many connections tenants hold.
     assert room >= 500 + vault.DATABASE_CONNECTIONS
     assert limits["temp_file_limit"] == "1GB"
+    # What one session takes in a minute leaves the others some (0068).
+    assert int(limits["max_locks_per_transaction"]) >= 256
+    assert limits["max_notify_queue_pages"] == "131072"
+    assert limits["authentication_timeout"] == "10s"
     assert spec["plugins"][0]["isWALArchiver"] is True
     store = managed["platform-database-backup-store"].inputs["spec"]
     assert store["retentionPolicy"] == "30d"

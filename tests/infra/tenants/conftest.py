@@ -74,7 +74,7 @@ def database() -> Iterator[dict[str, Any]]:
             server.execute(f"CREATE ROLE {TENANTS}")
             server.execute(f"GRANT {TENANTS} TO vault WITH ADMIN OPTION")
             server.execute("GRANT CONNECT ON DATABASE agents TO vault, limits")
-            server.execute(f"GRANT CONNECT, TEMPORARY ON DATABASE agents TO {TENANTS}")
+            server.execute(f"GRANT CONNECT ON DATABASE agents TO {TENANTS}")
             for closed in ("agents", "postgres", "template1"):
                 server.execute(f"REVOKE ALL ON DATABASE {closed} FROM PUBLIC")
         ControlSchemaProvider().create(
@@ -114,7 +114,8 @@ def schema(database: dict[str, Any], connect: Connect) -> Iterator[Callable[[str
     def schema(tenant: str) -> str:
         name = f"tenant_{tenant}"
         made.append(name)
-        administrator.execute(f"CREATE ROLE {name} NOLOGIN IN ROLE {TENANTS}")
+        administrator.execute(f"CREATE ROLE {name} NOLOGIN")
+        administrator.execute(f"GRANT CONNECT, TEMPORARY ON DATABASE agents TO {name}")
         administrator.execute(f"CREATE SCHEMA {name} AUTHORIZATION {name}")
         return name
 

@@ -103,7 +103,8 @@ def test_sessions_that_nobody_ends_stay(tenants: list[Tenant], database: dict[st
         body = "SELECT NULL::name, NULL::text WHERE false"
         server.execute(
             "CREATE OR REPLACE FUNCTION "
-            "agent_platform.hold_sessions(longest interval, idlest interval, only_of name DEFAULT NULL) "
+            "agent_platform.hold_sessions(longest interval, idlest interval, only_of name DEFAULT NULL, "
+            "most_locks integer DEFAULT 2000) "
             f"RETURNS TABLE (tenant name, told text) LANGUAGE sql AS '{body}'"
         )
     try:

@@ -1,8 +1,11 @@
 """The bounds on a tenant's sessions and on its size, in a real PostgreSQL."""
 
 import os
+import re
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +21,8 @@ from tests.infra.recording import ROOT
 from tests.infra.tenants.conftest import Connect
 
 MIB = 2**20
+TEXT = "SELECT string_agg(md5(i::text), '') FROM generate_series(1, 80000) AS i"
+"""Some 2.4 MiB that cannot be compressed by much."""
 Told = list[tuple[str, str, bool]]
 
 
@@ -27,7 +32,7 @@ def acme(schema: Callable[[str], str], connect: Connect, database: dict[str, Any
     server = connect()
     schema("acme")
     server.execute("CREATE ROLE \"v-acme\" LOGIN PASSWORD 'x' NOINHERIT IN ROLE tenant_acme")
-    server.execute('GRANT tenants TO "v-acme" WITH INHERIT TRUE')
+    server.execute('GRANT tenants TO "v-acme" WITH INHERIT TRUE, SET FALSE')
     server.execute("ALTER ROLE \"v-acme\" SET role = 'tenant_acme'")
     server.execute("ALTER ROLE \"v-acme\" SET search_path = 'tenant_acme'")
     yield "v-acme"
@@ -121,6 +126,75 @@ def test_who_is_too_long_at_it_loses_the_session(
     assert not has_ended(session)
 
 
+def test_who_holds_too_many_locks_loses_the_session(
+    session: psycopg.Connection[Any], acme: str, connect: Connect
+) -> None:
+    few = connect(acme, "x")
+    few.execute("BEGIN; CREATE TEMPORARY TABLE one ()")
+    session.execute("BEGIN")
+    for number in range(40):
+        session.execute(f"CREATE TEMPORARY TABLE t{number} ()".encode())
+
+    assert hold_sessions(connect, "1 hour", "1 hour") == []
+    found = connect().execute("SELECT * FROM agent_platform.hold_sessions('1 hour', '1 hour', NULL, 30)")
+    ((tenant, told),) = found.fetchall()
+
+    assert tenant == "tenant_acme"
+    assert re.fullmatch(f"ended a session of its login {acme}, with [0-9]+ locks of at most 30", told)
+    assert has_ended(session)
+    assert not has_ended(few)
+
+
+def test_advisory_locks_are_no_tenants(session: psycopg.Connection[Any], connect: Connect) -> None:
+    named = connect().execute(
+        "SELECT proname || CASE pronargs WHEN 1 THEN '(1)' ELSE '(1, 1)' END FROM pg_proc "
+        "WHERE proname LIKE '%advisory%' AND proname NOT LIKE '%unlock%'"
+    )
+    calls = [call for (call,) in named.fetchall()]
+    assert len(calls) >= 16
+    for call in calls:
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            session.execute(f"SELECT {call}".encode())
+
+
+def test_who_listens_and_reads_nothing_loses_the_session(
+    session: psycopg.Connection[Any], acme: str, connect: Connect
+) -> None:
+    attentive, deaf = connect(acme, "x"), connect(acme, "x")
+    for listener in (attentive, deaf):
+        listener.execute("LISTEN news")
+    pid = deaf.info.backend_pid
+    reading = threading.Thread(target=lambda: list(attentive.notifies(timeout=3)))
+    reading.start()
+    for _ in range(60):
+        session.execute("SELECT pg_notify('news', repeat('x', 7900) || i) FROM generate_series(1, 100) AS i")
+    server = connect()
+    blocked = "SELECT FROM pg_stat_activity WHERE pid = %s AND state = 'idle' AND xact_start IS NOT NULL"
+    deadline = time.monotonic() + 10
+    while not server.execute(blocked, [pid]).rowcount:
+        assert time.monotonic() < deadline
+    reading.join()
+
+    told = [told for _, told in hold_sessions(connect, "1 hour", "100 ms")]
+
+    assert told == [f"ended a session of its login {acme}, idle in a transaction for {told[0].split()[-2]} s"]
+    with pytest.raises(psycopg.OperationalError):
+        while True:
+            deaf.execute("SELECT 1")
+    assert not has_ended(attentive)
+
+
+def test_a_tenant_acts_as_itself_alone(session: psycopg.Connection[Any]) -> None:
+    for statement in (
+        "SET ROLE tenants",
+        "REASSIGN OWNED BY tenant_acme TO tenants",
+        "SET ROLE NONE; SET ROLE tenants",
+        "SET ROLE NONE; REASSIGN OWNED BY tenant_acme TO tenants",
+    ):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            session.execute(statement)
+
+
 def test_administrators_vault_and_migrations_are_held_to_nothing(
     acme: str, connect: Connect, database: dict[str, Any]
 ) -> None:
@@ -187,6 +261,30 @@ def test_all_that_a_tenant_has_counts(
     assert min(more[:1] + more[2:]) > 1.8 * MIB, more
     assert more[1] > 0
     session.execute("SELECT lo_unlink(oid) FROM pg_largeobject_metadata WHERE lomowner = 'v-acme'::regrole")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DO $$ BEGIN EXECUTE format('CREATE FUNCTION long() RETURNS text LANGUAGE sql AS %L', "
+        f"format('SELECT %L::text', ({TEXT}))); END $$",
+        "DO $$ BEGIN FOR i IN 1..600 LOOP EXECUTE 'CREATE TABLE t' || i || ' ()'; END LOOP; END $$",
+        f"DO $$ BEGIN EXECUTE format('COMMENT ON SCHEMA tenant_acme IS %L', ({TEXT})); END $$",
+        f"""CREATE TABLE notes (t text CONSTRAINT c CHECK (t <> ''));
+        DO $$ BEGIN EXECUTE format('COMMENT ON CONSTRAINT c ON notes IS %L', ({TEXT})); END $$""",
+        f"DO $$ BEGIN EXECUTE format('CREATE VIEW long AS SELECT %L AS t', ({TEXT})); END $$",
+        f"DO $$ BEGIN EXECUTE format('CREATE TABLE notes (t text DEFAULT %L)', ({TEXT})); END $$",
+    ],
+)
+def test_what_a_tenant_writes_into_the_catalogs_counts(
+    session: psycopg.Connection[Any], connect: Connect, limit: Callable[[int], None], statement: str
+) -> None:
+    limit(1000)
+    before = used(connect)
+
+    session.execute(statement.encode())
+
+    assert used(connect) > before + 2 * MIB
 
 
 @pytest.mark.parametrize(
@@ -388,3 +486,31 @@ def test_the_job_fails_where_a_tenant_is_refused_or_nothing_could_be_done(
     assert shut_out.returncode == 1
     assert "ERROR nobody was held to anything: PostgreSQL: " in shut_out.stderr
     assert "Traceback" not in shut_out.stderr
+
+
+def test_who_cannot_be_measured_in_time_is_held_to_the_rest(
+    session: psycopg.Connection[Any],
+    acme: str,
+    connect: Connect,
+    database: dict[str, Any],
+    limit: Callable[[int], None],
+) -> None:
+    limit(1)
+    session.execute("CREATE TABLE notes AS SELECT repeat('x', 1000) FROM generate_series(1, 2000)")
+    connect().execute("UPDATE agent_platform.limits SET used = 2 ^ 30")
+    connect().execute(
+        "CREATE OR REPLACE FUNCTION agent_platform.measure() RETURNS TABLE (schema name, used bigint) "
+        "LANGUAGE sql AS $$ SELECT 'x', pg_sleep(60)::text::bigint $$"
+    )
+    try:
+        keeper = connect("limits", "keeper")
+        keeper.execute("SET statement_timeout = '500ms'")
+        told = keeper.execute("SELECT * FROM agent_platform.hold_to_limits()").fetchall()
+    finally:
+        control_schema.ControlSchemaProvider().create(
+            {**database, "issuer": "vault", "members": control_schema.TENANTS, "keeper": "limits"}
+        )
+
+    assert told[0] == ("tenants", "could not be measured in time: each counts as a minute ago", True)
+    assert [(tenant, refused) for tenant, _, refused in told[1:]] == [("tenant_acme", True)]
+    assert has_ended(session)

@@ -26,7 +26,7 @@ def login(connect: Connect, schema: Schema) -> Any:
     """A login of acme's, as Vault makes one."""
     schema("acme")
     connect().execute("CREATE ROLE \"v-acme\" LOGIN PASSWORD 'x' NOINHERIT IN ROLE tenant_acme")
-    connect().execute('GRANT tenants TO "v-acme" WITH INHERIT TRUE')
+    connect().execute('GRANT tenants TO "v-acme" WITH INHERIT TRUE, SET FALSE')
     connect().execute("ALTER ROLE \"v-acme\" SET role = 'tenant_acme'")
     yield "v-acme"
     connect().execute('DROP ROLE "v-acme"')
@@ -62,3 +62,26 @@ def test_a_session_of_somebody_else_is_waited_for(
 
     assert holding.execute("SELECT 1").fetchone() == (1,)
     holding.execute("ROLLBACK")
+
+
+def test_what_a_tenant_has_its_tables_call_keeps_no_update_going(
+    database: dict[str, Any], login: str, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "_LONGEST", 1.0)
+    provider, props = MigrationProvider(), properties(database, "tenant_acme")
+    provider.create(props)
+    inside = connect(login, "x")
+    inside.execute(
+        "CREATE FUNCTION endless(text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN "
+        r"WHILE session_user LIKE '%\_migration' LOOP BEGIN PERFORM pg_sleep(60); "
+        "EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP; RETURN $1; END $$"
+    )
+    inside.execute("INSERT INTO agents (name, model) VALUES ('a', 'x')")
+    inside.execute("CREATE INDEX ON agents (endless(name))")
+    inside.execute("ALTER TABLE agents DROP COLUMN id CASCADE")
+
+    with pytest.raises(MigrationError, match=r"longer than 1 s and was ended; .* a function in an index"):
+        provider.update("", props, props)
+
+    assert "tenant_acme_migration" not in tables(connect(), "tenant_acme").values()
+    inside.close()

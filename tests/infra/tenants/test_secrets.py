@@ -529,6 +529,9 @@ def test_removal_takes_back_logins_and_deletes_secrets_and_nothing_of_the_others
         kv.create_or_update_secret("acme/deep/er/key", {"version": version}, mount_point="tenants")
     kv.create_or_update_secret("acme/gone", {"a": "b"}, mount_point="tenants")
     kv.delete_latest_version_of_secret("acme/gone", mount_point="tenants")
+    # As it stands in a URL: a question mark, a hash, and percent signs that stand for themselves.
+    for awkward in ("a%3Fb", "a%23b", "a%2541b", "%252e%252e%252fother%252fown", "f/" * 100 + "deep"):
+        kv.create_or_update_secret(f"acme/{awkward}", {"a": "b"}, mount_point="tenants")
     furnished.secrets.database.delete_role("tenant-acme")
     props = holdings(openbao)
 

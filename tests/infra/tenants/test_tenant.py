@@ -19,7 +19,8 @@ EVERYBODY = {
     "pulumi-python:dynamic/agent-platform:Registration": 1,
     "postgresql:index/role:Role": 1,
     "postgresql:index/schema:Schema": 1,
-    "postgresql:index/grant:Grant": 1,
+    # The way into the database, and nobody else's into the schema.
+    "postgresql:index/grant:Grant": 2,
     "postgresql:index/defaultPrivileges:DefaultPrivileges": 1,
     "postgresql:index/grantRole:GrantRole": 1,
     "pulumi-python:dynamic/agent-platform:Migration": 1,
@@ -122,6 +123,13 @@ def test_every_tier_gets_its_parts_each_named_after_the_tenant(recorder: Recorde
 @pytest.mark.parametrize("tenant", PARTS)
 def test_the_production_stack_gives_a_tenant_the_same_parts(production: Recorder, tenant: str) -> None:
     assert Counter(found.type for found in of(production, tenant).values()) == PARTS[tenant]
+
+
+def test_no_tenants_role_is_a_member_of_another(recorder: Recorder) -> None:
+    """It could act as that one, and have it own what is counted, saved and removed as the tenant's."""
+    found = [each for each in recorder.registered.values() if each.type == "postgresql:index/role:Role"]
+    of_tenants = [each.inputs for each in found if each.inputs["name"].startswith("tenant_")]
+    assert [each.get("roles", []) for each in of_tenants] == [[]] * len(PARTS)
 
 
 def test_nothing_of_a_tenant_hangs_on_another(tmp_path: Path, recorder: Recorder) -> None:

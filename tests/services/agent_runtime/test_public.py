@@ -1,19 +1,13 @@
 """The way to public addresses alone, with servers on several addresses of loopback."""
 
 import asyncio
-import json
 import socket
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import httpx2
-import jsonschema
 import pytest
-import referencing.exceptions
 
 from services.agent_runtime import public
 from tests.services.agent_runtime.answering import serving
@@ -133,15 +127,3 @@ def test_no_spelling_of_loopback_is_let_through(url: str) -> None:
 def test_no_port_but_that_of_https_is_let_through() -> None:
     with pytest.raises(httpx2.ConnectError, match="only port 443 leads out"):
         asyncio.run(_get("https://one.example:8200/"))
-
-
-def test_a_schema_fetches_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(urllib.request, "_opener", None)
-    secret = tmp_path / "secret.json"
-    secret.write_text(json.dumps({"type": "string"}))
-    public.close_urllib()
-
-    with pytest.raises(referencing.exceptions.Unresolvable, match="Unresolvable"):
-        jsonschema.Draft202012Validator({"$ref": secret.as_uri()}).validate(1)
-    with pytest.raises(urllib.error.URLError, match="unknown url type"):
-        urllib.request.urlopen("http://127.0.0.1:1/")

@@ -5,10 +5,12 @@ import http.client
 import json
 import socket
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from http import HTTPStatus
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,7 +18,7 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 
-from services.agent_runtime import public
+from services.agent_runtime import agent, public, tenants
 from services.agent_runtime.identity import NotReadyError
 from services.agent_runtime.server import Server
 from services.agent_runtime.settings import Settings
@@ -305,6 +307,63 @@ def test_the_model_of_the_shared_runtime_is_one_on_the_internet(
     status, said = _ask("POST", f"{shared}/v1/agent", body=b'{"prompt": "hello"}')
 
     assert (status, b"127.0.0.1 is refused" in said) == (200, True)
+
+
+class _Speechless(Answering):
+    """A model that takes a prompt and says nothing; `gone` is set when it is no longer listened to."""
+
+    asked: ClassVar[threading.Event]
+    gone: ClassVar[threading.Event]
+
+    def post(self, asked: Any) -> tuple[int, Any]:
+        self.asked.set()
+        if not self.connection.recv(1):
+            self.gone.set()
+        return 200, {}
+
+
+@pytest.fixture
+def speechless(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in ("asked", "gone"):
+        monkeypatch.setattr(_Speechless, name, threading.Event(), raising=False)
+    monkeypatch.setattr(agent, "_QUIET", 0.1)
+    for model in serving(ThreadingHTTPServer(("127.0.0.1", 0), _Speechless)):
+        monkeypatch.setattr(_Vault, "model", {"base_url": f"{model}/v1", "api_key": "k", "model": "m"})
+        yield
+
+
+@pytest.mark.usefixtures("speechless")
+def test_a_run_ends_with_whoever_asked_for_it_though_its_model_says_nothing(
+    tmp_path: Path, vault: str
+) -> None:
+    for own in _own(tmp_path, vault, commands=True):
+        prompt = b'{"prompt": "hello"}'
+        with _connected(own) as client:
+            head = _head("POST", "/v1/agent", **{"Content-Length": str(len(prompt))})
+            client.sendall(head + b"\r\n" + prompt)
+            with client.makefile("rb") as answer:
+                assert any(line == b": nothing new\n" for line in answer)
+            assert _Speechless.asked.wait(30)
+            assert not _Speechless.gone.is_set()
+
+        assert _Speechless.gone.wait(30)
+
+
+def test_one_tenant_has_so_many_requests_in_hand_and_others_have_theirs(
+    shared: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tenants, "_MOST_REQUESTS", 1)
+    with _connected(shared) as held:
+        held.sendall(_head("PUT", "/v1/files/a", **{"Content-Length": "3"}) + b"\r\n1")
+        deadline = time.monotonic() + 30
+        while (answer := _ask("GET", f"{shared}/v1/files/"))[0] != HTTPStatus.TOO_MANY_REQUESTS:
+            assert time.monotonic() < deadline
+        assert b"acme has 1 requests in hand already" in answer[1]
+        assert _ask("GET", f"{shared}/v1/files/", tenant="globex")[0] == HTTPStatus.SERVICE_UNAVAILABLE
+        held.sendall(b"23")
+        assert held.recv(100).startswith(b"HTTP/1.1 201")
+
+    _until(lambda: _ask("GET", f"{shared}/v1/files/")[0] == HTTPStatus.OK)
 
 
 def test_a_vault_that_refuses_or_is_away_is_told(tmp_path: Path) -> None:
