@@ -22,6 +22,15 @@ ADMIN = "kubernetes-admin"
 _APPLY = "application/apply-patch+yaml"
 _MERGE = "application/merge-patch+json"
 _METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+_PATIENT = urllib3.Retry(
+    30,
+    connect=0,
+    read=0,
+    allowed_methods=None,
+    status_forcelist=[HTTPStatus.TOO_MANY_REQUESTS],
+    raise_on_status=False,
+)
+"""The API says that it is too busy, and when to ask again, while it prepares to list a new kind."""
 _MANAGER = "agent-platform-local"
 _APPLIED = "agent-platform.local/applied"
 """The annotation that holds the digest of what was applied."""
@@ -140,7 +149,9 @@ def _call(
     headers = {"Accept": accept, "Content-Type": kind}
     content = None if body is None else json.dumps(body)
     try:
-        response = _pool(ADMIN).request(method, address() + path, body=content, headers=headers, timeout=30)
+        response = _pool(ADMIN).request(
+            method, address() + path, body=content, headers=headers, timeout=30, retries=_PATIENT
+        )
     except urllib3.exceptions.HTTPError as error:
         raise LocalError(
             f"kubernetes: the API does not answer ({error}), so the platform is not up; "
