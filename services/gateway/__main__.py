@@ -12,7 +12,7 @@ from pathlib import Path
 import uvloop
 from cryptography.exceptions import UnsupportedAlgorithm
 
-from services import kube
+from services import kube, parts
 from services.activity import connection
 from services.activity.holds import Holds
 from services.activity.store import Activity
@@ -34,7 +34,6 @@ from services.gateway.settings import (
 )
 from services.gateway.upstream import Upstreams
 from services.gateway.wake import Wakes
-from services.parts import together
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +94,7 @@ async def serve(settings: Settings) -> None:
             "certificate": certificate.follow(),
             "agents' certificate": agents_certificate.follow(),
         }
-        async with _meanwhile(together(background)):
+        async with _meanwhile(parts.together(background)):
             await stop.wait()
             log.info("draining for %.0f s at most", limits.drain_seconds)
             await asyncio.gather(public.drain(limits.drain_seconds), agents.drain(limits.drain_seconds))
@@ -112,7 +111,7 @@ async def _meanwhile(work: Coroutine[object, object, None]) -> AsyncIterator[Non
     async with asyncio.TaskGroup() as group:
         task = group.create_task(work)
         yield
-        task.cancel()
+        await parts.end([task])
 
 
 def _certificate(files: CertificateFiles) -> Certificate:

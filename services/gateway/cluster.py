@@ -1,6 +1,7 @@
 """The cluster as the gateway sees it: machines, addresses to send requests to, and who a token belongs to."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -137,10 +138,9 @@ class Cluster:
     async def change(self, route: Route, seconds: float) -> None:
         """Return when something of the tenant's has changed, after `seconds` at the latest."""
         event = self._changes.setdefault(_namespace(route), asyncio.Event())
-        try:
-            await asyncio.wait_for(event.wait(), seconds)
-        except TimeoutError:
-            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await event.wait()
 
     async def latest(self, route: Route) -> Machine:
         """Return how the tenant's machine is declared and stands, by the API server's word, not a watch's."""

@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from services import parts
 from services.gateway.exchange import Exchange, Header, PeerGone, Stalled, TooLarge
 from services.gateway.headers import request_head, response_headers
 from services.gateway.settings import Limits
@@ -148,8 +149,7 @@ async def _tunnel(exchange: Exchange, connection: Connection, answer: Answer) ->
     try:
         await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in both:
-            task.cancel()
+        await parts.end(both)
         await asyncio.gather(*both, return_exceptions=True)
     await exchange.write(b"", more=False)
 

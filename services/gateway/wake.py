@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import aiohttp
 
+from services import parts
 from services.activity.connection import UNREACHABLE
 from services.activity.store import Activity, Claim
 from services.gateway import metrics
@@ -76,8 +77,7 @@ class Wakes:
     async def close(self) -> None:
         """End the wakes under way, without undoing what they have begun."""
         tasks = [*self._tasks.values(), *self._records]
-        for task in tasks:
-            task.cancel()
+        await parts.end(tasks)
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._tools.http.close()
 

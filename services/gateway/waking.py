@@ -318,7 +318,6 @@ def _refuse_inactive(route: Route | None) -> None:
 
 
 async def _at_most(event: asyncio.Event, seconds: float) -> None:
-    try:
-        await asyncio.wait_for(event.wait(), seconds)
-    except TimeoutError:
-        return
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()

@@ -17,6 +17,7 @@ from services.gateway import __main__ as program
 from services.gateway.listener import Certificate
 from services.gateway.settings import HEALTH_PORT, CertificateFiles, Limits, Settings
 from services.kube import Access, Watched
+from services.parts import together
 from tests.services.gateway import api, harness
 from tests.services.gateway.api import CONFIG_MAPS, INSTANCES, MACHINES
 from tests.services.gateway.test_routes import declared
@@ -118,6 +119,38 @@ def test_a_part_that_fails_or_ends_takes_the_gateway_down(
             assert await _health() == 0
 
     asyncio.run(check())
+
+
+def test_a_part_that_forgets_a_cancellation_ends_with_the_others() -> None:
+    """As `asyncio.wait_for` of Python 3.11 does if it is cancelled in the moment in which it succeeds."""
+    forgotten: list[bool] = []
+    ended: list[bool] = []
+
+    async def forgetful() -> None:
+        try:
+            while True:
+                try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:
+                    if forgotten:
+                        raise
+                    forgotten.append(True)
+        finally:
+            ended.append(True)
+
+    async def failing() -> None:
+        await asyncio.sleep(0.01)
+        raise RuntimeError("a fault of ours")
+
+    async def check() -> None:
+        inner = together({"forgetful": forgetful()})
+        await asyncio.wait_for(together({"inner": inner, "failing": failing()}), 30)
+
+    with pytest.raises(ExceptionGroup) as told:
+        asyncio.run(check())
+
+    assert [str(error) for error in told.value.exceptions] == ["a fault of ours"]
+    assert (forgotten, ended) == ([True], [True])
 
 
 def test_odd_objects_of_one_tenant_end_no_part_and_hide_no_other(
