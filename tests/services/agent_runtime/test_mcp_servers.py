@@ -17,6 +17,9 @@ from services.agent_runtime import mcp_servers
 from services.agent_runtime.files import FolderFiles
 from services.agent_runtime.identity import NotReadyError
 
+_CHECKED = ClientSession.validate_tool_result
+"""As it is before a shared runtime has begun in this process."""
+
 
 async def _list_tools(*_: Any) -> types.ListToolsResult:
     schema = {"type": "object", "properties": {"x": {"type": "string", "pattern": "^never$"}}}
@@ -54,7 +57,7 @@ async def _called(url: str) -> Any:
 def test_where_tenants_share_a_runtime_no_schema_is_carried_out(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ClientSession, "validate_tool_result", ClientSession.validate_tool_result)
+    monkeypatch.setattr(ClientSession, "validate_tool_result", _CHECKED)
     with pytest.raises(Exception, match=r"unhandled|Invalid structured content"):
         asyncio.run(_called(server))
 
@@ -67,7 +70,7 @@ def test_where_tenants_share_a_runtime_no_schema_is_carried_out(
 def test_a_workspace_names_few_servers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, commands: bool
 ) -> None:
-    monkeypatch.setattr(ClientSession, "validate_tool_result", ClientSession.validate_tool_result)
+    monkeypatch.setattr(ClientSession, "validate_tool_result", _CHECKED)
     files = FolderFiles(tmp_path)
     entries = ", ".join(f'"s{number}": {{"url": "https://one.example/"}}' for number in range(17))
     files.write(mcp_servers.FILE, [f'{{"mcpServers": {{{entries}}}}}'.encode()])
