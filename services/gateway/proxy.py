@@ -150,7 +150,6 @@ async def _tunnel(exchange: Exchange, connection: Connection, answer: Answer) ->
         await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
     finally:
         await parts.end(both)
-        await asyncio.gather(*both, return_exceptions=True)
     await exchange.write(b"", more=False)
 
 

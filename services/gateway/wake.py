@@ -76,9 +76,7 @@ class Wakes:
 
     async def close(self) -> None:
         """End the wakes under way, without undoing what they have begun."""
-        tasks = [*self._tasks.values(), *self._records]
-        await parts.end(tasks)
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await parts.end([*self._tasks.values(), *self._records])
         await self._tools.http.close()
 
     def state(self, route: Route) -> State:
