@@ -43,7 +43,7 @@ _LOCKS = "256"
 _NOTIFICATIONS = "131072"
 """Pages of 8 KiB for notifications that somebody has not read yet: all databases share them, too."""
 _AUTHENTICATION = "10s"
-"""Who has not said in this time who it is loses its connection, which is one of the server's."""
+"""The time in which a client has to authenticate; its connection counts among the server's from the start."""
 _STORAGE_CLASS = "exoscale-sbs"
 """Exoscale's block storage: PostgreSQL replicates by itself, Longhorn would do it a second time."""
 

@@ -8,7 +8,7 @@ from tests.integration.conftest import Platform
 
 
 def place(tenant: str) -> tuple[str, str, str, str, str]:
-    """Where the API server has a tenant's machine."""
+    """A machine's group, version, namespace, plural and name, as clients of the API server take them."""
     return "kubevirt.io", "v1", f"tenant-{tenant}", "virtualmachines", f"tenant-{tenant}"
 
 

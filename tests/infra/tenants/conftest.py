@@ -126,6 +126,19 @@ def schema(database: dict[str, Any], connect: Connect) -> Iterator[Callable[[str
         roles.end_tenant(database, name)
 
 
+@pytest.fixture
+def acme_login(schema: Callable[[str], str], connect: Connect, database: dict[str, Any]) -> Iterator[str]:
+    """A login of acme's, as Vault makes one; its password is x."""
+    server = connect()
+    schema("acme")
+    server.execute("CREATE ROLE \"v-acme\" LOGIN PASSWORD 'x' NOINHERIT IN ROLE tenant_acme")
+    server.execute('GRANT tenants TO "v-acme" WITH INHERIT TRUE, SET FALSE')
+    server.execute("ALTER ROLE \"v-acme\" SET role = 'tenant_acme'")
+    server.execute("ALTER ROLE \"v-acme\" SET search_path = 'tenant_acme'")
+    yield "v-acme"
+    roles.end(database, "v-acme")
+
+
 @pytest.fixture(scope="package")
 def openbao() -> Iterator[dict[str, str]]:
     """Address and token."""

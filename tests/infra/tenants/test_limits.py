@@ -27,17 +27,10 @@ Told = list[tuple[str, str, bool]]
 
 
 @pytest.fixture
-def acme(schema: Callable[[str], str], connect: Connect, database: dict[str, Any]) -> Iterator[str]:
-    """A login of acme's, as Vault makes one."""
-    server = connect()
-    schema("acme")
-    server.execute("CREATE ROLE \"v-acme\" LOGIN PASSWORD 'x' NOINHERIT IN ROLE tenant_acme")
-    server.execute('GRANT tenants TO "v-acme" WITH INHERIT TRUE, SET FALSE')
-    server.execute("ALTER ROLE \"v-acme\" SET role = 'tenant_acme'")
-    server.execute("ALTER ROLE \"v-acme\" SET search_path = 'tenant_acme'")
-    yield "v-acme"
-    server.execute("DELETE FROM agent_platform.limits")
-    roles.end(database, "v-acme")
+def acme(acme_login: str, connect: Connect) -> Iterator[str]:
+    """A login of acme's, whose limit goes with it."""
+    yield acme_login
+    connect().execute("DELETE FROM agent_platform.limits")
 
 
 @pytest.fixture
@@ -63,9 +56,9 @@ def hold(connect: Connect) -> Callable[[], Told]:
     )
 
 
-def hold_sessions(connect: Connect, longest: str, idlest: str) -> list[tuple[str, str]]:
-    found = connect().execute("SELECT * FROM agent_platform.hold_sessions(%s, %s)", [longest, idlest])
-    return found.fetchall()
+def hold_sessions(connect: Connect, *bounds: str | int | None) -> list[tuple[str, str]]:
+    call = f"agent_platform.hold_sessions({', '.join(['%s'] * len(bounds))})"
+    return connect().execute(f"SELECT * FROM {call}".encode(), bounds).fetchall()
 
 
 def used(connect: Connect) -> int:
@@ -136,8 +129,7 @@ def test_who_holds_too_many_locks_loses_the_session(
         session.execute(f"CREATE TEMPORARY TABLE t{number} ()".encode())
 
     assert hold_sessions(connect, "1 hour", "1 hour") == []
-    found = connect().execute("SELECT * FROM agent_platform.hold_sessions('1 hour', '1 hour', NULL, 30)")
-    ((tenant, told),) = found.fetchall()
+    ((tenant, told),) = hold_sessions(connect, "1 hour", "1 hour", None, 30)
 
     assert tenant == "tenant_acme"
     assert re.fullmatch(f"ended a session of its login {acme}, with [0-9]+ locks of at most 30", told)

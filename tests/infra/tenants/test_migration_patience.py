@@ -21,21 +21,10 @@ def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "_GLANCE", 0.1)
 
 
-@pytest.fixture
-def login(connect: Connect, schema: Schema) -> Any:
-    """A login of acme's, as Vault makes one."""
-    schema("acme")
-    connect().execute("CREATE ROLE \"v-acme\" LOGIN PASSWORD 'x' NOINHERIT IN ROLE tenant_acme")
-    connect().execute('GRANT tenants TO "v-acme" WITH INHERIT TRUE, SET FALSE')
-    connect().execute("ALTER ROLE \"v-acme\" SET role = 'tenant_acme'")
-    yield "v-acme"
-    connect().execute('DROP ROLE "v-acme"')
-
-
 def test_a_tenant_idle_in_a_transaction_loses_its_session_and_the_update_goes_on(
-    database: dict[str, Any], login: str, connect: Connect, capfd: pytest.CaptureFixture[str]
+    database: dict[str, Any], acme_login: str, connect: Connect, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    holding, bystander = connect(login, "x"), connect(login, "x")
+    holding, bystander = connect(acme_login, "x"), connect(acme_login, "x")
     holding.execute(HOLD)
 
     MigrationProvider().create(properties(database, "tenant_acme"))
@@ -51,7 +40,7 @@ def test_a_tenant_idle_in_a_transaction_loses_its_session_and_the_update_goes_on
 
 
 def test_a_session_of_somebody_else_is_waited_for(
-    database: dict[str, Any], login: str, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    database: dict[str, Any], acme_login: str, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner, "_PATIENCE", "2s")
     holding = connect()
@@ -65,12 +54,12 @@ def test_a_session_of_somebody_else_is_waited_for(
 
 
 def test_what_a_tenant_has_its_tables_call_keeps_no_update_going(
-    database: dict[str, Any], login: str, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    database: dict[str, Any], acme_login: str, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(patience, "_LONGEST", 1.0)
     provider, props = MigrationProvider(), properties(database, "tenant_acme")
     provider.create(props)
-    inside = connect(login, "x")
+    inside = connect(acme_login, "x")
     inside.execute(
         "CREATE FUNCTION endless(text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN "
         r"WHILE session_user LIKE '%\_migration' LOOP BEGIN PERFORM pg_sleep(60); "
