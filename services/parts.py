@@ -29,7 +29,7 @@ async def together(parts: Mapping[str, Coroutine[Any, Any, None]]) -> None:
 
 
 async def end(tasks: Collection[asyncio.Task[Any]]) -> None:
-    """Cancel tasks until they have ended; what they failed with is theirs to tell.
+    """Cancel tasks until they have ended. Their exceptions are not raised here.
 
     Once is not enough: in Python 3.11 `asyncio.wait_for`, which the client of Redis uses, forgets a
     cancellation that comes in the moment of its success.
