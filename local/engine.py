@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,8 @@ import pulumi
 import yaml
 from pulumi import automation as auto
 
+from infra.tenants import retired
+from infra.tenants.roster import load_roster
 from local import credentials, losses, recovery, servers, store, toolchain
 from local.errors import LocalError
 from local.paths import DATA, ROOT
@@ -58,10 +60,6 @@ _OF_A_CHECK = re.compile(r"^error: \S+ resource '[^']*': property .*? has a prob
 
 _COLOR = re.compile("\x1b\\[[0-9;]*m")
 
-_OF_A_TENANT = re.compile(r"agent-platform:tenants:Tenant\$\S+::([a-z0-9]+)-")
-"""A URN with the id of the tenant that the resource is part of."""
-
-
 _ECHO = re.compile(r"error: .*resource \S+ \[\S+\] failed to register\s*$")
 """The program's own error after a resource failed; the engine gives the reason with the resource."""
 _END_OF_ECHO = "pulumi.runtime.stack.ResourceRegistrationFailed: "
@@ -79,6 +77,10 @@ class UpdateError(LocalError):
         """Take the message and the ids of the tenants with a resource that failed."""
         super().__init__(message)
         self.tenants = frozenset(tenants)
+
+
+class _InterruptedError(LocalError):
+    """What the engine was doing was interrupted by the user."""
 
 
 @dataclass(frozen=True)
@@ -347,7 +349,7 @@ def up(selected: auto.Stack, *, output: Callable[[str], None]) -> dict[str, int]
     """Bring the stack to what the program declares; an interrupted update before this one is mended first.
 
     Returns the number of resources per step, as `changes`. Raises `UpdateError` when the update fails: what
-    it had made is in the state, and the next run goes on from there.
+    it had made is in the state, and the next run goes on from there. Retired tenants are removed even then.
     """
     recovery.recover(
         selected,
@@ -361,8 +363,9 @@ def up(selected: auto.Stack, *, output: Callable[[str], None]) -> dict[str, int]
     failed: set[str] = set()
 
     def watch(event: auto.EngineEvent) -> None:
-        if event.res_op_failed_event:
-            failed.update(_OF_A_TENANT.findall(event.res_op_failed_event.metadata.urn))
+        failure = event.res_op_failed_event
+        if failure and (owner := retired.part_of(failure.metadata.urn)):
+            failed.add(owner[0])
 
     try:
         with _told(selected, output, "update", consequence, refusals) as display:
@@ -375,9 +378,37 @@ def up(selected: auto.Stack, *, output: Callable[[str], None]) -> dict[str, int]
                 continue_on_error=True,
                 **_guard_rails(selected.name, refusals, watch),
             )
+    except _InterruptedError:
+        raise
     except LocalError as error:
-        raise UpdateError(str(error), failed) from None
+        removals = _remove_retired(selected, failed, output)
+        raise UpdateError("\n".join([str(error), *removals]), failed) from None
     return changes({str(step): count for step, count in (result.summary.resource_changes or {}).items()})
+
+
+def _remove_retired(
+    selected: auto.Stack, failed: Collection[str], output: Callable[[str], None]
+) -> Iterator[str]:
+    """Remove who has left, which an update with a failure does not; yield how that went.
+
+    A tenant in `failed` is left alone: its removal is what failed.
+    """
+    left = retired.remaining(selected.export_stack().deployment or {}, load_roster(_roster(selected)))
+    for tenant in sorted(left.keys() - failed):
+        output(f"Removing {tenant} by itself, since the update failed for another reason …")
+        try:
+            with _told(selected, output, f"removal of {tenant}", "The next `make up` goes on.") as display:
+                selected.destroy(
+                    target=left[tenant],
+                    on_output=display,
+                    color=_color(),
+                    suppress_outputs=True,
+                    suppress_progress=True,
+                )
+        except LocalError as error:
+            yield str(error)
+        else:
+            yield f"{tenant}: has left, and is removed all the same."
 
 
 def preview(
@@ -440,7 +471,11 @@ def _color() -> str:
 
 @contextmanager
 def _told(
-    selected: auto.Stack, output: Callable[[str], None], what: str, consequence: str, refusals: Sequence[str]
+    selected: auto.Stack,
+    output: Callable[[str], None],
+    what: str,
+    consequence: str,
+    refusals: Sequence[str] = (),
 ) -> Iterator[Callable[[str], None]]:
     """Pass the engine's display on, and make one message of a failure: what `refusals` holds, if anything.
 
@@ -450,6 +485,7 @@ def _told(
     """
     held: list[str] | None = []
     echoed = _Echo()
+    interrupted = False
 
     def release() -> None:
         nonlocal held
@@ -466,6 +502,8 @@ def _told(
             output(line)
 
     def acknowledge(_signal: int, _frame: FrameType | None) -> None:
+        nonlocal interrupted
+        interrupted = True
         output("Interrupted: waiting for the engine to finish the steps under way (again: end at once).")
 
     previous = signal.signal(signal.SIGINT, acknowledge)
@@ -478,16 +516,21 @@ def _told(
             raise LocalError(str(program.mistake)) from None
         release()
         reasons = refusals or _losses(selected, str(error)) or _reasons(error)
-        raise LocalError("\n".join([f"the {what} failed. {consequence}", *reasons])) from None
+        failure = _InterruptedError if interrupted else LocalError
+        raise failure("\n".join([f"the {what} failed. {consequence}", *reasons])) from None
     finally:
         signal.signal(signal.SIGINT, previous)
 
 
 def _losses(selected: auto.Stack, told: str) -> list[str]:
     """Whose data the engine refused to delete, where that is what it told."""
-    config = {key: setting.value for key, setting in selected.get_all_config().items()}
-    roster = Path(config.get("agent-platform:roster", "tenants.yaml"))
-    return list(losses.reasons(told, ROOT / roster, config.get("agent-platform:shard")))
+    shard = selected.get_all_config().get("agent-platform:shard")
+    return list(losses.reasons(told, _roster(selected), shard.value if shard else None))
+
+
+def _roster(selected: auto.Stack) -> Path:
+    roster = selected.get_all_config().get("agent-platform:roster")
+    return ROOT / (roster.value if roster else "tenants.yaml")
 
 
 def _reasons(error: auto.CommandError) -> list[str]:

@@ -4,12 +4,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from infra.tenants.retired import part_of
 from infra.tenants.roster import load_roster
 
-_REFUSED = re.compile(
-    r'resource "urn:\S*agent-platform:tenants:Tenant\$\S+::([a-z0-9]+)-(\S+)" cannot be (?:delet|replac)ed'
-)
-"""The engine's words: the tenant's id, and which part of it."""
+_REFUSED = re.compile(r'resource "(urn:\S+)" cannot be (?:delet|replac)ed')
+"""The engine's words."""
 
 
 def reasons(told: str, roster: Path, shard: str | None = None) -> Iterator[str]:
@@ -19,7 +18,7 @@ def reasons(told: str, roster: Path, shard: str | None = None) -> Iterator[str]:
     stack of one slice, `shard`, loses tenants to others, too.
     """
     parts: dict[str, set[str]] = {}
-    for tenant, part in _REFUSED.findall(told):
+    for tenant, part in filter(None, map(part_of, _REFUSED.findall(told))):
         parts.setdefault(tenant, set()).add(part)
     if not parts:
         return
