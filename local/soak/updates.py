@@ -40,6 +40,8 @@ def upgrade() -> None:
 _TOLD = 15
 """As many of an update's last lines are kept if it fails."""
 _LONGEST = 1500.0
+_LOWER = 10
+"""By as much is an update's priority lower than the servers': in production its engine runs elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,8 @@ class Updates:
 
     def begin(self) -> Update:
         """Bring up everybody who stays."""
-        return self._up("the first")
+        # It starts the servers, which keep the priority that they are started with.
+        return self._up("the first", priority=0)
 
     def go_on(self, party: cast.Party, stage: cast.Stage) -> Update:
         """Have a party go on to a stage; for a migration, everybody does.
@@ -78,7 +81,7 @@ class Updates:
         if stage == "offboard" and not any(update.failure for update in self.done):
             self._settled[party] = _settled(guests(party))
         self._reached[party] = stage
-        update = self._up(f"{stage}, {party}")
+        update = self._up(f"{stage}, {party}", priority=_LOWER)
         if stage == "remove" and party in self._settled:
             # What each would take back is gone with the tenant.
             with suppress(psycopg.Error, VaultError):
@@ -86,22 +89,22 @@ class Updates:
         self.done.append(update)
         return update
 
-    def _up(self, name: str) -> Update:
+    def _up(self, name: str, priority: int) -> Update:
         roster = yaml.safe_dump(cast.roster(self._reached), sort_keys=False)
         (ROOT / "tenants.yaml").write_text(roster, encoding="utf-8")
         began = time.time()
-        output, failed = _run()
+        output, failed = _run(priority)
         update = Update(name, began, time.time(), "\n".join(output.splitlines()[-_TOLD:]) if failed else "")
         outcome = "failed" if failed else "well"
         self._console.print(f"update ({name}): {outcome} after {update.ended - began:.0f} s")
         return update
 
 
-def _run() -> tuple[str, bool]:
-    """Run `up`; return its output and whether it failed."""
+def _run(priority: int) -> tuple[str, bool]:
+    """Run `up`, its priority lowered by `priority`; return its output and whether it failed."""
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "local", "up"],
+            ["nice", f"--adjustment={priority}", sys.executable, "-m", "local", "up"],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
