@@ -27,6 +27,7 @@ from local.paths import CACHE, LOGS, ROOT
 _HOME = CACHE / "images"
 _LIBRARY = "usr/lib/agent-platform"
 _PACKAGES = f"{_LIBRARY}/packages"
+_INTERFACE = Path(__file__).parent / "files" / "agent_platform.py"
 _FREE_DISK = 3 * 2**30
 _UNCHECKED = b"\1\0\0\0"
 """In a .pyc's header (PEP 552): to be taken as it is, whatever its source's time."""
@@ -86,6 +87,8 @@ def _assemble(name: str, recipe: Recipe, draft: Path, log: IO[bytes], progress: 
         requirements = wheels.needed(wheels.LOCK.read_text(), recipe.wheels)
         wheels.install(requirements, root / _PACKAGES, log)
         _copy_sources(recipe, root / _LIBRARY)
+        if "agent_runtime" in recipe.sources:
+            _offer_interface(root / _LIBRARY, root)
         _link_node(root)
     if recipe.machine:
         with progress.step("the kernel", 0.1):
@@ -147,6 +150,15 @@ def _copy_sources(recipe: Recipe, library: Path) -> None:
         target = library / path.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
+
+
+def _offer_interface(library: Path, root: Path) -> None:
+    """Have every Python of the image find `agent_platform`, and what it needs."""
+    library.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(_INTERFACE, library / _INTERFACE.name)
+    found = root / "usr/lib/python3/dist-packages/agent-platform.pth"
+    found.parent.mkdir(parents=True, exist_ok=True)
+    found.write_text(f"/{_LIBRARY}\n/{_PACKAGES}\n")
 
 
 def _link_node(root: Path) -> None:

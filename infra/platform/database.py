@@ -6,6 +6,7 @@ backups, <https://cloudnative-pg.io/plugin-barman-cloud/docs/>.
 
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlencode
 
 import pulumi
 import pulumi_kubernetes as k8s
@@ -70,8 +71,8 @@ class Database:
     """The number of connections that all tenants together may hold."""
     backup_days: int | None
     """How long its backups are kept; None: whoever runs it knows."""
-    own_authority: bool
-    """Whether the server's certificate is of the platform's own authority (`certificates.py`)."""
+    authority: pulumi.Input[str] | None
+    """The platform's own authority (PEM), of which the server's certificate is; None: it is another's."""
     issuer_role: pulumi.Output[str]
     """The role with which Vault makes tenants' logins. It must be granted each tenant's role with the admin
     option before it can do so (PostgreSQL 16 and newer)."""
@@ -81,6 +82,20 @@ class Database:
     """Of the role `limits`. Secret."""
     control_schema: pulumi.Output[str]
     """The platform's own schema there (`control_schema.py`)."""
+
+    def verified(self, certificate: str) -> dict[str, str]:
+        """libpq's `sslmode` and `sslrootcert` within the cluster; `certificate` is the authority's file."""
+        if self.authority is not None:
+            return {"sslmode": "verify-full", "sslrootcert": certificate}
+        if self.ssl_mode.startswith("verify-"):
+            # By the public authorities, which vouch for a name or for nothing.
+            return {"sslmode": "verify-full", "sslrootcert": "system"}
+        return {"sslmode": self.ssl_mode}
+
+    def url(self, certificate: str, name: pulumi.Input[str] | None = None) -> pulumi.Output[str]:
+        """The database's URL within the cluster, or that of another one there, without a login."""
+        server = f"postgresql://{self.internal_host}:{self.port}/"
+        return pulumi.Output.concat(server, name or self.name, "?", urlencode(self.verified(certificate)))
 
     def entrance(self, database: pulumi.Input[str] | None = None) -> dict[str, Any]:
         """The administrator's way in, or into another database there, as `administrator.connect` takes it."""
@@ -110,7 +125,7 @@ def given_database(
         ssl_mode=given.ssl_mode,
         connections=given.connections,
         backup_days=None,
-        own_authority=False,
+        authority=None,
         opts=opts,
     )
 
@@ -155,7 +170,7 @@ def managed_database(
         ssl_mode="verify-ca",
         connections=wanted.connections,
         backup_days=wanted.backup_retention_days,
-        own_authority=True,
+        authority=certificates.authority,
         opts=opts,
     )
 
@@ -211,7 +226,7 @@ def _entered(
     ssl_mode: str,
     connections: int,
     backup_days: int | None,
-    own_authority: bool,
+    authority: pulumi.Input[str] | None,
     opts: pulumi.ResourceOptions,
 ) -> Database:
     """Declare the provider, and the role with which Vault makes logins: it may make roles, no more."""
@@ -262,7 +277,7 @@ def _entered(
         ssl_mode=ssl_mode,
         connections=connections,
         backup_days=backup_days,
-        own_authority=own_authority,
+        authority=authority,
         issuer_role=issuer.name,
         issuer_password=password.value,
         limits_password=limits_password.value,

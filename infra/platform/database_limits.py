@@ -21,13 +21,9 @@ def database_limits(
     namespace: str,
     image: str,
     database: Database,
-    authority: pulumi.Input[str] | None,
     opts: pulumi.ResourceOptions,
 ) -> None:
-    """Declare the CronJob in `namespace`, its account without any right, its password, and its ways out.
-
-    `authority` is the certificate (PEM) that the server is verified by; None: by what the system trusts.
-    """
+    """Declare the CronJob in `namespace`, its account without any right, its password, and its ways out."""
     pod = ServicePod(
         name=_NAME,
         image=image,
@@ -45,7 +41,7 @@ def database_limits(
             metadata=metadata,
             string_data={
                 _PASSWORD: database.limits_password,
-                **({_AUTHORITY: authority} if authority is not None else {}),
+                **({_AUTHORITY: database.authority} if database.authority is not None else {}),
             },
             opts=opts,
         ),
@@ -64,26 +60,21 @@ def database_limits(
         namespace,
         pod,
         pod.bare(
-            environment=_environment(database, verified=authority is not None),
+            environment=_environment(database),
             files={_FOLDER: from_secret(_NAME)},
         ),
         opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=before)),
     )
 
 
-def _environment(database: Database, *, verified: bool) -> dict[str, pulumi.Input[str]]:
+def _environment(database: Database) -> dict[str, pulumi.Input[str]]:
     """libpq's variables."""
-    told: dict[str, pulumi.Input[str]] = {
+    verified = database.verified(f"{_FOLDER}/{_AUTHORITY}")
+    return {
         "PGHOST": database.internal_host,
         "PGPORT": str(database.port),
         "PGDATABASE": database.name,
         "PGUSER": LIMITS,
         "PGPASSWORD_FILE": f"{_FOLDER}/{_PASSWORD}",
-        "PGSSLMODE": database.ssl_mode,
+        **{f"PG{name.upper()}": value for name, value in verified.items()},
     }
-    if verified:
-        return {**told, "PGSSLMODE": "verify-full", "PGSSLROOTCERT": f"{_FOLDER}/{_AUTHORITY}"}
-    if database.ssl_mode.startswith("verify-"):
-        # By the public authorities, which vouch for a name or for nothing.
-        return {**told, "PGSSLMODE": "verify-full", "PGSSLROOTCERT": "system"}
-    return told

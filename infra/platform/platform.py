@@ -101,13 +101,14 @@ class Platform(pulumi.ComponentResource):
             _SYSTEM,
             settings.idle_suspender_image,
             database,
-            self._certificates.authority if database.own_authority else None,
             self._in_system,
         )
         openings = agent_openings(
             vault.destination, database.destination, foundations.object_storage.endpoint
         )
-        shared_runtime(f"{name}-runtime", settings.runtime_image, vault, gateway, openings, self._opts)
+        shared_runtime(
+            f"{name}-runtime", settings.runtime_image, vault, gateway, database, openings, self._opts
+        )
         after_gateway = pulumi.ResourceOptions(depends_on=[gateways_home])
         registrar_rights(f"{name}-registrar", pulumi.ResourceOptions.merge(self._opts, after_gateway))
 

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING
 import pulumi
 import pulumi_kubernetes as k8s
 
-from infra.platform.agent_pods import AUTHORITY, FOLDER, GATEWAY_AUTHORITY, SCRATCH_GIB, AgentPod
+from infra.platform.agent_pods import (
+    AUTHORITY,
+    DATABASE_AUTHORITY,
+    FOLDER,
+    GATEWAY_AUTHORITY,
+    SCRATCH_GIB,
+    AgentPod,
+)
+from infra.platform.database import Database
 from infra.platform.limits import at_most, declare_limits
 from infra.platform.namespaces import namespace
 from infra.platform.network_policies import TO_GATEWAY, Opening, declare_network
@@ -36,6 +44,7 @@ def shared_runtime(
     image: str,
     vault: Vault,
     gateway: "Gateway",
+    database: Database,
     openings: list[Opening],
     opts: pulumi.ResourceOptions,
 ) -> None:
@@ -67,6 +76,7 @@ def shared_runtime(
         data={
             **({AUTHORITY: vault.authority} if vault.authority else {}),
             **({GATEWAY_AUTHORITY: gateway.authority} if gateway.authority else {}),
+            **({DATABASE_AUTHORITY: database.authority} if database.authority is not None else {}),
         },
         opts=inside,
     )
@@ -78,6 +88,7 @@ def shared_runtime(
         memory_gib=_MEMORY_GIB,
         logs_in=False,
         environment={
+            "DATABASE_URL": database.url(f"{FOLDER}/{DATABASE_AUTHORITY}"),
             "GATEWAY_ADDR": gateway.agents_address,
             **({"GATEWAY_CACERT": f"{FOLDER}/{GATEWAY_AUTHORITY}"} if gateway.authority else {}),
         },

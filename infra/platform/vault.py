@@ -113,7 +113,7 @@ def given_vault(
         database=database,
         database_host=database.host,
         # A Vault outside the cluster does not know the platform's authority: encrypted, but unverified.
-        database_tls="sslmode=require" if database.own_authority else f"sslmode={database.ssl_mode}",
+        database_tls="sslmode=require" if database.authority is not None else f"sslmode={database.ssl_mode}",
         kubernetes={
             "kubernetes_host": api.server,
             "kubernetes_ca_cert": api.certificate_authority,
@@ -186,7 +186,7 @@ def managed_vault(
         token=None,
         database=database,
         database_host=database.internal_host,
-        database_tls=verified if database.own_authority else f"sslmode={database.ssl_mode}",
+        database_tls=verified if database.authority is not None else f"sslmode={database.ssl_mode}",
         # Its own account and the cluster's CA, both mounted into its pods; the chart lets it review tokens.
         kubernetes={"kubernetes_host": "https://kubernetes.default.svc"},
         opts=opts,

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import pulumi
 
-from infra.platform.agent_pods import AUTHORITY, FOLDER, GATEWAY_AUTHORITY
+from infra.platform.agent_pods import AUTHORITY, DATABASE_AUTHORITY, FOLDER, GATEWAY_AUTHORITY
 from infra.platform.services import Services
 from infra.tenants.roster import TenantEntry
 from infra.tenants.secrets import OBJECT_STORAGE
@@ -19,14 +19,18 @@ def identity_files(tenant: TenantEntry, platform: Services) -> pulumi.Output[Map
     return pulumi.Output.all(
         vault=platform.vault.authority,
         gateway=platform.gateway.authority if tenant.parts.machine else None,
-        database=tenant.underscored if tenant.own_database else database.name,
+        database=database.authority,
+        url=database.url(
+            f"{FOLDER}/{DATABASE_AUTHORITY}", tenant.underscored if tenant.own_database else None
+        ),
     ).apply(
         lambda known: {
             name: content
             for name, content in (
-                (FILE, _identity(tenant, platform, **known)),
+                (FILE, _identity(tenant, platform, known["vault"], known["gateway"], known["url"])),
                 (AUTHORITY, known["vault"]),
                 (GATEWAY_AUTHORITY, known["gateway"]),
+                (DATABASE_AUTHORITY, known["database"]),
             )
             if content
         }
@@ -34,7 +38,7 @@ def identity_files(tenant: TenantEntry, platform: Services) -> pulumi.Output[Map
 
 
 def _identity(
-    tenant: TenantEntry, platform: Services, *, vault: str | None, gateway: str | None, database: str
+    tenant: TenantEntry, platform: Services, vault: str | None, gateway: str | None, database: str
 ) -> str:
     service = platform.vault
     return json.dumps(
@@ -57,10 +61,6 @@ def _identity(
             # Where nothing sleeps, nobody has to be kept from it.
             if tenant.parts.machine
             else None,
-            "database": {
-                "host": platform.database.internal_host,
-                "port": platform.database.port,
-                "name": database,
-            },
+            "database": database,
         }
     )

@@ -1,4 +1,4 @@
-"""The agent: Strands, a model, the workspace's files, and what MCP servers the tenant has."""
+"""The agent: Strands, a model, the workspace's files, a memory, and what MCP servers the tenant has."""
 
 import asyncio
 import contextlib
@@ -15,11 +15,12 @@ from strands.models import Model
 from strands.models.openai import OpenAIModel
 
 from services.agent_runtime import mcp_servers, public
+from services.agent_runtime.context import TenantContext
 from services.agent_runtime.files import Files
 from services.agent_runtime.gateway import Gateway
 from services.agent_runtime.identity import Identity, NotReadyError
+from services.agent_runtime.memory import Memory
 from services.agent_runtime.model import LiteralModel
-from services.agent_runtime.vault import Vault
 
 MODEL = "model"
 """The secret that says which model is asked: `base_url`, `api_key` and `model` of an OpenAI-like API."""
@@ -31,7 +32,7 @@ _SYSTEM = "You work for the owner of this machine. Its workspace is where files 
 
 
 def answer(
-    prompt: str, known: Identity, vault: Vault, gateway: Gateway, files: Files
+    prompt: str, known: Identity, context: TenantContext, gateway: Gateway
 ) -> Iterator[dict[str, Any] | None]:
     """Run the agent on a prompt; the events `text`, `tool` and at last `done` or `error`, as they come.
 
@@ -39,12 +40,12 @@ def answer(
     closed, the iterator ends the run. A lease is held for as long as it works. Raises NotReadyError before
     the first event if it cannot begin.
     """
-    model, http = _model(vault, known)
-    servers = mcp_servers.named_in(files, commands=known.commands)
+    model, http = _model(context, known)
+    servers = mcp_servers.named_in(context.workspace, commands=known.commands)
     try:
         agent = Agent(
             model=model,
-            tools=[*_file_tools(files), *servers],
+            tools=[*_file_tools(context.workspace), *_memory_tools(Memory(context.database)), *servers],
             system_prompt=_SYSTEM,
             name=known.tenant,
             callback_handler=None,
@@ -114,9 +115,9 @@ def _run(
             end()
 
 
-def _model(vault: Vault, known: Identity) -> tuple[Model, httpx2.AsyncClient | None]:
+def _model(context: TenantContext, known: Identity) -> tuple[Model, httpx2.AsyncClient | None]:
     """The model, and what it is asked with, which the run closes."""
-    said = vault.needed(MODEL)
+    said = context.secrets.read(MODEL)
     if not said:
         return LiteralModel(), None
     # Its address is the tenant's to choose, as those of MCP servers are.
@@ -157,3 +158,31 @@ def _file_tools(files: Files) -> list[Callable[..., Any]]:
         return f"Written: {path}"
 
     return [tool(list_files), tool(read_file), tool(write_file)]
+
+
+def _memory_tools(memory: Memory) -> list[Callable[..., Any]]:
+    def remember(key: str, value: str, days: float | None = None) -> str:
+        """Remember something under a key, for some days or for good; what was under the key is forgotten.
+
+        Args:
+            key: A short name for it.
+            value: What to remember.
+            days: After as many days it is forgotten.
+        """
+        memory.remember(key, value, days)
+        return f"Remembered: {key}"
+
+    def recall(words: str = "") -> str:
+        """Recall what was remembered, in this conversation or an earlier one: the newest first.
+
+        Args:
+            words: What the key or the value has in it; empty for everything.
+        """
+        found = memory.recall(words)
+        return "\n".join(f"{key}: {value}" for key, value in found.items()) or "(nothing)"
+
+    def forget(key: str) -> str:
+        """Forget what was remembered under a key."""
+        return f"Forgotten: {key}" if memory.forget(key) else f"Nothing was remembered under {key}."
+
+    return [tool(remember), tool(recall), tool(forget)]

@@ -36,6 +36,10 @@ class Identity:
     role: str
     secrets: str
     """The tenant's folder of secrets, such as `tenants/acme`."""
+    logins: str
+    """The path at which Vault is asked for a login to PostgreSQL, such as `database/creds/tenant-acme`."""
+    database: str | None
+    """The URL of the tenant's database, without a login; None in what an earlier release wrote."""
     commands: bool = False
     """True if commands that the tenant names may run here, with the reach of this process."""
     gateway: Server | None = None
@@ -49,7 +53,7 @@ def read(file: Path = FILE) -> Identity:
     """
     try:
         said = json.loads(file.read_bytes())
-        vault, gateway = said["vault"], said.get("gateway")
+        vault, gateway, database = said["vault"], said.get("gateway"), said.get("database")
         return Identity(
             tenant=said["tenant"],
             tier=said["tier"],
@@ -57,6 +61,8 @@ def read(file: Path = FILE) -> Identity:
             login=f"{vault['authentication']['path']}/login",
             role=vault["authentication"]["role"],
             secrets=vault["secrets"],
+            logins=vault["databaseLogin"],
+            database=database if isinstance(database, str) else None,
             commands=said.get("commands") is True,
             gateway=_server(gateway) if gateway else None,
         )
@@ -69,15 +75,17 @@ def read(file: Path = FILE) -> Identity:
         ) from None
 
 
-def shared(tenant: str, address: str, authority: Path | None) -> Identity:
+def shared(tenant: str, vault: Server, database: str) -> Identity:
     """The identity of one of the tenants that the shared runtime serves: all follows from its id."""
     return Identity(
         tenant=tenant,
         tier="starter",
-        vault=Server(address=address, authority=authority),
+        vault=vault,
         login="auth/jwt/login",
         role=f"tenant-{tenant}",
         secrets=f"tenants/{tenant}",
+        logins=f"database/creds/tenant-{tenant}",
+        database=database,
     )
 
 

@@ -9,12 +9,19 @@ from strands.models import Model
 from strands.types.content import Messages
 from strands.types.streaming import StreamEvent
 
-_WRITE = re.compile(r"write (?P<path>\S+): (?P<text>.*)", re.IGNORECASE | re.DOTALL)
-_READ = re.compile(r"read (?P<path>\S+)", re.IGNORECASE)
+_COMMANDS = {
+    "write_file": r"write (?P<path>\S+): (?P<text>.*)",
+    "read_file": r"read (?P<path>\S+)",
+    "remember": r"remember (?P<key>\S+): (?P<value>.*)",
+    "recall": r"recall (?P<words>.+)",
+    "forget": r"forget (?P<key>\S+)",
+    "list_files": r"list",
+}
+"""The prompt for each tool."""
 
 
 class LiteralModel(Model):
-    """Knows `write PATH: TEXT`, `read PATH` and `list`, and says anything else back."""
+    """Knows a form of words for each tool, and says anything else back."""
 
     def update_config(self, **model_config: Any) -> None:
         """Take no settings."""
@@ -48,8 +55,7 @@ class LiteralModel(Model):
 
 
 def _tool(prompt: str) -> tuple[str, str] | None:
-    if found := _WRITE.fullmatch(prompt):
-        return "write_file", json.dumps(found.groupdict())
-    if found := _READ.fullmatch(prompt):
-        return "read_file", json.dumps(found.groupdict())
-    return ("list_files", "{}") if prompt.lower() == "list" else None
+    for name, form in _COMMANDS.items():
+        if found := re.fullmatch(form, prompt, re.IGNORECASE | re.DOTALL):
+            return name, json.dumps(found.groupdict())
+    return None

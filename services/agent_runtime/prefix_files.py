@@ -1,4 +1,4 @@
-"""The files of a tenant without a volume: `workspace/` in its prefix in object storage.
+"""Files in a folder of a tenant's prefix in object storage, such as the workspace of one without a volume.
 
 Object storage has no folders: one is there as long as the key of an object begins with it.
 """
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 SECRET = "object-storage"  # noqa: S105 — its name
 """The secret with the key to the tenant's prefix."""
 _FIELDS = ("endpoint", "region", "bucket", "prefix", "access_key", "secret_key")
-_FOLDER = "workspace/"
+LONGEST_ADDRESS = 24 * 60 * 60
+"""Seconds for which an address is good at most."""
 _MOST_NAMES = 10_000
 """Names in a list: they are held in memory, which tenants may share."""
 _LONGEST_KEY = 1024
@@ -51,10 +52,11 @@ _making = threading.Lock()
 class PrefixFiles(Files):
     """Files in object storage, reached with the key that Vault gives when they are."""
 
-    def __init__(self, vault: Vault, folder: Path) -> None:
+    def __init__(self, vault: Vault, folder: Path, below: str = "workspace/") -> None:
         """Reach nothing yet; programs are started in `folder`, which holds none of the files."""
         self.folder = folder
         self._vault = vault
+        self._below = below
 
     def ready(self) -> None:
         """Wait for nothing: while object storage is away, an agent can still answer, and say so."""
@@ -92,6 +94,20 @@ class PrefixFiles(Files):
             for key in (first, *keys):
                 place.client.delete_object(Bucket=place.bucket, Key=key)
 
+    def address(self, name: str, seconds: int) -> str:
+        """An address from which whoever has it gets a file, until the seconds are over.
+
+        Raises AbsentError, RefusedPathError.
+        """
+        if not 0 < seconds <= LONGEST_ADDRESS:
+            raise RefusedPathError(f"An address is good for 1 to {LONGEST_ADDRESS} seconds, not {seconds}.")
+        with self._place() as place:
+            path = place.path(name)
+            if not path or not place.is_file(path):
+                raise AbsentError(name)
+            wanted = {"Bucket": place.bucket, "Key": place.root + path}
+            return place.client.generate_presigned_url("get_object", Params=wanted, ExpiresIn=seconds)
+
     @contextlib.contextmanager
     def _place(self) -> Iterator["_Place"]:
         """Reach the tenant's folder, with a client that is closed afterwards."""
@@ -105,7 +121,7 @@ class PrefixFiles(Files):
         client = _client(said)
         try:
             with _told():
-                yield _Place(client, said["bucket"], said["prefix"] + _FOLDER)
+                yield _Place(client, said["bucket"], said["prefix"] + self._below)
         finally:
             client.close()
 

@@ -102,7 +102,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif (self.command, path) == ("POST", "/v1/agent"):
             self._stream(tenant.answer(self._prompt()))
         elif path.startswith(_FILES) and self.command != "POST":
-            self._file(tenant.files, _name(path))
+            self._file(tenant.context.workspace, _name(path))
         else:
             self._refuse(HTTPStatus.NOT_FOUND, f"{self.command} {path}: there is no such thing here.")
 

@@ -26,6 +26,8 @@ class Settings:
     """Vault as the pod's environment names it; the shared runtime has no other word of it."""
     gateway: Server | None
     """The gateway as the shared runtime's environment names it."""
+    database: str | None
+    """The URL of the database that tenants share, likewise."""
     identity: Path = FILE
     workspace: Path | None = None
     """The tenant's volume, in a machine."""
@@ -41,6 +43,7 @@ class Settings:
             scratch=Path(environment.get("TMPDIR", "/tmp")),  # noqa: S108 — a volume of the pod's own
             vault=vault,
             gateway=_server(environment, "GATEWAY"),
+            database=environment.get("DATABASE_URL"),
             workspace=None if vault else WORKSPACE,
         )
 

@@ -7,15 +7,14 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from email.message import Message
-from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from services.agent_runtime import identity
+from services.agent_runtime.context import TenantContext
 from services.agent_runtime.credentials import Account, Assertion, Credential
-from services.agent_runtime.files import Files, FolderFiles
 from services.agent_runtime.gateway import Gateway
 from services.agent_runtime.identity import Identity, NotReadyError, Server
 from services.agent_runtime.settings import Settings
@@ -52,20 +51,14 @@ class Asked(NamedTuple):
 
 
 class Tenant:
-    """One tenant: its login, its workspace and its agent."""
+    """One tenant: its login, what it has, and its agent."""
 
-    def __init__(
-        self,
-        known: Identity,
-        settings: Settings,
-        workspace: Callable[[Vault], Files],
-        credential: Credential | None = None,
-    ) -> None:
+    def __init__(self, known: Identity, settings: Settings, credential: Credential | None = None) -> None:
         """Do nothing yet; without a `credential`, its account's token is one."""
         self.known = known
         self._began = time.time()
         self.vault = Vault(known, credential or Account(settings.account_token, known.tenant))
-        self.files = workspace(self.vault)
+        self.context = TenantContext(known, self.vault, settings)
         # Only a machine sleeps, and only its token is one that the gateway takes.
         awake = known if settings.workspace else dataclasses.replace(known, gateway=None)
         self.gateway = Gateway(awake, settings.account_token)
@@ -73,7 +66,7 @@ class Tenant:
     def ready(self) -> None:
         """NotReadyError unless the tenant's login and workspace are there."""
         self.vault.log_in()
-        self.files.ready()
+        self.context.workspace.ready()
 
     def told(self) -> dict[str, Any]:
         """Who this is."""
@@ -82,14 +75,14 @@ class Tenant:
             "tier": self.known.tier,
             "runtime": "agent-platform",
             "servingFor": round(time.time() - self._began),
-            "files": self.files.listed().names,
+            "files": self.context.workspace.listed().names,
         }
 
     def answer(self, prompt: str) -> Iterator[dict[str, Any] | None]:
         """Run the agent on a prompt; its events, as they come, and None while nothing comes."""
         from services.agent_runtime.agent import answer
 
-        return answer(prompt, self.known, self.vault, self.gateway, self.files)
+        return answer(prompt, self.known, self.context, self.gateway)
 
 
 class Tenants:
@@ -98,7 +91,6 @@ class Tenants:
     def __init__(self, settings: Settings) -> None:
         """Know nobody yet."""
         self._settings = settings
-        self._workspace = _workspaces(settings)
         self._lock = threading.Lock()
         self._own: Tenant | None = None
         self._requests: Counter[str | None] = Counter()
@@ -133,7 +125,7 @@ class Tenants:
                 try:
                     yield tenant
                 finally:
-                    tenant.vault.leave()
+                    tenant.context.close()
             return
         tenant = self.only()
         own = tenant.known.tenant
@@ -146,7 +138,7 @@ class Tenants:
         with self._lock:
             if self._own is None:
                 known = identity.read(self._settings.identity)
-                self._own = Tenant(known, self._settings, self._workspace)
+                self._own = Tenant(known, self._settings)
             return self._own
 
     @contextlib.contextmanager
@@ -174,32 +166,21 @@ class Tenants:
                 "X-Tenant, X-Assertion and X-Gateway name no tenant's request: the shared runtime is reached "
                 "by the gateway."
             )
-        if settings.vault is None or settings.gateway is None:
+        if settings.vault is None or settings.gateway is None or settings.database is None:
             raise NotReadyError(
-                "VAULT_ADDR and GATEWAY_ADDR: not both set, so no tenant can be logged in; the platform sets "
-                "them."
+                "VAULT_ADDR, GATEWAY_ADDR and DATABASE_URL: not all set, so no tenant can be logged in; the "
+                "platform sets them."
             )
         replica = Server(
             address=asked.gateway,
             authority=settings.gateway.authority,
             name=urlsplit(settings.gateway.address).hostname,
         )
-        known = identity.shared(name, settings.vault.address, settings.vault.authority)
-        tenant = Tenant(known, settings, self._workspace, Assertion(asked.assertion, replica))
+        known = identity.shared(name, settings.vault, settings.database)
+        tenant = Tenant(known, settings, Assertion(asked.assertion, replica))
         # Vault decides whom this runtime serves, before anything is done for anybody.
         tenant.vault.log_in()
         return tenant
-
-
-def _workspaces(settings: Settings) -> Callable[[Vault], Files]:
-    """Choose how a tenant's files are reached: on its machine's volume, elsewhere in its prefix."""
-    if settings.workspace:
-        volume = FolderFiles(settings.workspace)
-        return lambda _: volume
-    # Loaded only where it is needed: it takes a machine that wakes half a second.
-    from services.agent_runtime.prefix_files import PrefixFiles
-
-    return partial(PrefixFiles, folder=settings.scratch)
 
 
 def _load_agent() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from images import wheels
+from images.build import _offer_interface
 from images.recipes import RECIPES, sources
 from local.paths import ROOT
 
@@ -51,6 +52,18 @@ def test_it_has_every_module_of_ours_that_is_imported(name: str) -> None:
 
     assert ours, "nothing of ours was found"
     assert {str(path.relative_to(ROOT)) for path in ours - set(there)} == set()
+
+
+@pytest.mark.parametrize("name", ["agent-machine", "agent-runtime"])
+def test_a_tenants_own_program_finds_the_platforms_interface(name: str, tmp_path: Path) -> None:
+    _offer_interface(tmp_path / "usr/lib/agent-platform", tmp_path)
+    offered = tmp_path / "usr/lib/agent-platform/agent_platform.py"
+    needed = {file for module in imported(offered) if (file := file_of(module))}
+
+    assert needed
+    assert needed <= set(sources(RECIPES[name]))
+    listed = (tmp_path / "usr/lib/python3/dist-packages/agent-platform.pth").read_text().split()
+    assert listed == ["/usr/lib/agent-platform", "/usr/lib/agent-platform/packages"]
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -1,4 +1,7 @@
-"""The runtime that starters share: what serves them through the gateway, and what Vault makes of its word."""
+"""The runtime that starters share: what serves them through the gateway, and what Vault makes of its word.
+
+A tenant whose agents have a pod of their own is asked beside them, where both have to do the same.
+"""
 
 import json
 import time
@@ -23,12 +26,14 @@ FORGED: dict[str, Any] = {}
 """All that it says is right, and somebody else has signed it."""
 
 
-@pytest.fixture(scope="module")
-def ask(platform: Platform) -> Callable[..., tuple[int, str]]:
-    """Ask the starter's agent through the gateway, as its customer."""
+Ask = Callable[..., tuple[int, str]]
+
+
+def asking(platform: Platform, tenant: str) -> Ask:
+    """Ask a tenant's agent through the gateway, as its customer."""
     exports = platform.exports()
     host, _, port = exports["GATEWAY"].rpartition(":")
-    name = f"{STARTER}.{host}"
+    name = f"{tenant}.{host}"
     pool = urllib3.HTTPSConnectionPool(
         "127.0.0.1",
         int(port),
@@ -37,7 +42,7 @@ def ask(platform: Platform) -> Callable[..., tuple[int, str]]:
         ca_certs=exports["GATEWAY_CA"],
         retries=False,
     )
-    token = platform.run("token", STARTER).stdout.strip()
+    token = platform.run("token", tenant).stdout.strip()
     headers = {"Host": f"{name}:{port}", "Authorization": f"Bearer {token}"}
 
     def call(method: str, path: str, body: Any = None, **more: str) -> tuple[int, str]:
@@ -48,9 +53,35 @@ def ask(platform: Platform) -> Callable[..., tuple[int, str]]:
     return call
 
 
-def test_a_starter_is_answered_and_leaves_no_login_behind(
-    platform: Platform, ask: Callable[..., tuple[int, str]]
-) -> None:
+@pytest.fixture(scope="module")
+def ask(platform: Platform) -> Ask:
+    """Ask the starter's agent."""
+    return asking(platform, STARTER)
+
+
+@pytest.mark.parametrize("tenant", [STARTER, "corvus"])
+def test_an_agent_remembers_what_an_earlier_request_told_it(platform: Platform, tenant: str) -> None:
+    ask = asking(platform, tenant)
+    status, said = ask("POST", "/v1/agent", {"prompt": f"remember colour: {tenant}'s blue"})
+    assert (status, "event: done" in said) == (200, True), said
+    try:
+        # In the shared runtime, each may be another replica's.
+        for _ in range(3):
+            assert f"{tenant}'s" in ask("POST", "/v1/agent", {"prompt": "recall colour"})[1]
+        with platform.database() as administrator:
+            tables = administrator.execute(
+                "SELECT schemaname FROM pg_tables WHERE tablename = 'agent_memory'"
+            )
+            held = {
+                schema: administrator.execute(f"SELECT key FROM {schema}.agent_memory").fetchall()
+                for (schema,) in tables.fetchall()
+            }
+        assert {schema: keys for schema, keys in held.items() if keys} == {f"tenant_{tenant}": [("colour",)]}
+    finally:
+        ask("POST", "/v1/agent", {"prompt": "forget colour"})
+
+
+def test_a_starter_is_answered_and_leaves_no_login_behind(platform: Platform, ask: Ask) -> None:
     def logins() -> set[str]:
         vault, accessors = platform.vault(), set()
         for accessor in vault.list("auth/token/accessors")["data"]["keys"]:

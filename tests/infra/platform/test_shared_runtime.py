@@ -69,7 +69,7 @@ def test_it_starts_in_a_closed_network_within_its_quota(runtime: Recorder) -> No
     )
 
 
-def test_it_verifies_a_vault_and_a_gateway_of_the_platforms_own() -> None:
+def test_it_verifies_vault_gateway_and_database_of_the_platforms_own() -> None:
     def told(recorder: Recorder) -> tuple[dict[str, str], set[str]]:
         (container,) = recorder["platform-runtime-deployment"].inputs["spec"]["template"]["spec"][
             "containers"
@@ -82,9 +82,14 @@ def test_it_verifies_a_vault_and_a_gateway_of_the_platforms_own() -> None:
     assert environment["VAULT_CACERT"] == "/etc/agent-platform/vault-ca.pem"
     assert environment["GATEWAY_ADDR"] == "https://gateway.gateway.svc:8444"
     assert environment["GATEWAY_CACERT"] == "/etc/agent-platform/gateway-ca.pem"
-    assert files == {"vault-ca.pem", "gateway-ca.pem"}
+    assert environment["DATABASE_URL"] == (
+        "postgresql://postgres-rw.databases.svc:5432/agents"
+        "?sslmode=verify-full&sslrootcert=%2Fetc%2Fagent-platform%2Fdatabase-ca.pem"
+    )
+    assert files == {"vault-ca.pem", "gateway-ca.pem", "database-ca.pem"}
     environment, files = told(platform(local_stack(), SECRETS))
     assert "VAULT_CACERT" not in environment
+    assert environment["DATABASE_URL"] == "postgresql://127.0.0.1:5432/agents?sslmode=disable"
     assert files == {"gateway-ca.pem"}
 
 

@@ -185,14 +185,28 @@ def test_agents_are_told_where_gateway_and_database_are(recorder: Recorder) -> N
 
     assert identity["gateway"]["address"] == "https://gateway.gateway.svc:8444"
     assert bool(identity["gateway"]["authority"]) == ("gateway-ca.pem" in files)
-    assert identity["database"] == {"host": "postgres-rw.databases.svc", "port": 5432, "name": "agents"}
-    given = told(guest(recorder))
-    assert given["database"] == {"host": "127.0.0.1", "port": 5432, "name": "agents"}
+    assert identity["database"] == (
+        "postgresql://postgres-rw.databases.svc:5432/agents"
+        "?sslmode=verify-full&sslrootcert=%2Fetc%2Fagent-platform%2Fdatabase-ca.pem"
+    )
+    assert files["database-ca.pem"] == "ca"
+    files = guest(recorder)
+    given = told(files)
+    assert given["database"] == "postgresql://127.0.0.1:5432/agents?sslmode=disable"
+    assert "database-ca.pem" not in files
+
     assert given["gateway"]["address"] == local_stack()["gateway"]["agentsAddress"]
     # A pod never sleeps, and is let through to nobody whom it would have to tell.
     pod = recorder["corvus-configuration"].inputs["data"]
     assert told(pod)["gateway"] is None
     assert "gateway-ca.pem" not in pod
+
+
+def test_agents_are_told_a_database_of_the_tenants_own(tmp_path: Path) -> None:
+    entry = {**MACHINE, "tier": "private-cloud", "ownDatabase": True}
+    data = record(tmp_path, entry)["acme-cloud-init"].inputs["stringData"]
+
+    assert "postgresql://127.0.0.1:5432/tenant_acme?sslmode=disable" in data.get("value", data)["userdata"]
 
 
 def test_each_tenant_has_its_route_and_no_other_has_a_part_in_it(recorder: Recorder) -> None:

@@ -14,6 +14,8 @@ from services.agent_runtime.tenants import Tenants
 from tests.services.agent_runtime.answering import Answering
 
 _GATEWAY = "https://gateway.example:8444"
+NO_DATABASE = "postgresql://127.0.0.1:9/agents"
+"""Where nobody listens, for what needs no tables."""
 
 
 def vault(object_storage: dict[str, str] | None) -> ThreadingHTTPServer:
@@ -43,14 +45,20 @@ def runtime(kind: str, folder: Path, vault: str) -> Server:
     """A runtime of that kind, `machine`, `own` or `shared`, with what it keeps on disk in `folder`."""
     folder.mkdir(exist_ok=True)
     (folder / "token").write_text("token")
-    said = {"VAULT_ADDR": vault, "TMPDIR": str(folder), "GATEWAY_ADDR": _GATEWAY}
+    said = {"VAULT_ADDR": vault, "TMPDIR": str(folder), "GATEWAY_ADDR": _GATEWAY, "DATABASE_URL": NO_DATABASE}
     if kind != "shared":
         said["VAULT_TOKEN_FILE"] = str(folder / "token")
     settings = dataclasses.replace(Settings.read(said), identity=folder / "identity.json")
     if kind != "shared":
         authentication = {"path": "auth/kubernetes", "role": "tenant-acme"}
-        where = {"address": vault, "authentication": authentication, "secrets": "tenants/acme"}
-        settings.identity.write_text(json.dumps({"tenant": "acme", "tier": "any", "vault": where}))
+        where = {
+            "address": vault,
+            "authentication": authentication,
+            "secrets": "tenants/acme",
+            "databaseLogin": "database/creds/tenant-acme",
+        }
+        told = {"tenant": "acme", "tier": "any", "vault": where, "database": NO_DATABASE}
+        settings.identity.write_text(json.dumps(told))
     if kind == "machine":
         (folder / "workspace").mkdir(exist_ok=True)
         settings = dataclasses.replace(settings, workspace=folder / "workspace")

@@ -26,6 +26,7 @@ from services.agent_runtime.tenants import Asked, Tenants
 from tests.services.agent_runtime import runtimes
 from tests.services.agent_runtime.answering import Answering, serving
 from tests.services.agent_runtime.conftest import Storage
+from tests.services.agent_runtime.runtimes import NO_DATABASE
 
 
 class _Vault(Answering):
@@ -44,6 +45,8 @@ class _Vault(Answering):
         if self.path == "/v1/auth/token/revoke-self":
             self.live.remove(self.headers["X-Vault-Token"])
             return 200, {}
+        if self.path == "/v1/auth/token/renew-self":
+            return 403, {"errors": ["permission denied"]}
         method = self.path.removeprefix("/v1/auth/").removesuffix("/login")
         word = {"jwt": "word of acme", "kubernetes": "token"}[method]
         if asked["role"] != "tenant-acme" or not asked["jwt"].startswith(word):
@@ -87,7 +90,7 @@ def gateway() -> Iterator[str]:
 
 
 def _settings(folder: Path, vault: str, **more: str) -> Settings:
-    said = {"VAULT_ADDR": vault, "TMPDIR": str(folder), **more}
+    said = {"VAULT_ADDR": vault, "TMPDIR": str(folder), "DATABASE_URL": NO_DATABASE, **more}
     return dataclasses.replace(Settings.read(said), identity=folder / "identity.json")
 
 
@@ -206,7 +209,9 @@ def _own(folder: Path, vault: str, **told: Any) -> Iterator[str]:
                     "address": vault,
                     "authentication": {"path": "auth/kubernetes", "role": "tenant-acme"},
                     "secrets": "tenants/acme",
+                    "databaseLogin": "database/creds/tenant-acme",
                 },
+                "database": NO_DATABASE,
                 **told,
             }
         )

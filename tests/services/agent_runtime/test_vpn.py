@@ -47,6 +47,7 @@ def machine(tmp_path: Path, secrets: Secrets) -> Iterator[Path]:
             "address": address,
             "authentication": {"path": "auth/kubernetes", "role": "tenant-acme"},
             "secrets": "tenants/acme",
+            "databaseLogin": "database/creds/tenant-acme",
         }
         told = {"tenant": "acme", "tier": "enterprise", "vault": vault}
         (tmp_path / "identity.json").write_text(json.dumps(told))

@@ -66,7 +66,15 @@ class Agents:
         file.write_text(self.known(tenant))
         server = identity.Server(address=self.base, authority=None)
         known = Identity(
-            tenant=tenant, tier="enterprise", vault=server, login="", role="", secrets="", gateway=server
+            tenant=tenant,
+            tier="enterprise",
+            vault=server,
+            login="",
+            role="",
+            secrets="",
+            logins="",
+            database=None,
+            gateway=server,
         )
         return Client(known, file)
 
