@@ -74,10 +74,10 @@ def _on_platform(name: str, *command: str) -> Attack[Session]:
 _ATTACKS = (
     Attack(name="log in", tried="AUTH with every word it holds", run=_log_in, on_platform=True),
     # Whatever writes, writes nothing new: the key is there, and is the platform's to read.
-    _on_tenant("read when a tenant was active", "GET", "{}"),
+    _on_tenant("read when a tenant was active", "HGETALL", "{}"),
     _on_tenant("see whether a tenant is known", "EXISTS", "{}"),
     _on_tenant("set when a tenant was active", "SET", "{}", "0", "NX"),
-    _on_tenant("add to a tenant's key", "APPEND", "{}", ""),
+    _on_tenant("move a tenant's key", "RENAMENX", "{}", "{}"),
     _on_tenant(
         "write a tenant's key by a script", "EVAL", "return redis.call('SETNX', KEYS[1], 0)", "1", "{}"
     ),
@@ -101,15 +101,15 @@ _ATTACKS = (
 
 @contextmanager
 def entered(tenants: Sequence[Tenant]) -> Iterator[Target[Session]]:
-    """See that every tenant has a key, have each tenant try what it knows, and remove what was missing."""
+    """See that every tenant has a key, as the gateway writes it, and remove afterwards what was missing."""
     with ExitStack() as stack:
         administrator = entered_with([("default", credentials.secret("redis"))], stack)
         _, known = administrator.connections
         stack.callback(known.execute_command, "ACL", "DELUSER", "attack")
         for tenant in tenants:
             stack.callback(known.delete, f"{_key(tenant)}:attack")
-            if known.set(_key(tenant), int(time.time()), nx=True):
-                stack.callback(known.delete, _key(tenant))
+            if known.hsetnx(_key(tenant), "seen", str(time.time())):
+                stack.callback(known.hdel, _key(tenant), "seen")
         yield Target(
             server="Redis",
             sessions={tenant: entered_with(_pairs(tenant), stack) for tenant in tenants},
