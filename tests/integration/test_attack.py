@@ -219,7 +219,7 @@ STARTING = {
 }
 LIFTING = {"apiGroups": [""], "resources": ["resourcequotas"], "verbs": ["deletecollection"]}
 METADATA = {"to": [{"ipBlock": {"cidr": "169.254.0.0/16"}}], "ports": [{"port": 80}]}
-REDIS_USER = ["ACL", "SETUSER", ENTERPRISE, "on", ">password", "~activity:*", "+get"]
+REDIS_USER = ["ACL", "SETUSER", ENTERPRISE, "on", ">password", "~activity:*", "+hgetall"]
 
 MUTATIONS = [
     Mutation(
