@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import psycopg
 from psycopg.rows import DictRow, dict_row
-from psycopg_pool import ConnectionPool, PoolTimeout
+from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
 from services.agent_runtime.identity import Identity, NotReadyError
 from services.agent_runtime.vault import DatabaseLogin, Vault
@@ -62,42 +62,56 @@ class Database:
     def close(self) -> None:
         """Close all connections; the login ends with the one to Vault."""
         with self._lock:
-            pool, self._pool, self._login = self._pool, None, None
+            pool, self._pool = self._pool, None
         if pool:
             pool.close()
 
     def _taken(self) -> "tuple[ConnectionPool[Connection], Connection]":
         """A connection and its pool; with another login if the one in use is good no longer."""
-        pool = self._opened()
-        try:
-            return pool, pool.getconn(_PATIENCE)
-        except PoolTimeout:
-            failure = self._failure()
-        if failure:
-            self._forget()
-            with contextlib.suppress(NotReadyError, PoolTimeout):
-                pool = self._opened()
+        failure = None
+        for _ in range(3):
+            pool = self._opened()
+            try:
                 return pool, pool.getconn(_PATIENCE)
+            except PoolClosed:
+                continue  # another request has begun with another login
+            except PoolTimeout:
+                known, failure = failure, self._failure()
+                if failure is None or known:
+                    break
+                with contextlib.suppress(NotReadyError):
+                    self._begin_anew()
         raise self._unreached(failure)
 
     def _opened(self) -> "ConnectionPool[Connection]":
         with self._lock:
             self._login = self._vault.database_login(self._login)
             if self._pool is None:
-                self._pool = ConnectionPool(
-                    self._url(),
-                    connection_class=Connection,
-                    kwargs=self._entrance,
-                    min_size=0,
-                    max_size=_MOST,
-                    max_lifetime=_LIFETIME,
-                    max_idle=_LIFETIME / 3,
-                    check=ConnectionPool.check_connection,
-                    num_workers=1,
-                    reconnect_timeout=_PATIENCE,
-                    open=True,
-                )
+                self._pool = self._new_pool()
             return self._pool
+
+    def _begin_anew(self) -> None:
+        """Use another login, in a pool that has not failed yet: one that has waits before it tries again."""
+        with self._lock:
+            self._login = self._vault.database_login(None)
+            pool, self._pool = self._pool, None
+        if pool:
+            pool.close()
+
+    def _new_pool(self) -> "ConnectionPool[Connection]":
+        return ConnectionPool(
+            self._url(),
+            connection_class=Connection,
+            kwargs=self._entrance,
+            min_size=0,
+            max_size=_MOST,
+            max_lifetime=_LIFETIME,
+            max_idle=_LIFETIME / 3,
+            check=ConnectionPool.check_connection,
+            num_workers=1,
+            reconnect_timeout=_PATIENCE,
+            open=True,
+        )
 
     def _url(self) -> str:
         if not self._identity.database:
@@ -108,7 +122,7 @@ class Database:
         return self._identity.database
 
     def _entrance(self) -> dict[str, Any]:
-        """What a connection is made with beside the URL."""
+        """The parameters of a connection beside the URL."""
         login = self._login
         assert login, "a pool is opened with one"  # noqa: S101
         return {
@@ -121,16 +135,12 @@ class Database:
         }
 
     def _failure(self) -> psycopg.Error | None:
-        """Why no connection came: the pool does not tell. None: all are in use."""
+        """The error of a plain attempt to connect, which the pool does not tell; None if it succeeds."""
         try:
             psycopg.connect(self._url(), **self._entrance()).close()
         except psycopg.Error as error:
             return error
         return None
-
-    def _forget(self) -> None:
-        with self._lock:
-            self._login = None
 
     def _unreached(self, failure: psycopg.Error | None) -> Exception:
         if failure is None:
