@@ -88,7 +88,7 @@ def _assemble(name: str, recipe: Recipe, draft: Path, log: IO[bytes], progress: 
         wheels.install(requirements, root / _PACKAGES, log)
         _copy_sources(recipe, root / _LIBRARY)
         if "agent_runtime" in recipe.sources:
-            _offer_interface(root / _LIBRARY, root)
+            _offer_interface(root)
         _link_node(root)
     if recipe.machine:
         with progress.step("the kernel", 0.1):
@@ -152,10 +152,9 @@ def _copy_sources(recipe: Recipe, library: Path) -> None:
         shutil.copyfile(path, target)
 
 
-def _offer_interface(library: Path, root: Path) -> None:
+def _offer_interface(root: Path) -> None:
     """Have every Python of the image find `agent_platform`, and what it needs."""
-    library.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(_INTERFACE, library / _INTERFACE.name)
+    shutil.copyfile(_INTERFACE, root / _LIBRARY / _INTERFACE.name)
     found = root / "usr/lib/python3/dist-packages/agent-platform.pth"
     found.parent.mkdir(parents=True, exist_ok=True)
     found.write_text(f"/{_LIBRARY}\n/{_PACKAGES}\n")

@@ -80,7 +80,7 @@ class UpdateError(LocalError):
 
 
 class _InterruptedError(LocalError):
-    """What the engine was doing was interrupted by the user."""
+    """The user interrupted the engine."""
 
 
 @dataclass(frozen=True)
@@ -393,7 +393,9 @@ def _remove_retired(
 
     A tenant in `failed` is left alone: its removal is what failed.
     """
-    left = retired.remaining(selected.export_stack().deployment or {}, load_roster(_roster(selected)))
+    left = retired.remaining(
+        selected.export_stack().deployment or {}, load_roster(_roster(_config(selected)))
+    )
     for tenant in sorted(left.keys() - failed):
         output(f"Removing {tenant} by itself, since the update failed for another reason …")
         try:
@@ -524,13 +526,16 @@ def _told(
 
 def _losses(selected: auto.Stack, told: str) -> list[str]:
     """Whose data the engine refused to delete, where that is what it told."""
-    shard = selected.get_all_config().get("agent-platform:shard")
-    return list(losses.reasons(told, _roster(selected), shard.value if shard else None))
+    config = _config(selected)
+    return list(losses.reasons(told, _roster(config), config.get("agent-platform:shard")))
 
 
-def _roster(selected: auto.Stack) -> Path:
-    roster = selected.get_all_config().get("agent-platform:roster")
-    return ROOT / (roster.value if roster else "tenants.yaml")
+def _config(selected: auto.Stack) -> dict[str, str]:
+    return {key: setting.value for key, setting in selected.get_all_config().items()}
+
+
+def _roster(config: Mapping[str, str]) -> Path:
+    return ROOT / config.get("agent-platform:roster", "tenants.yaml")
 
 
 def _reasons(error: auto.CommandError) -> list[str]:

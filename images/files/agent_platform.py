@@ -1,4 +1,4 @@
-"""What a tenant's own program can use in its machine or pod: `import agent_platform` (docs/agents.md)."""
+"""The platform's interface for a tenant's own programs in its machine or pod (docs/agents.md)."""
 
 from services.agent_runtime.context import TenantContext
 from services.agent_runtime.files import AbsentError, RefusedPathError

@@ -18,7 +18,7 @@ AUTHORITY = "vault-ca.pem"
 GATEWAY_AUTHORITY = "gateway-ca.pem"
 """What the gateway is verified by, likewise."""
 DATABASE_AUTHORITY = "database-ca.pem"
-"""What PostgreSQL is verified by, if it is the platform's own."""
+"""The certificate of the platform's own authority, where PostgreSQL is verified by it."""
 _COMMAND = ["python", "-m", "services.agent_runtime"]
 _TOKEN = "/var/run/secrets/vault"  # noqa: S105 — a folder, not a token
 _USER = 65532

@@ -41,7 +41,7 @@ _TOLD = 15
 """As many of an update's last lines are kept if it fails."""
 _LONGEST = 1500.0
 _LOWER = 10
-"""By as much is an update's priority lower than the servers': in production its engine runs elsewhere."""
+"""An update's priority is this much below the servers': in production its engine runs elsewhere."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a tenant has: the one way in which agents' code, and the tenant's own, reaches it (docs/agents.md).
+"""One tenant's tables, objects, secrets and workspace, for agents' code and its own (docs/agents.md).
 
 The names of the guide's "Implementation Pattern". What it does by naming the tenant in each statement and
 path is done here by the login: it can enter the one schema, prefix and folder of secrets and nothing else.

@@ -1,4 +1,4 @@
-"""What an agent remembers from one conversation to the next: rows of the table `agent_memory`."""
+"""An agent's memory, kept from one conversation to the next in the table `agent_memory`."""
 
 from services.agent_runtime.database import Connection, Database
 
@@ -49,7 +49,7 @@ class Memory:
             )
 
     def recall(self, words: str = "") -> dict[str, str]:
-        """What is remembered, by key, the newest first; with `words`, only what has them in key or value."""
+        """The memories by key, the newest first; with `words`, only those that have them in key or value."""
         with self._database.connection() as connection:
             _forget_expired(connection)
             found = connection.execute(

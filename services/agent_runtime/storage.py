@@ -12,6 +12,6 @@ class Storage:
     def __init__(self, vault: Vault, scratch: Path) -> None:
         """Reach nothing yet; parts of large objects are held in `scratch`."""
         self.uploads = PrefixFiles(vault, scratch, "uploads/")
-        """What the tenant gives its agents."""
+        """The tenant's files for its agents."""
         self.artifacts = PrefixFiles(vault, scratch, "artifacts/")
-        """What agents make for the tenant."""
+        """The agents' files for their tenant."""

@@ -91,6 +91,9 @@ class Tenants:
     def __init__(self, settings: Settings) -> None:
         """Know nobody yet."""
         self._settings = settings
+        if not settings.workspace:
+            # Loaded before the first request, which would wait for it.
+            importlib.import_module("services.agent_runtime.prefix_files")
         self._lock = threading.Lock()
         self._own: Tenant | None = None
         self._requests: Counter[str | None] = Counter()

@@ -56,8 +56,10 @@ def test_it_has_every_module_of_ours_that_is_imported(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["agent-machine", "agent-runtime"])
 def test_a_tenants_own_program_finds_the_platforms_interface(name: str, tmp_path: Path) -> None:
-    _offer_interface(tmp_path / "usr/lib/agent-platform", tmp_path)
-    offered = tmp_path / "usr/lib/agent-platform/agent_platform.py"
+    library = tmp_path / "usr/lib/agent-platform"
+    library.mkdir(parents=True)
+    _offer_interface(tmp_path)
+    offered = library / "agent_platform.py"
     needed = {file for module in imported(offered) if (file := file_of(module))}
 
     assert needed

@@ -15,7 +15,7 @@ from tests.services.agent_runtime.answering import Answering
 
 _GATEWAY = "https://gateway.example:8444"
 NO_DATABASE = "postgresql://127.0.0.1:9/agents"
-"""Where nobody listens, for what needs no tables."""
+"""A URL at which nobody listens, for tests that need no tables."""
 
 
 def vault(object_storage: dict[str, str] | None) -> ThreadingHTTPServer:

@@ -97,7 +97,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def logins(connect: Connect) -> int:
-    """How many logins acme has."""
+    """Return the number of acme's logins."""
     counted = connect().execute(
         "SELECT count(*) FROM pg_roles WHERE rolname LIKE 'v-jwt%' AND rolname LIKE '%tenant-a%'"
     )
