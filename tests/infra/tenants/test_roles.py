@@ -32,9 +32,11 @@ def login(database: Database, schema: Callable[[str], str], connect: Connect) ->
                 f'GRANT tenants TO "{name}" WITH INHERIT TRUE;'
                 f"ALTER ROLE \"{name}\" SET role = 'tenant_{tenant}'"
             )
-        opened.append(enter(database, database=inside, user=name, password="x"))
-        opened[-1].execute(f"SET search_path = tenant_{tenant}")
-        return opened[-1]
+        # By its own name: other threads log in, too, and the last one opened may be theirs.
+        session = enter(database, database=inside, user=name, password="x")
+        opened.append(session)
+        session.execute(f"SET search_path = tenant_{tenant}")
+        return session
 
     yield login
     for connection in opened:
