@@ -64,23 +64,25 @@ style: $(VENV)/.ready
 types: $(VENV)/.ready
 	$(VENV)/bin/mypy
 
-# Two at a time, the longest first; what each printed comes whole when it ends, and the first to fail ends the run.
-SIDE_BY_SIDE := $(MAKE) --no-print-directory --jobs=2 --output-sync=target
+# The longest first; what each printed comes whole when it ends, and the first to fail ends the run.
+SIDE_BY_SIDE := $(MAKE) --no-print-directory --output-sync=target
 
-# A process each: the servers that a group starts share a data folder with nobody else's. `tests/local` stands
+# A group is a process: the servers that a group starts share a data folder with nobody else's. `tests/local` stands
 # for its own files alone.
-UNIT_TESTS := tests/infra tests/policy tests/review
-LONGEST := tests/infra/servers tests/local/node_agent tests/services tests/local/servers tests/local/providers
+LONGEST := tests/infra/servers tests/infra tests/services tests/policy types tests/local/node_agent tests/review \
+  tests/local/servers tests/local/providers style
+CHECKED := $(filter types style tests/infra tests/policy tests/review,$(LONGEST))
 ALL_TESTS := $(patsubst %/__init__.py,%,$(wildcard tests/*/__init__.py tests/local/*/__init__.py))
-SERVER_TESTS := $(LONGEST) $(filter-out $(UNIT_TESTS) $(LONGEST) tests/integration,$(ALL_TESTS))
+GROUPS_OF_TESTS := tests/infra/servers $(filter-out tests/integration,$(ALL_TESTS))
 PYTEST := $(VENV)/bin/pytest --durations=5 --durations-min=2
 .PHONY: $(ALL_TESTS) tests/infra/servers
 
 check: $(VENV)/.ready ## lint, unit and policy tests: before each commit
-	@$(SIDE_BY_SIDE) tests/infra types $(filter-out tests/infra,$(UNIT_TESTS)) style
+	@$(SIDE_BY_SIDE) --jobs=2 $(CHECKED)
 
-test: check ## everything that guards the project
-	@$(SIDE_BY_SIDE) $(SERVER_TESTS)
+# Three at a time: tests with servers wait more than they work.
+test: $(VENV)/.ready ## everything that guards the project
+	@$(SIDE_BY_SIDE) --jobs=3 $(LONGEST) $(filter-out $(LONGEST),$(GROUPS_OF_TESTS))
 	@$(MAKE) --no-print-directory tests/integration
 
 # Of tests/infra, the tests that start servers are a group of their own.
@@ -88,7 +90,7 @@ OF_GROUP = $(if $(filter tests/local,$@),$(wildcard tests/local/test_*.py),$@)
 tests/infra: OF_GROUP = -m "not servers" $@
 tests/infra/servers: OF_GROUP = -m servers tests/infra
 
-$(UNIT_TESTS) $(SERVER_TESTS): $(VENV)/.ready
+$(GROUPS_OF_TESTS): $(VENV)/.ready
 	@echo "pytest $@"
 	@$(PYTEST) $(OF_GROUP)
 

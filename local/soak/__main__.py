@@ -74,7 +74,7 @@ def _stages(
             harm += time.monotonic() - began
             if stage == cast.STAGES[-1]:
                 time.sleep(max(0.0, seconds - harm))
-    return quiet, loud
+    return quiet, figures.without(loud, attackers.entering)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from local.attack.campaign import HARMED, TARGETS, not_entered
 from local.attack.harm import Harm, Harmed
 from local.attack.tenants import Tenant
 from local.soak import cast
+from local.soak.figures import Window
 
 _SHIFT = 240.0
 """After as many seconds everybody logs in anew: what the suite plants for a lease ends after five minutes, a
@@ -83,6 +84,8 @@ class Attackers:
         self.attempts: list[Attempt] = []
         self.guests: Sequence[Tenant] = ()
         """Further victims, while they are there."""
+        self.entering: list[Window] = []
+        """When they logged in, and what they are after was planted: no harm was done meanwhile."""
         self._seed, self._turn, self._console = seed, 0, console
         self._locks: dict[str, Lock] = {}
         self._planting = Lock()
@@ -101,6 +104,8 @@ class Attackers:
             working.join()
 
     def _work(self) -> None:
+        # A tenant's client has a processor of its own; here it would take that of the servers.
+        os.setpriority(os.PRIO_PROCESS, get_native_id(), _LEAST)
         while not self._over.is_set():
             self._turn += 1
             known = engine.tenants(engine.LOCAL_STACK)
@@ -116,6 +121,7 @@ class Attackers:
                     tenant.leave()
 
     def _shift(self, tenants: Sequence[Tenant]) -> None:
+        began = time.time()
         with ExitStack() as stack:
             targets = [
                 stack.enter_context(_entered(entered, tenants))
@@ -124,13 +130,12 @@ class Attackers:
             ]
             harmed = [stack.enter_context(_entered(entered, tenants)) for entered in HARMED.values()]
             weapons = Weapons(targets, harmed)
+            self.entering.append((began, time.time()))
             self._console.print(f"shift {self._turn}: {len(tenants)} attackers have logged in")
             self._entered.set()
             until = time.monotonic() + _SHIFT
 
             def attack(own: Tenant) -> None:
-                # A tenant's client has a processor of its own; here it would take that of the servers.
-                os.setpriority(os.PRIO_PROCESS, get_native_id(), _LEAST)
                 random = Random(f"{self._seed}/{self._turn}/{own.id}")  # noqa: S311 - nothing secret
                 while time.monotonic() < until and not self._over.wait(random.uniform(0, 2 * _PAUSE)):
                     attempt = self._attempt(random, own, weapons)

@@ -45,10 +45,22 @@ class Soaked(TypedDict):
     """By kind."""
 
 
-def work(pieces: Iterable[witness.Piece], quiet: Sequence[Window], loud: Sequence[Window]) -> dict[str, Work]:
-    """Sum up the witnesses' work during the updates, by kind: of those without harm, and of those with it.
+def without(windows: Iterable[Window], breaks: Iterable[Window]) -> list[Window]:
+    """Return what is left of the windows without the breaks, which are in order."""
+    left: list[Window] = []
+    for began, ended in windows:
+        for paused, resumed in breaks:
+            if began < resumed and paused < ended:
+                left.append((began, max(began, paused)))
+                began = min(resumed, ended)
+        left.append((began, ended))
+    return [(began, ended) for began, ended in left if began < ended]
 
-    A piece belongs to the update in which it began; what failed counts whenever it was.
+
+def work(pieces: Iterable[witness.Piece], quiet: Sequence[Window], loud: Sequence[Window]) -> dict[str, Work]:
+    """Sum up the witnesses' work in the windows, by kind: in those without harm, and in those with it.
+
+    A piece belongs to the window in which it began; what failed counts whenever it was.
     """
     done = list(pieces)
     return {kind: _of([each for each in done if each["kind"] == kind], quiet, loud) for kind in witness.KINDS}

@@ -142,6 +142,23 @@ def test_work_is_compared_within_the_updates_and_what_fails_counts_whenever_it_w
     assert (found["pieces"], found["failed"], found["failure"]) == (202, 1, "quiet1: refused")
 
 
+@pytest.mark.parametrize(
+    ("breaks", "left"),
+    [
+        ([], [(10, 20), (30, 40)]),
+        ([(12, 14)], [(10, 12), (14, 20), (30, 40)]),
+        ([(5, 12), (18, 32), (39, 50)], [(12, 18), (32, 39)]),
+        ([(0, 5), (20, 30), (40, 41)], [(10, 20), (30, 40)]),
+        ([(9, 21)], [(30, 40)]),
+        ([(11, 12), (13, 14)], [(10, 11), (12, 13), (14, 20), (30, 40)]),
+    ],
+)
+def test_work_while_attackers_log_in_is_left_out(
+    breaks: list[figures.Window], left: list[figures.Window]
+) -> None:
+    assert figures.without([(10, 20), (30, 40)], breaks) == left
+
+
 def soaked() -> figures.Soaked:
     pieces = [piece(at, 0.1, kind=kind) for kind in witness.KINDS for at in range(4)]
     return {
