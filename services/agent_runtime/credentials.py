@@ -1,5 +1,6 @@
-"""The credential for Vault: the token of a tenant's own account, or the gateway's word for one request."""
+"""The credential for Vault: the token of a tenant's own account, or the gateway's words for its requests."""
 
+import threading
 from pathlib import Path
 from typing import Protocol
 
@@ -64,3 +65,38 @@ class Assertion:
                 f"The gateway at {self._gateway.address} does not answer ({error}), so Vault does not let "
                 "this run in any longer, and it ends."
             ) from None
+
+
+class Assertions:
+    """The gateway's words for those requests of a tenant's that are in flight: any of them does."""
+
+    def __init__(self, tenant: str) -> None:
+        """None is yet."""
+        self._tenant = tenant
+        self._lock = threading.Lock()
+        self._words: list[Assertion] = []
+
+    def add(self, word: Assertion) -> None:
+        """A request has begun."""
+        with self._lock:
+            self._words.append(word)
+
+    def remove(self, word: Assertion) -> None:
+        """A request is over."""
+        with self._lock:
+            self._words.remove(word)
+
+    def shown(self) -> str:
+        """The newest that can be had; NotReadyError if there is none."""
+        with self._lock:
+            words = self._words[::-1]
+        failure = NotReadyError(
+            f"No request of {self._tenant}'s is in flight, so the gateway says nothing that lets its run "
+            "into Vault any longer, and it ends; a run that is followed goes on for longer."
+        )
+        for word in words:
+            try:
+                return word.shown()
+            except NotReadyError as error:
+                failure = error
+        raise failure

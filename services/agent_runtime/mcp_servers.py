@@ -1,8 +1,9 @@
-"""The MCP servers that a workspace names: commands, where those may run, and servers over streamable HTTP."""
+"""The MCP servers that a workspace and an agent name: commands, where those may run, and streamable HTTP."""
 
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from datetime import timedelta
 from typing import Any, Literal, cast
 
 import httpx2
@@ -11,6 +12,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
 from pydantic import BaseModel, ConfigDict, ValidationError
 from strands.tools.mcp import MCPClient
+from strands.tools.mcp.mcp_types import MCPToolResult
 
 from services.agent_runtime import public
 from services.agent_runtime.files import AbsentError, Files, RefusedPathError
@@ -19,7 +21,18 @@ from services.agent_runtime.identity import NotReadyError
 FILE = ".agent/mcp.json"
 """The file in which a workspace names them, in the format of other MCP clients: `{"mcpServers": {…}}`."""
 _MOST = 16
-"""Servers of one workspace: each takes a thread."""
+"""Servers of one agent: each takes a thread."""
+_PATIENCE = timedelta(minutes=10)
+"""The time that a server has for one call of a tool."""
+
+
+class _Client(MCPClient):
+    """A client that waits for no answer for ever."""
+
+    async def call_tool_async(self, *arguments: Any, **named: Any) -> MCPToolResult:
+        """Call a tool; its failure if there is no answer in time."""
+        named["read_timeout_seconds"] = named.get("read_timeout_seconds") or _PATIENCE
+        return await super().call_tool_async(*arguments, **named)
 
 
 class _Remote(BaseModel):
@@ -32,17 +45,24 @@ class _Remote(BaseModel):
     headers: dict[str, str] = {}
 
 
-def named_in(files: Files, *, commands: bool) -> list[MCPClient]:
-    """Clients of all of them, not connected yet.
+def clients(files: Files, more: Mapping[str, Any], *, commands: bool) -> list[MCPClient]:
+    """Clients of those in the workspace's `files`, and of the agent's own, which go first; not connected yet.
 
     Unless `commands` may run, nothing is started here, and what is connected to has a public address.
     """
     if not commands:
         _leave_results_unchecked()
+    servers = {**_named_in(files), **more}
+    if len(servers) > _MOST:
+        raise NotReadyError(f"{FILE}: names {len(servers)} servers of at most {_MOST}, so none is used.")
+    return [_client(name, server, files, commands) for name, server in servers.items()]
+
+
+def _named_in(files: Files) -> dict[str, Any]:
     try:
         said = json.loads(files.read(FILE))
     except AbsentError:
-        return []
+        return {}
     except RefusedPathError as error:
         raise NotReadyError(f"{error} So no MCP server is used.") from None
     except ValueError as error:
@@ -50,9 +70,7 @@ def named_in(files: Files, *, commands: bool) -> list[MCPClient]:
     servers = said.get("mcpServers") if isinstance(said, dict) else None
     if not isinstance(servers, dict):
         raise NotReadyError(f'{FILE}: has no "mcpServers" mapping, so no MCP server is used.')
-    if len(servers) > _MOST:
-        raise NotReadyError(f"{FILE}: names {len(servers)} servers of at most {_MOST}, so none is used.")
-    return [_client(name, server, files, commands) for name, server in servers.items()]
+    return servers
 
 
 def _leave_results_unchecked() -> None:
@@ -83,7 +101,7 @@ def _client(name: str, server: Any, files: Files, commands: bool) -> MCPClient:
             f"{FILE}: {name} has neither a url nor a command with args and env, so no MCP server is used."
         ) from None
     # Strands runs MCP 2, and its types still are of MCP 1.
-    return MCPClient(cast("Any", lambda: stdio_client(parameters)), prefix=name)
+    return _Client(cast("Any", lambda: stdio_client(parameters)), prefix=name)
 
 
 def _remote(name: str, server: dict[str, Any], commands: bool) -> MCPClient:
@@ -103,4 +121,4 @@ def _remote(name: str, server: dict[str, Any], commands: bool) -> MCPClient:
         async with made as http, streamable_http_client(remote.url, http_client=http) as streams:
             yield streams
 
-    return MCPClient(cast("Any", connected), prefix=name)
+    return _Client(cast("Any", connected), prefix=name)

@@ -15,9 +15,15 @@ _COMMANDS = {
     "remember": r"remember (?P<key>\S+): (?P<value>.*)",
     "recall": r"recall (?P<words>.+)",
     "forget": r"forget (?P<key>\S+)",
+    "shell": r"run (?P<command>.+)",
+    "list_uploads": r"uploads",
+    "read_upload": r"upload (?P<path>\S+)",
+    "save_artifact": r"artifact (?P<path>\S+): (?P<text>.*)",
     "list_files": r"list",
 }
 """The prompt for each tool."""
+_FIRST = "what did I say first?"
+"""The prompt that is answered with the first of the conversation."""
 
 
 class LiteralModel(Model):
@@ -39,6 +45,8 @@ class LiteralModel(Model):
         last = messages[-1]["content"]
         results = [block["toolResult"] for block in last if "toolResult" in block]
         prompt = " ".join(block["text"] for block in last if "text" in block).strip()
+        if prompt == _FIRST:
+            prompt = next((block["text"] for block in messages[0]["content"] if "text" in block), "")
         wanted = None if results else _tool(prompt)
         yield {"messageStart": {"role": "assistant"}}
         if wanted:
@@ -47,11 +55,15 @@ class LiteralModel(Model):
             yield {"contentBlockDelta": {"delta": {"toolUse": {"input": argument}}}}
         else:
             yield {"contentBlockStart": {"start": {}}}
-            said = " ".join(block.get("text", "") for result in results for block in result["content"])
+            said = " ".join(_text(block) for result in results for block in result["content"])
             for word in re.findall(r"\S+\s*", said or f"You said: {prompt}"):
                 yield {"contentBlockDelta": {"delta": {"text": word}}}
         yield {"contentBlockStop": {}}
         yield {"messageStop": {"stopReason": "tool_use" if wanted else "end_turn"}}
+
+
+def _text(block: Any) -> str:
+    return str(block.get("text") or json.dumps(block.get("json", "")))
 
 
 def _tool(prompt: str) -> tuple[str, str] | None:

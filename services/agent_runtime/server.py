@@ -1,35 +1,23 @@
-"""The runtime's HTTP server: health, the workspace's files, and the agent."""
+"""The runtime's HTTP server: health, files, and the API for agents (`api.py`)."""
 
 import contextlib
-import errno
-import itertools
 import json
 import sys
-from collections.abc import Iterable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
+from services.agent_runtime import problems
 from services.agent_runtime.body import BadRequestError, Body
-from services.agent_runtime.files import BLOCK, AbsentError, File, Files, RefusedPathError
-from services.agent_runtime.gateway import StoppingError
+from services.agent_runtime.files import BLOCK, File, Files
 from services.agent_runtime.identity import NotReadyError
-from services.agent_runtime.tenants import Asked, BusyError, Tenant, Tenants, UnknownTenantError
+from services.agent_runtime.tenants import Asked, Tenant, Tenants
 
-_LARGEST_PROMPT = 2**20
-_FILES = "/v1/files/"
-_REFUSED: dict[type[Exception], HTTPStatus] = {
-    BadRequestError: HTTPStatus.BAD_REQUEST,
-    RefusedPathError: HTTPStatus.BAD_REQUEST,
-    AbsentError: HTTPStatus.NOT_FOUND,
-    UnknownTenantError: HTTPStatus.MISDIRECTED_REQUEST,
-    BusyError: HTTPStatus.TOO_MANY_REQUESTS,
-    NotReadyError: HTTPStatus.SERVICE_UNAVAILABLE,
-    StoppingError: HTTPStatus.CONFLICT,
-}
-"""The status of each error that is told to whoever asked."""
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FOLDERS = ("/v1/files/", "/v1/uploads/", "/v1/artifacts/")
+_METHODS_OF_FILES = ("GET", "PUT", "DELETE")
+_LAST_SECONDS = 5.0
+"""For runs that are cut off by the end, to be noted as such."""
 
 
 class Server(ThreadingHTTPServer):
@@ -48,6 +36,11 @@ class Server(ThreadingHTTPServer):
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
         self.server_name, self.server_port = "", self.server_address[1]
+
+    def server_close(self) -> None:
+        """Listen no more, and end what is at work."""
+        super().server_close()
+        self.tenants.close(_LAST_SECONDS)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing of whoever went away: the gateway knocks until somebody is there."""
@@ -70,18 +63,17 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(path)
             if not self._body.ended:
                 self.close_connection = True
-        except tuple(_REFUSED) as error:
-            self._refuse(next(_REFUSED[kind] for kind in type(error).__mro__ if kind in _REFUSED), str(error))
         except (ConnectionError, TimeoutError):
             self.close_connection = True
-        except OSError as error:
-            full = error.errno in _FULL
-            self._refuse(
-                HTTPStatus.INSUFFICIENT_STORAGE if full else HTTPStatus.INTERNAL_SERVER_ERROR,
-                f"{path}: {error.strerror}.",
-            )
+        except problems.TOLD as error:
+            self._refuse(*problems.of(error))
 
-    do_PUT = do_POST = do_DELETE = do_GET  # noqa: N815
+    do_HEAD = do_PUT = do_POST = do_PATCH = do_DELETE = do_OPTIONS = do_GET  # noqa: N815
+
+    def send_error(self, code: int, message: str | None = None, _: str | None = None) -> None:
+        """Refuse what is no request, in the format of all other refusals."""
+        status = HTTPStatus(code)
+        self._refuse(status, f"{message or status.phrase}: this is no request that can be answered.")
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing of single requests: the gateway counts them, and their paths are the tenant's."""
@@ -97,14 +89,16 @@ class _Handler(BaseHTTPRequestHandler):
             self._served(tenant, path)
 
     def _served(self, tenant: Tenant, path: str) -> None:
+        folder = next((each for each in _FOLDERS if path.startswith(each)), None)
         if (self.command, path) == ("GET", "/"):
             self._json(tenant.told())
-        elif (self.command, path) == ("POST", "/v1/agent"):
-            self._stream(tenant.answer(self._prompt()))
-        elif path.startswith(_FILES) and self.command != "POST":
-            self._file(tenant.context.workspace, _name(path))
+        elif folder and self.command in _METHODS_OF_FILES:
+            self._file(tenant.files(folder), _name(path.removeprefix(folder)))
         else:
-            self._refuse(HTTPStatus.NOT_FOUND, f"{self.command} {path}: there is no such thing here.")
+            # Loaded only where it is needed: a machine that wakes has no time for it.
+            from services.agent_runtime import api, asgi
+
+            asgi.answer(api.application, self, self._body.blocks(), {"tenant": tenant})
 
     def _file(self, files: Files, name: str) -> None:
         if self.command == "GET":
@@ -119,43 +113,6 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             files.delete(name)
             self._json({"deleted": name})
-
-    def _prompt(self) -> str:
-        content = bytearray()
-        for block in self._body.blocks():
-            content += block
-            if len(content) > _LARGEST_PROMPT:
-                raise BadRequestError(
-                    f"A prompt has at most {_LARGEST_PROMPT} bytes; put more into a file of the workspace."
-                )
-        try:
-            said = json.loads(content)
-        except (ValueError, RecursionError):
-            said = None
-        prompt = said.get("prompt") if isinstance(said, dict) else None
-        if not isinstance(prompt, str) or not prompt.strip():
-            raise BadRequestError('The body has to be {"prompt": "…"}: there is nothing to answer otherwise.')
-        return prompt
-
-    def _stream(self, events: Iterable[dict[str, Any] | None]) -> None:
-        """Send server-sent events as they come."""
-        coming = iter(events)
-        # What stands in the way of beginning is told with a status of its own.
-        first = next(coming)
-        self.send_response(HTTPStatus.OK)
-        self.send_header("Content-Type", "text/event-stream")
-        self.send_header("Cache-Control", "no-store")
-        self.send_header("Transfer-Encoding", "chunked")
-        self.end_headers()
-        for event in itertools.chain([first], coming):
-            self._event(event)
-        self.wfile.write(b"0\r\n\r\n")
-
-    def _event(self, event: dict[str, Any] | None) -> None:
-        content = b": nothing new\n\n"
-        if event:
-            content = f"event: {event['event']}\ndata: {json.dumps(event['data'])}\n\n".encode()
-        self.wfile.write(f"{len(content):x}\r\n".encode() + content + b"\r\n")
 
     def _send_file(self, file: File) -> None:
         with contextlib.closing(file.content) as content:
@@ -175,22 +132,25 @@ class _Handler(BaseHTTPRequestHandler):
                 left -= len(block)
                 self.wfile.write(block)
 
-    def _json(self, said: Any, status: HTTPStatus = HTTPStatus.OK) -> None:
+    def _json(
+        self, said: Any, status: HTTPStatus = HTTPStatus.OK, media_type: str = "application/json"
+    ) -> None:
         content = json.dumps(said).encode() + b"\n"
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", media_type)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(content)
+        if self.command != "HEAD":
+            self.wfile.write(content)
 
     def _refuse(self, status: HTTPStatus, why: str) -> None:
         # What is left of the body would be read as the next request.
         self.close_connection = True
-        self._json({"error": why}, status)
+        self._json(problems.said(status, why), status, problems.MEDIA_TYPE)
 
 
 def _name(path: str) -> str:
     try:
-        return unquote_to_bytes(path.removeprefix(_FILES).encode("latin-1")).decode()
+        return unquote_to_bytes(path.encode("latin-1")).decode()
     except UnicodeDecodeError:
         raise BadRequestError("A path is text in UTF-8, so there is no file of this name.") from None

@@ -1,4 +1,4 @@
-"""Whom this runtime serves, and each one's agent."""
+"""Whom this runtime serves, and each one's agents."""
 
 import contextlib
 import dataclasses
@@ -6,33 +6,34 @@ import importlib
 import re
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from email.message import Message
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from services.agent_runtime import identity
 from services.agent_runtime.context import TenantContext
-from services.agent_runtime.credentials import Account, Assertion, Credential
+from services.agent_runtime.credentials import Account, Assertion, Assertions, Credential
+from services.agent_runtime.files import Files
 from services.agent_runtime.gateway import Gateway
 from services.agent_runtime.identity import Identity, NotReadyError, Server
+from services.agent_runtime.problems import BusyError, UnknownTenantError
 from services.agent_runtime.settings import Settings
 from services.agent_runtime.vault import Vault
+
+if TYPE_CHECKING:
+    from services.agent_runtime.runs import Runs
 
 _PRELOAD_AFTER = 2.0
 """Seconds; whoever waited for the machine to wake is answered first."""
 _MOST_REQUESTS = 64
 """Requests of one tenant that the shared runtime has in hand: each takes threads that all tenants share."""
+_KEPT = 10.0
+"""Seconds for which the shared runtime keeps logins that nobody uses: Vault does not issue one to PostgreSQL
+for each request."""
 _ID = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
-
-class UnknownTenantError(Exception):
-    """A request for somebody who is not served here."""
-
-
-class BusyError(Exception):
-    """One request too many of a tenant's at once."""
+InUse = Callable[[], contextlib.AbstractContextManager[Any]]
 
 
 class Asked(NamedTuple):
@@ -51,12 +52,21 @@ class Asked(NamedTuple):
 
 
 class Tenant:
-    """One tenant: its login, what it has, and its agent."""
+    """One tenant: its login, what it has, and its agents."""
 
-    def __init__(self, known: Identity, settings: Settings, credential: Credential | None = None) -> None:
-        """Do nothing yet; without a `credential`, its account's token is one."""
+    def __init__(
+        self,
+        known: Identity,
+        settings: Settings,
+        credential: Credential | None = None,
+        in_use: InUse = contextlib.nullcontext,
+    ) -> None:
+        """Do nothing yet; without a `credential`, its account's token is one. `in_use` keeps it open."""
         self.known = known
         self._began = time.time()
+        self._in_use = in_use
+        self._lock = threading.Lock()
+        self._runs: Runs | None = None
         self.vault = Vault(known, credential or Account(settings.account_token, known.tenant))
         self.context = TenantContext(known, self.vault, settings)
         # Only a machine sleeps, and only its token is one that the gateway takes.
@@ -78,11 +88,30 @@ class Tenant:
             "files": self.context.workspace.listed().names,
         }
 
-    def answer(self, prompt: str) -> Iterator[dict[str, Any] | None]:
-        """Run the agent on a prompt; its events, as they come, and None while nothing comes."""
-        from services.agent_runtime.agent import answer
+    def files(self, folder: str) -> Files:
+        """The files below a path of the API's."""
+        if folder == "/v1/files/":
+            return self.context.workspace
+        storage = self.context.storage
+        return storage.uploads if folder == "/v1/uploads/" else storage.artifacts
 
-        return answer(prompt, self.known, self.context, self.gateway)
+    @property
+    def runs(self) -> "Runs":
+        """The runs of its agents."""
+        # Loaded only where it is needed: a machine that wakes has no time for it.
+        from services.agent_runtime.agent import Worker
+        from services.agent_runtime.runs import Runs
+
+        with self._lock:
+            if self._runs is None:
+                self._runs = Runs(Worker(self.known, self.context), self.gateway, self._in_use)
+            return self._runs
+
+    def close(self, seconds: float = 0.0) -> None:
+        """End its runs, which have so long to be noted as cut off, and its logins."""
+        if self._runs:
+            self._runs.close(seconds)
+        self.context.close()
 
 
 class Tenants:
@@ -96,8 +125,8 @@ class Tenants:
             importlib.import_module("services.agent_runtime.prefix_files")
         self._lock = threading.Lock()
         self._own: Tenant | None = None
-        self._requests: Counter[str | None] = Counter()
-        self._preload = threading.Timer(_PRELOAD_AFTER, _load_agent)
+        self._sharing = _Sharing(settings)
+        self._preload = threading.Timer(_PRELOAD_AFTER, _load_api)
         self._preload.daemon = True
 
     @property
@@ -107,28 +136,24 @@ class Tenants:
 
     def ready(self) -> dict[str, Any]:
         """What is ready; NotReadyError if it is not."""
-        if self.shared:
-            return {"status": "ok", "serves": "whom Vault lets it"}
-        tenant = self.only()
-        tenant.ready()
+        if not self.shared:
+            self.only().ready()
         with self._lock:
             if not self._preload.ident:
                 self._preload.start()
-        return {"status": "ok", "tenant": tenant.known.tenant}
+        if self.shared:
+            return {"status": "ok", "serves": "whom Vault lets it"}
+        return {"status": "ok", "tenant": self.only().known.tenant}
 
     @contextlib.contextmanager
     def of(self, asked: Asked) -> Iterator[Tenant]:
         """The tenant that the gateway names, for one request.
 
-        A runtime of one tenant's own takes no other's request; the shared one keeps nothing afterwards.
+        A runtime of one tenant's own takes no other's request.
         """
         if self.shared:
-            with self._counted(asked.tenant):
-                tenant = self._shared(asked)
-                try:
-                    yield tenant
-                finally:
-                    tenant.context.close()
+            with self._sharing.of(asked) as tenant:
+                yield tenant
             return
         tenant = self.only()
         own = tenant.known.tenant
@@ -144,25 +169,59 @@ class Tenants:
                 self._own = Tenant(known, self._settings)
             return self._own
 
-    @contextlib.contextmanager
-    def _counted(self, tenant: str | None) -> Iterator[None]:
-        """Count a request of a tenant's while it is in hand; BusyError if there are too many."""
-        with self._lock:
-            if self._requests[tenant] == _MOST_REQUESTS:
-                raise BusyError(
-                    f"{tenant} has {_MOST_REQUESTS} requests in hand already, so this one is not begun; ask "
-                    "again when one has ended."
-                )
-            self._requests[tenant] += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._requests[tenant] -= 1
-                if not self._requests[tenant]:
-                    del self._requests[tenant]
+    def close(self, seconds: float) -> None:
+        """End all runs, which have so long to be noted as cut off, and all logins."""
+        own = [self._own] if self._own else []
+        closing = [
+            threading.Thread(target=tenant.close, args=(seconds,)) for tenant in own + self._sharing.tenants()
+        ]
+        for each in closing:
+            each.start()
+        for each in closing:
+            each.join()
 
-    def _shared(self, asked: Asked) -> Tenant:
+
+@dataclasses.dataclass
+class _Held:
+    """A tenant whose requests or runs the shared runtime has in hand, or had until just now."""
+
+    words: Assertions
+    requests: int = 0
+    users: int = 0
+    """Requests and runs."""
+    idle_since: float = 0.0
+    tenant: Tenant = dataclasses.field(init=False)
+
+
+class _Sharing:
+    """The tenants of the shared runtime. It has the logins of those alone for whom it works, or just did."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._held: dict[str, _Held] = {}
+
+    def tenants(self) -> list[Tenant]:
+        with self._lock:
+            return [held.tenant for held in self._held.values()]
+
+    @contextlib.contextmanager
+    def of(self, asked: Asked) -> Iterator[Tenant]:
+        """The tenant that the gateway names, for one request: Vault takes the gateway's word, or does not."""
+        name, word = self._read(asked)
+        held = self._taken(name)
+        try:
+            held.words.add(word)
+            # Vault decides whom this runtime serves, before anything is done for anybody.
+            held.tenant.vault.admit(word)
+            yield held.tenant
+        finally:
+            held.words.remove(word)
+            with self._lock:
+                held.requests -= 1
+            self._left(held)
+
+    def _read(self, asked: Asked) -> tuple[str, Assertion]:
         settings, name = self._settings, asked.tenant
         if not name or not _ID.fullmatch(name) or not asked.assertion or not asked.gateway:
             raise UnknownTenantError(
@@ -179,13 +238,65 @@ class Tenants:
             authority=settings.gateway.authority,
             name=urlsplit(settings.gateway.address).hostname,
         )
+        return name, Assertion(asked.assertion, replica)
+
+    def _taken(self, name: str) -> _Held:
+        """Take hold of a tenant for one request; BusyError if it has too many in hand."""
+        with self._lock:
+            if not self._held:
+                threading.Thread(target=self._close_idle, daemon=True).start()
+            held = self._held.get(name) or self._new(name)
+            if held.requests == _MOST_REQUESTS:
+                raise BusyError(
+                    f"{name} has {_MOST_REQUESTS} requests in hand already, so this one is not begun; ask "
+                    "again when one has ended."
+                )
+            held.requests += 1
+            held.users += 1
+            return held
+
+    def _new(self, name: str) -> _Held:
+        settings = self._settings
+        assert settings.vault and settings.database  # noqa: S101 - `_read` refuses without
+        self._held[name] = held = _Held(Assertions(name))
+
+        @contextlib.contextmanager
+        def in_use() -> Iterator[None]:
+            with self._lock:
+                held.users += 1
+            try:
+                yield
+            finally:
+                self._left(held)
+
         known = identity.shared(name, settings.vault, settings.database)
-        tenant = Tenant(known, settings, Assertion(asked.assertion, replica))
-        # Vault decides whom this runtime serves, before anything is done for anybody.
-        tenant.vault.log_in()
-        return tenant
+        held.tenant = Tenant(known, settings, held.words, in_use)
+        return held
+
+    def _left(self, held: _Held) -> None:
+        with self._lock:
+            held.users -= 1
+            held.idle_since = time.monotonic()
+
+    def _close_idle(self) -> None:
+        """Close whoever is idle, until nobody is left."""
+        while True:
+            time.sleep(min(1.0, _KEPT))
+            with self._lock:
+                before = time.monotonic() - _KEPT
+                idle = [
+                    name for name, held in self._held.items() if not held.users and held.idle_since < before
+                ]
+                closing = [self._held.pop(name).tenant for name in idle]
+                over = not self._held
+            for tenant in closing:
+                tenant.close()
+            if over:
+                return
 
 
-def _load_agent() -> None:
-    """Load what the first prompt needs, which is most of what there is to load."""
-    importlib.import_module("services.agent_runtime.agent")
+def _load_api() -> None:
+    """Load what the first request to the API needs, which is most of what there is to load."""
+    importlib.import_module("services.agent_runtime.api")
+    importlib.import_module("services.agent_runtime.asgi")
+    importlib.import_module("services.agent_runtime.runs")

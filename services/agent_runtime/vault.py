@@ -15,6 +15,8 @@ from services.agent_runtime.identity import Identity, NotReadyError
 
 _WORTHWHILE = 0.75
 """Of a login's first seconds: renewed for fewer, another takes its place while it is good yet."""
+_OLD = 1 / 3
+"""Of a login's time: a run that begins has the rest for itself, whoever vouches for it then."""
 
 
 class DatabaseLogin(NamedTuple):
@@ -43,6 +45,7 @@ class Vault:
         self._lock = threading.Lock()
         self._tokens: list[str] = []
         self._seconds = 0.0
+        self._since = 0.0
         self._until = 0.0
         self._left = False
 
@@ -53,13 +56,27 @@ class Vault:
                 raise NotReadyError(f"The request of {self._identity.tenant} is over, and so is its login.")
             if time.monotonic() >= self._until:
                 seconds = self._renewed()
-                if seconds <= self._seconds * _WORTHWHILE:
-                    token, seconds = self._new_login()
-                    # The one before may be in use yet.
-                    self._tokens = [*self._tokens[-1:], token]
-                    self._seconds = seconds
-                self._until = time.monotonic() + seconds / 2
+                if seconds > self._seconds * _WORTHWHILE:
+                    self._until = time.monotonic() + seconds / 2
+                else:
+                    self._replace(seconds)
             return self._tokens[-1]
+
+    def _replace(self, left: float) -> None:
+        """Log in anew; without it, the login that is good for `left` seconds yet has to do."""
+        try:
+            self._keep(*self._new_login(self._credential))
+        except NotReadyError:
+            if not left:
+                raise
+            self._until = time.monotonic() + left / 2
+
+    def _keep(self, token: str, seconds: float) -> None:
+        # The one before may be in use yet.
+        self._tokens = [*self._tokens[-1:], token]
+        self._seconds = seconds
+        self._since = time.monotonic()
+        self._until = self._since + seconds / 2
 
     def leave(self) -> None:
         """Give all tokens back, and take no other; what is not given back ends by itself."""
@@ -67,10 +84,17 @@ class Vault:
             self._left = True
             tokens, self._tokens = self._tokens, []
         for token in tokens:
-            try:
-                self._call_with(token, "POST", "auth/token/revoke-self")
-            except (OSError, remote.RefusedError) as error:
-                sys.stderr.write(f"A login of {self._identity.tenant} is left to end by itself: {error}.\n")
+            self._give_back(token)
+
+    def admit(self, credential: Credential) -> None:
+        """Have Vault decide on another credential for the same tenant; its login takes an old one's place."""
+        token, seconds = self._new_login(credential)
+        with self._lock:
+            old = not self._tokens or time.monotonic() - self._since > self._seconds * _OLD
+            if old and not self._left:
+                self._keep(token, seconds)
+                return
+        self._give_back(token)
 
     def secret(self, name: str) -> dict[str, Any]:
         """The secret `name` of the tenant's; empty if there is none.
@@ -149,12 +173,26 @@ class Vault:
 
     def _call(self, method: str, path: str, body: Any = None) -> Any:
         """The answer; None where there is nothing."""
+        token = self.log_in()
         try:
-            return self._call_with(self.log_in(), method, path, body)
+            return self._call_with(token, method, path, body)
         except remote.RefusedError as error:
             if error.status == 404:
                 return None
-            raise
+            if error.status != 403 or self._is_in(token):
+                raise
+        # Somebody has revoked the login.
+        return self._call_with(self.log_in(), method, path, body)
+
+    def _is_in(self, token: str) -> bool:
+        """Whether Vault still knows a login; the next call takes another if it does not."""
+        with self._lock:
+            if self._tokens[-1:] != [token]:
+                return False
+            if self._renewed():
+                return True
+            self._tokens, self._until = [], 0.0
+            return False
 
     def _call_with(self, token: str, method: str, path: str, body: Any = None) -> Any:
         shown = {"X-Vault-Token": token}
@@ -170,9 +208,15 @@ class Vault:
             return 0.0
         return float(said["auth"]["lease_duration"]) if said else 0.0
 
-    def _new_login(self) -> tuple[str, float]:
+    def _give_back(self, token: str) -> None:
+        try:
+            self._call_with(token, "POST", "auth/token/revoke-self")
+        except (OSError, remote.RefusedError) as error:
+            sys.stderr.write(f"A login of {self._identity.tenant} is left to end by itself: {error}.\n")
+
+    def _new_login(self, credential: Credential) -> tuple[str, float]:
         identity = self._identity
-        entry = {"role": identity.role, "jwt": self._credential.shown()}
+        entry = {"role": identity.role, "jwt": credential.shown()}
         try:
             said = remote.call(identity.vault, "POST", f"/v1/{identity.login}", entry)
         except remote.RefusedError as error:

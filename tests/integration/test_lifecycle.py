@@ -29,7 +29,11 @@ MINNOW = {"id": "minnow", "name": "Minnow", "tier": "starter", "owner": "ops@min
 BOTH = ("leaver", "minnow")
 SAMPLE = ("acme", "bluebird", "corvus", "dufour")
 REASON = "declined by letter of 2026-11-20"
-TABLES = ("agents", "agent_memory", "execution_logs", "extra")
+TABLES = (
+    *("agents", "agent_memory", "execution_logs"),
+    *("sessions", "session_messages", "run_events"),
+    "extra",
+)
 ROWS = "its rows in backups of the whole database"
 
 

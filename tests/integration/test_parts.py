@@ -16,7 +16,7 @@ from tests.integration.sleeping import ask, print_token
 
 pytestmark = pytest.mark.integration
 
-TABLES = {"agent_memory", "agents", "execution_logs"}
+TABLES = {"agent_memory", "agents", "execution_logs", "run_events", "session_messages", "sessions"}
 TENANT = "acme"
 STARTER = "bluebird"
 

@@ -16,7 +16,7 @@ from infra.tenants.migrations import MigrationError, runner
 from infra.tenants.migrations.record import Record
 from tests.infra.tenants.conftest import Connect
 
-TABLES = {"agent_memory", "agents", "execution_logs"}
+TABLES = {"agent_memory", "agents", "execution_logs", "run_events", "session_messages", "sessions"}
 Schema = Callable[[str], str]
 
 
@@ -35,7 +35,7 @@ def tables(connection: psycopg.Connection[Any], schema: str) -> dict[str, str]:
     return dict(connection.execute(query, [schema]).fetchall())
 
 
-def test_the_newest_revision_has_exactly_the_three_tables_owned_by_the_tenant(
+def test_the_newest_revision_has_exactly_its_tables_owned_by_the_tenant(
     database: dict[str, Any], schema: Schema, connect: Connect
 ) -> None:
     name = schema("acme")
@@ -209,7 +209,9 @@ def test_a_schema_newer_than_the_checkout_is_left_alone(
     MigrationProvider().create(props)
     connect().execute("UPDATE agent_platform.revisions SET revision = '9999' WHERE schema = 'tenant_acme'")
 
-    with pytest.raises(MigrationError, match="9999, which is newer than 0001 or unknown here"):
+    with pytest.raises(
+        MigrationError, match=f"9999, which is newer than {migrations.head()} or unknown here"
+    ):
         MigrationProvider().create(props)
 
 
@@ -252,13 +254,14 @@ def test_tables_from_before_there_was_a_record_are_taken_over_as_they_are(
 @pytest.mark.parametrize(
     ("change", "missing"),
     [
-        ("DROP TABLE execution_logs", ["table execution_logs"]),
+        ("DROP TABLE run_events", ["table run_events"]),
         (
             "DROP TABLE agents CASCADE",
             [
                 "agent_memory: constraint agent_memory_agent_id_fkey FOREIGN KEY (agent_id)",
                 "table agents",
                 "execution_logs: constraint execution_logs_agent_id_fkey FOREIGN KEY (agent_id)",
+                "sessions: constraint sessions_agent_id_fkey FOREIGN KEY (agent_id)",
             ],
         ),
         ("DROP INDEX execution_logs_started_at", ["execution_logs: index CREATE INDEX execution_logs_st"]),
@@ -294,9 +297,10 @@ def test_a_refresh_sees_what_a_tenant_took_away_and_nothing_that_it_added(
 @pytest.mark.parametrize(
     "change",
     [
-        "DROP TABLE execution_logs",
+        "DROP TABLE execution_logs CASCADE",
         "DROP TABLE agents CASCADE",
-        "DROP TABLE agents, agent_memory, execution_logs",
+        "DROP TABLE agents, agent_memory, execution_logs, sessions CASCADE",
+        "ALTER TABLE execution_logs DROP COLUMN session_id",
         "ALTER TABLE agents DROP COLUMN id CASCADE",
         "ALTER TABLE execution_logs DROP CONSTRAINT status_known",
         "DROP INDEX execution_logs_started_at",
@@ -387,7 +391,9 @@ def test_a_message_tells_what_was_committed_when_the_login_cannot_be_dropped(
         end(where, role)
 
     monkeypatch.setattr(roles, "end", end_once)
-    with pytest.raises(MigrationError, match=r"_migration cannot be dropped\. It is on revision 0001 now"):
+    with pytest.raises(
+        MigrationError, match=rf"_migration cannot be dropped\. It is on revision {migrations.head()} now"
+    ):
         MigrationProvider().create(props)
 
     assert MigrationProvider().read(name, props).outs == props
@@ -405,7 +411,7 @@ def test_a_run_that_was_cut_off_after_it_committed_is_known_to_have(
 
     with monkeypatch.context() as patched:
         patched.setattr(Record, "note", cut_off)
-        with pytest.raises(MigrationError, match=r"is lost\. It is on revision 0001 now"):
+        with pytest.raises(MigrationError, match=rf"is lost\. It is on revision {migrations.head()} now"):
             MigrationProvider().create(props)
 
     assert MigrationProvider().read(name, props).outs == props
@@ -465,7 +471,7 @@ def test_a_preview_shows_a_new_step_as_an_update_and_another_schema_as_a_replace
     provider = MigrationProvider()
 
     assert not provider.diff("tenant_acme", old, old).changes
-    stepped = provider.diff("tenant_acme", old, {**old, "revision": "0002"})
+    stepped = provider.diff("tenant_acme", old, {**old, "revision": "9999"})
     assert (stepped.changes, stepped.replaces) == (True, [])
     assert provider.diff("tenant_acme", old, {**old, "schema": "tenant_other"}).replaces == ["schema"]
 

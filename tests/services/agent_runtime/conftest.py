@@ -1,20 +1,26 @@
-"""The real object storage, and keys that are each confined to a tenant's prefix."""
+"""The real object storage, with keys that are confined to a tenant's prefix, and a tenant's real tables."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
 from botocore.config import Config
 
+from infra.platform import administrator
+from infra.tenants import roles
+from infra.tenants.migration import MigrationProvider
 from local.servers import object_storage
+from tests.infra.tenants.conftest import connect, database, schema
+from tests.infra.tenants.test_migrations import properties
 from tests.local.servers.conftest import Running, running, up
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-__all__ = ["running", "up"]
+__all__ = ["connect", "database", "running", "schema", "up"]
 
 BUCKET = "artifacts"
 
@@ -48,7 +54,8 @@ class Storage:
 
 
 @pytest.fixture(scope="session")
-def _bucket(running: Running) -> Iterator[Storage]:
+def bucket(running: Running) -> Iterator[Storage]:
+    """The bucket of all tenants."""
     with running(object_storage):
         said = object_storage.environment()
         owner = boto3.client(
@@ -68,11 +75,51 @@ def _bucket(running: Running) -> Iterator[Storage]:
 
 
 @pytest.fixture
-def storage(_bucket: Storage) -> Storage:
+def storage(bucket: Storage) -> Storage:
     """The bucket with the tenants' folders, as the platform makes them, and nothing in them."""
-    pages = _bucket.owner.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
+    pages = bucket.owner.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
     for key in [item["Key"] for page in pages for item in page.get("Contents", [])]:
-        _bucket.owner.delete_object(Bucket=BUCKET, Key=key)
+        bucket.owner.delete_object(Bucket=BUCKET, Key=key)
     for tenant in ("acme", "globex"):
-        _bucket.owner.put_object(Bucket=BUCKET, Key=f"tenant_{tenant}/workspace/", Body=b"")
-    return _bucket
+        bucket.owner.put_object(Bucket=BUCKET, Key=f"tenant_{tenant}/workspace/", Body=b"")
+    return bucket
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The tables of acme."""
+
+    url: str
+    """Of the database, without a login."""
+    login: dict[str, str]
+    """As Vault issues one."""
+
+
+@contextmanager
+def acmes_tables(database: dict[str, Any]) -> Iterator[Tables]:
+    """Acme's tables, as the platform makes them, and nothing in them, until the block ends."""
+    with administrator.connect(database) as server:
+        server.execute("CREATE ROLE tenant_acme; GRANT CONNECT, TEMPORARY ON DATABASE agents TO tenant_acme")
+        server.execute("CREATE SCHEMA tenant_acme AUTHORIZATION tenant_acme")
+        MigrationProvider().create(properties(database, "tenant_acme"))
+        server.execute(
+            "CREATE ROLE \"v-acme\" LOGIN PASSWORD 'x' NOINHERIT IN ROLE tenant_acme;"
+            'GRANT tenants TO "v-acme" WITH INHERIT TRUE, SET FALSE;'
+            "ALTER ROLE \"v-acme\" SET role = 'tenant_acme';"
+            "ALTER ROLE \"v-acme\" SET search_path = 'tenant_acme'"
+        )
+        where = f"postgresql://{database['host']}:{int(database['port'])}/agents?sslmode=disable"
+        try:
+            yield Tables(where, {"username": "v-acme", "password": "x"})
+        finally:
+            server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'v-acme'")
+            server.execute("DROP SCHEMA tenant_acme CASCADE")
+            server.execute("DELETE FROM agent_platform.revisions WHERE schema = 'tenant_acme'")
+            roles.end_tenant(database, "tenant_acme")
+
+
+@pytest.fixture
+def tables(database: dict[str, Any]) -> Iterator[Tables]:
+    """Acme's tables for one test."""
+    with acmes_tables(database) as tables:
+        yield tables

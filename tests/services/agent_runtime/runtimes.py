@@ -18,16 +18,20 @@ NO_DATABASE = "postgresql://127.0.0.1:9/agents"
 """A URL at which nobody listens, for tests that need no tables."""
 
 
-def vault(object_storage: dict[str, str] | None) -> ThreadingHTTPServer:
-    """A Vault that lets `tenant-acme` in and nobody else, and has one secret, the key to object storage.
+def vault(
+    object_storage: dict[str, str] | None, login: dict[str, str] | None = None, model: Any = None
+) -> ThreadingHTTPServer:
+    """A Vault that lets `tenant-acme` in and nobody else, and has its key to object storage.
 
-    Without that, it refuses all that is asked for.
+    Without that, it refuses all that is asked for. It may have a login to PostgreSQL, and the secret `model`.
     """
 
     class Vault(Answering):
         def post(self, asked: Any) -> tuple[int, Any]:
             if self.path == "/v1/auth/token/revoke-self":
                 return 200, {}
+            if self.path == "/v1/sys/leases/renew":
+                return 200, {"lease_duration": 3600}
             known = asked["role"] == "tenant-acme"
             return 200 if known else 403, {"auth": {"client_token": "t", "lease_duration": 60}}
 
@@ -36,16 +40,22 @@ def vault(object_storage: dict[str, str] | None) -> ThreadingHTTPServer:
                 return 403, {"errors": []}
             if self.path == "/v1/tenants/data/acme/object-storage":
                 return 200, {"data": {"data": object_storage}}
+            if self.path == "/v1/tenants/data/acme/model" and model:
+                return 200, {"data": {"data": model}}
+            if self.path == "/v1/database/creds/tenant-acme" and login:
+                return 200, {"data": login, "lease_id": "lease", "lease_duration": 3600}
             return 404, {"errors": []}
 
     return ThreadingHTTPServer(("127.0.0.1", 0), Vault)
 
 
-def runtime(kind: str, folder: Path, vault: str) -> Server:
+def runtime(
+    kind: str, folder: Path, vault: str, database: str = NO_DATABASE, *, commands: bool = False
+) -> Server:
     """A runtime of that kind, `machine`, `own` or `shared`, with what it keeps on disk in `folder`."""
     folder.mkdir(exist_ok=True)
     (folder / "token").write_text("token")
-    said = {"VAULT_ADDR": vault, "TMPDIR": str(folder), "GATEWAY_ADDR": _GATEWAY, "DATABASE_URL": NO_DATABASE}
+    said = {"VAULT_ADDR": vault, "TMPDIR": str(folder), "GATEWAY_ADDR": _GATEWAY, "DATABASE_URL": database}
     if kind != "shared":
         said["VAULT_TOKEN_FILE"] = str(folder / "token")
     settings = dataclasses.replace(Settings.read(said), identity=folder / "identity.json")
@@ -57,7 +67,7 @@ def runtime(kind: str, folder: Path, vault: str) -> Server:
             "secrets": "tenants/acme",
             "databaseLogin": "database/creds/tenant-acme",
         }
-        told = {"tenant": "acme", "tier": "any", "vault": where, "database": NO_DATABASE}
+        told = {"tenant": "acme", "tier": "any", "vault": where, "database": database, "commands": commands}
         settings.identity.write_text(json.dumps(told))
     if kind == "machine":
         (folder / "workspace").mkdir(exist_ok=True)

@@ -17,17 +17,20 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from services.agent_runtime import database as runtime_database
+from services.agent_runtime.body import BadRequestError
 from services.agent_runtime.context import TenantContext
 from services.agent_runtime.files import AbsentError, RefusedPathError
 from services.agent_runtime.identity import Identity, NotReadyError, Server
-from services.agent_runtime.memory import Memory
 from services.agent_runtime.settings import Settings
+from services.agent_runtime.tables.agents import Agents
+from services.agent_runtime.tables.agents import Settings as AgentSettings
+from services.agent_runtime.tables.memory import Memory
 from services.agent_runtime.vault import Vault
-from tests.infra.tenants.conftest import Connect, connect, database, openbao, schema
+from tests.infra.tenants.conftest import Connect, openbao
 from tests.infra.tenants.test_secrets import furnished, root
 from tests.services.agent_runtime.conftest import Storage
 
-__all__ = ["connect", "database", "furnished", "openbao", "root", "schema"]
+__all__ = ["furnished", "openbao", "root"]
 
 Open = Callable[..., TenantContext]
 
@@ -317,6 +320,8 @@ def test_what_has_expired_is_gone(opened: Open, connect: Connect) -> None:
 
 def test_each_agent_has_a_memory_of_its_own(opened: Open) -> None:
     tables = opened().database
+    for name in ("first", "second"):
+        Agents(tables).put(name, AgentSettings())
     Memory(tables, "first").remember("a", "1")
 
     assert Memory(tables, "second").recall() == {}
@@ -329,7 +334,7 @@ def test_what_cannot_be_remembered_is_refused(opened: Open) -> None:
     bad: list[tuple[str, str, float | None]] = [(*text, None) for text in texts]
     bad += [("a", "a", days) for days in (0, -1, float("nan"), float("inf"), 1e9)]
     for key, value, days in bad:
-        with pytest.raises(ValueError, match="nothing is remembered"):
+        with pytest.raises(BadRequestError, match="nothing is remembered"):
             memory.remember(key, value, days)
 
     assert memory.recall() == {}

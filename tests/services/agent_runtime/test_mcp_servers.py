@@ -61,7 +61,7 @@ def test_where_tenants_share_a_runtime_no_schema_is_carried_out(
     with pytest.raises(Exception, match=r"unhandled|Invalid structured content"):
         asyncio.run(_called(server))
 
-    assert mcp_servers.named_in(FolderFiles(tmp_path), commands=False) == []
+    assert mcp_servers.clients(FolderFiles(tmp_path), {}, commands=False) == []
 
     assert asyncio.run(_called(server)) == {"x": "always"}
 
@@ -76,4 +76,4 @@ def test_a_workspace_names_few_servers(
     files.write(mcp_servers.FILE, [f'{{"mcpServers": {{{entries}}}}}'.encode()])
 
     with pytest.raises(NotReadyError, match="names 17 servers of at most 16"):
-        mcp_servers.named_in(files, commands=commands)
+        mcp_servers.clients(files, {}, commands=commands)

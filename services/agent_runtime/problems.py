@@ -1,0 +1,61 @@
+"""What a request is refused for, and how that is said: in one format, RFC 9457's."""
+
+import errno
+from http import HTTPStatus
+from typing import Any
+
+from services.agent_runtime.body import BadRequestError
+from services.agent_runtime.files import AbsentError, RefusedPathError
+from services.agent_runtime.gateway import StoppingError
+from services.agent_runtime.identity import NotReadyError
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class UnknownTenantError(Exception):
+    """A request for somebody who is not served here."""
+
+
+class BusyError(Exception):
+    """Too much of a tenant's at once."""
+
+
+class NotFoundError(Exception):
+    """There is no such agent, memory, session or run."""
+
+
+class ConflictError(Exception):
+    """What is asked for cannot be done to something as it is now."""
+
+
+_STATUS: dict[type[Exception], HTTPStatus] = {
+    BadRequestError: HTTPStatus.BAD_REQUEST,
+    RefusedPathError: HTTPStatus.BAD_REQUEST,
+    AbsentError: HTTPStatus.NOT_FOUND,
+    NotFoundError: HTTPStatus.NOT_FOUND,
+    ConflictError: HTTPStatus.CONFLICT,
+    StoppingError: HTTPStatus.CONFLICT,
+    UnknownTenantError: HTTPStatus.MISDIRECTED_REQUEST,
+    BusyError: HTTPStatus.TOO_MANY_REQUESTS,
+    NotReadyError: HTTPStatus.SERVICE_UNAVAILABLE,
+    OSError: HTTPStatus.INTERNAL_SERVER_ERROR,
+}
+TOLD = tuple(_STATUS)
+"""The errors that are told to whoever asked."""
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def of(error: Exception) -> tuple[HTTPStatus, str]:
+    """The status and the words for one of `TOLD`."""
+    if isinstance(error, OSError):
+        full = error.errno in _FULL
+        return (
+            HTTPStatus.INSUFFICIENT_STORAGE if full else HTTPStatus.INTERNAL_SERVER_ERROR,
+            f"{error.strerror or error}.",
+        )
+    return next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS), str(error)
+
+
+def said(status: HTTPStatus, detail: str, **more: Any) -> dict[str, Any]:
+    """The body of an answer."""
+    return {"title": status.phrase, "status": status.value, "detail": detail, **more}
