@@ -15,7 +15,7 @@ _COMMANDS = {
     "remember": r"remember (?P<key>\S+): (?P<value>.*)",
     "recall": r"recall (?P<words>.+)",
     "forget": r"forget (?P<key>\S+)",
-    "shell": r"run (?P<command>.+)",
+    "shell": r"run (?:for (?P<timeout>\d+) s: )?(?P<command>.+)",
     "list_uploads": r"uploads",
     "read_upload": r"upload (?P<path>\S+)",
     "save_artifact": r"artifact (?P<path>\S+): (?P<text>.*)",
@@ -69,5 +69,5 @@ def _text(block: Any) -> str:
 def _tool(prompt: str) -> tuple[str, str] | None:
     for name, form in _COMMANDS.items():
         if found := re.fullmatch(form, prompt, re.IGNORECASE | re.DOTALL):
-            return name, json.dumps(found.groupdict())
+            return name, json.dumps({key: value for key, value in found.groupdict().items() if value})
     return None
