@@ -32,8 +32,6 @@ _SECONDS = 30.0
 _EVERY = 4.0
 """Seconds from one question of a tenant's to its next."""
 _CLIENTS = 64
-_AGAIN = 0.2
-"""Seconds after which the one at its limits asks again, if it was refused."""
 
 
 class Measured(TypedDict):
@@ -82,6 +80,8 @@ class _Client:
     """Asks one tenant's agent."""
 
     def __init__(self, tenant: str) -> None:
+        self.again_after = 0.0
+        """Seconds, as whoever was refused last was told."""
         name = f"{tenant}.{load_balancer.DOMAIN}"
         self._pool = urllib3.HTTPSConnectionPool(
             "127.0.0.1",
@@ -112,6 +112,7 @@ class _Client:
         try:
             if answer.status == HTTPStatus.TOO_MANY_REQUESTS:
                 answer.read()
+                self.again_after = float(answer.headers["Retry-After"])
                 return None
             first, content = None, b""
             for part in answer.stream():
@@ -169,14 +170,15 @@ def _at_its_limits(client: _Client, found: Measured) -> Iterator[None]:
         while not over.is_set():
             if client.first_word() is None:
                 found["refused"] += 1
-                over.wait(_AGAIN)
+                over.wait(client.again_after)
             else:
                 found["answered"] += 1
 
     asking = [threading.Thread(target=ask) for _ in range(_CLIENTS)]
     for each in asking:
         each.start()
-    time.sleep(2)
+    # What it may do in a row is done.
+    time.sleep(10)
     try:
         yield
     finally:

@@ -275,7 +275,8 @@ def _stream(events: Iterator[Event | None], **headers: str) -> StreamingResponse
 
 
 def _problem(status: HTTPStatus, detail: str, **more: Any) -> JSONResponse:
-    return JSONResponse(problems.said(status, detail, **more), status, media_type=problems.MEDIA_TYPE)
+    content = problems.said(status, detail, **more)
+    return JSONResponse(content, status, problems.headers(status), problems.MEDIA_TYPE)
 
 
 async def _told(_: Request, error: Exception) -> Response:

@@ -17,7 +17,10 @@ class UnknownTenantError(Exception):
 
 
 class BusyError(Exception):
-    """Too much of a tenant's at once."""
+    """Too much of a tenant's at once, or in too short a time."""
+
+    again_after = 2
+    """Seconds, as whoever asked is told."""
 
 
 class NotFoundError(Exception):
@@ -54,6 +57,11 @@ def of(error: Exception) -> tuple[HTTPStatus, str]:
             f"{error.strerror or error}.",
         )
     return next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS), str(error)
+
+
+def headers(status: HTTPStatus) -> dict[str, str]:
+    """What is said besides the body."""
+    return {"Retry-After": str(BusyError.again_after)} if status == HTTPStatus.TOO_MANY_REQUESTS else {}
 
 
 def said(status: HTTPStatus, detail: str, **more: Any) -> dict[str, Any]:

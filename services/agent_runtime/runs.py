@@ -19,8 +19,6 @@ from services.agent_runtime.identity import NotReadyError
 from services.agent_runtime.problems import BusyError
 from services.agent_runtime.tables.runs import Ended, Event, Order, RunLog
 
-_MOST = 8
-"""Runs of one tenant at once: each takes threads, in the shared runtime from all."""
 _SEEN = 10.0
 """Seconds until a run that says nothing says that it is at work; after two minutes, it counts as cut off."""
 _PACE = 0.1
@@ -155,13 +153,18 @@ class Runs:
     """The runs of one tenant."""
 
     def __init__(
-        self, worker: Worker, gateway: Gateway, in_use: Callable[[], contextlib.AbstractContextManager[Any]]
+        self,
+        worker: Worker,
+        gateway: Gateway,
+        in_use: Callable[[], contextlib.AbstractContextManager[Any]],
+        most: int,
     ) -> None:
-        """Have `worker` do them; `in_use` keeps what it works with for as long as it is entered."""
+        """Have `worker` do them, so many at once; `in_use` keeps what it works with while it is entered."""
         self._worker = worker
         self._gateway = gateway
         self._in_use = in_use
-        self._places = threading.BoundedSemaphore(_MOST)
+        self._most = most
+        self._places = threading.BoundedSemaphore(most)
         self._live: dict[int, _Live] = {}
 
     @property
@@ -176,8 +179,8 @@ class Runs:
         """
         if not self._places.acquire(blocking=False):
             raise BusyError(
-                f"{self._worker.known.tenant} has {_MOST} runs at work already, so this one does not begin; "
-                "ask again when one has ended."
+                f"{self._worker.known.tenant} has {self._most} runs at work already, so this one does not "
+                "begin; ask again when one has ended."
             )
         live = _Live()
         told: _Told = queue.SimpleQueue()

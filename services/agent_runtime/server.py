@@ -15,6 +15,8 @@ from services.agent_runtime.identity import NotReadyError
 from services.agent_runtime.tenants import Asked, Tenant, Tenants
 
 _FOLDERS = ("/v1/files/", "/v1/uploads/", "/v1/artifacts/")
+_RUNS = ("/v1/agent", "/v1/runs")
+"""A POST there begins a run."""
 _METHODS_OF_FILES = ("GET", "PUT", "DELETE")
 _LAST_SECONDS = 5.0
 """For runs that are cut off by the end, to be noted as such."""
@@ -85,7 +87,8 @@ class _Handler(BaseHTTPRequestHandler):
         if (self.command, path) == ("GET", "/readyz"):
             self._json(self.server.tenants.ready())
             return
-        with self.server.tenants.of(Asked.read(self.headers)) as tenant:
+        begins_run = self.command == "POST" and path in _RUNS
+        with self.server.tenants.of(Asked.read(self.headers, begins_run)) as tenant:
             self._served(tenant, path)
 
     def _served(self, tenant: Tenant, path: str) -> None:
@@ -133,12 +136,14 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(block)
 
     def _json(
-        self, said: Any, status: HTTPStatus = HTTPStatus.OK, media_type: str = "application/json"
+        self, said: Any, status: HTTPStatus = HTTPStatus.OK, media_type: str = "application/json", **more: str
     ) -> None:
         content = json.dumps(said).encode() + b"\n"
         self.send_response(status)
         self.send_header("Content-Type", media_type)
         self.send_header("Content-Length", str(len(content)))
+        for name, value in more.items():
+            self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(content)
@@ -146,7 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _refuse(self, status: HTTPStatus, why: str) -> None:
         # What is left of the body would be read as the next request.
         self.close_connection = True
-        self._json(problems.said(status, why), status, problems.MEDIA_TYPE)
+        self._json(problems.said(status, why), status, problems.MEDIA_TYPE, **problems.headers(status))
 
 
 def _name(path: str) -> str:

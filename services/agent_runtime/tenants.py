@@ -28,6 +28,12 @@ _PRELOAD_AFTER = 2.0
 """Seconds; whoever waited for the machine to wake is answered first."""
 _MOST_REQUESTS = 64
 """Requests of one tenant that the shared runtime has in hand: each takes threads that all tenants share."""
+_RUNS_A_MINUTE = 30
+"""Runs that one tenant begins in one process of the shared runtime: each takes it a tenth of a second."""
+_RUNS_IN_A_ROW = 10
+_RUNS_AT_ONCE_SHARED = 2
+_RUNS_AT_ONCE = 8
+"""Runs of one tenant that are at work in a machine or pod of its own."""
 _KEPT = 10.0
 """Seconds for which the shared runtime keeps logins that nobody uses: Vault does not issue one to PostgreSQL
 for each request."""
@@ -44,11 +50,12 @@ class Asked(NamedTuple):
     """The credential that Vault accepts for that tenant."""
     gateway: str | None = None
     """The address of the gateway's replica that has the request."""
+    begins_run: bool = False
 
     @classmethod
-    def read(cls, headers: Message) -> "Asked":
+    def read(cls, headers: Message, begins_run: bool) -> "Asked":
         """Take it from the headers of the request."""
-        return cls(headers.get("X-Tenant"), headers.get("X-Assertion"), headers.get("X-Gateway"))
+        return cls(headers.get("X-Tenant"), headers.get("X-Assertion"), headers.get("X-Gateway"), begins_run)
 
 
 class Tenant:
@@ -60,11 +67,13 @@ class Tenant:
         settings: Settings,
         credential: Credential | None = None,
         in_use: InUse = contextlib.nullcontext,
+        runs_at_once: int = _RUNS_AT_ONCE,
     ) -> None:
         """Do nothing yet; without a `credential`, its account's token is one. `in_use` keeps it open."""
         self.known = known
         self._began = time.time()
         self._in_use = in_use
+        self._runs_at_once = runs_at_once
         self._lock = threading.Lock()
         self._runs: Runs | None = None
         self.vault = Vault(known, credential or Account(settings.account_token, known.tenant))
@@ -104,7 +113,8 @@ class Tenant:
 
         with self._lock:
             if self._runs is None:
-                self._runs = Runs(Worker(self.known, self.context), self.gateway, self._in_use)
+                worker = Worker(self.known, self.context)
+                self._runs = Runs(worker, self.gateway, self._in_use, self._runs_at_once)
             return self._runs
 
     def close(self, seconds: float = 0.0) -> None:
@@ -191,6 +201,18 @@ class _Held:
     """Requests and runs."""
     idle_since: float = 0.0
     tenant: Tenant = dataclasses.field(init=False)
+    runs_left: float = _RUNS_IN_A_ROW
+    runs_left_at: float = dataclasses.field(default_factory=time.monotonic)
+
+    def may_begin_run(self) -> bool:
+        """Whether it has not begun too many of late; counts one."""
+        now = time.monotonic()
+        more = (now - self.runs_left_at) * _RUNS_A_MINUTE / 60
+        self.runs_left, self.runs_left_at = min(_RUNS_IN_A_ROW, self.runs_left + more), now
+        if self.runs_left < 1:
+            return False
+        self.runs_left -= 1
+        return True
 
 
 class _Sharing:
@@ -209,7 +231,7 @@ class _Sharing:
     def of(self, asked: Asked) -> Iterator[Tenant]:
         """The tenant that the gateway names, for one request: Vault takes the gateway's word, or does not."""
         name, word = self._read(asked)
-        held = self._taken(name)
+        held = self._taken(name, asked.begins_run)
         try:
             held.words.add(word)
             # Vault decides whom this runtime serves, before anything is done for anybody.
@@ -240,8 +262,11 @@ class _Sharing:
         )
         return name, Assertion(asked.assertion, replica)
 
-    def _taken(self, name: str) -> _Held:
-        """Take hold of a tenant for one request; BusyError if it has too many in hand."""
+    def _taken(self, name: str, begins_run: bool) -> _Held:
+        """Take hold of a tenant for one request; BusyError if it has too many, or begins runs too often.
+
+        That is looked at before Vault is asked: refusing has to cost others less than what is refused.
+        """
         with self._lock:
             if not self._held:
                 threading.Thread(target=self._close_idle, daemon=True).start()
@@ -250,6 +275,11 @@ class _Sharing:
                 raise BusyError(
                     f"{name} has {_MOST_REQUESTS} requests in hand already, so this one is not begun; ask "
                     "again when one has ended."
+                )
+            if begins_run and not held.may_begin_run():
+                raise BusyError(
+                    f"{name} begins more than {_RUNS_A_MINUTE} runs a minute, so this one does not begin; "
+                    "ask again later, or move to a tier with a runtime of its own."
                 )
             held.requests += 1
             held.users += 1
@@ -270,7 +300,7 @@ class _Sharing:
                 self._left(held)
 
         known = identity.shared(name, settings.vault, settings.database)
-        held.tenant = Tenant(known, settings, held.words, in_use)
+        held.tenant = Tenant(known, settings, held.words, in_use, _RUNS_AT_ONCE_SHARED)
         return held
 
     def _left(self, held: _Held) -> None:

@@ -1,24 +1,13 @@
 """Runs all examples through the engine, once for those that break rules and once for those that keep them."""
 
-import atexit
-import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import pytest
-
-# Before anything imports `local.paths`, which reads it once.
-os.environ["AGENT_PLATFORM_DATA"] = tempfile.mkdtemp(prefix="agent-platform-tests-")
-
 from rich.console import Console
 
 from local import engine, toolchain
-from local.paths import DATA
 from tests.policy.examples import FAILING, PASSING
 from tests.policy.run import Run, preview
-
-atexit.register(shutil.rmtree, DATA, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -1,25 +1,17 @@
 """Real servers for the parts of a tenant that live on one."""
 
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import psycopg
 import pytest
-
-# Before anything imports `local.paths`, which reads it once.
-os.environ.setdefault("AGENT_PLATFORM_DATA", tempfile.mkdtemp(prefix="agent-platform-tests-"))
-
 from rich.console import Console
 
 from infra.platform import administrator
 from infra.platform.control_schema import TENANTS, ControlSchemaProvider
 from infra.tenants import roles
 from local import credentials, ports, supervisor
-from local.paths import DATA
 from local.servers import Module, object_storage, postgres, redis, vault
 
 Connect = Callable[..., psycopg.Connection[Any]]
@@ -47,12 +39,6 @@ def _running(module: Module) -> Iterator[None]:
     finally:
         for service in reversed(module.services()):
             supervisor.stop(service.name)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _no_data_is_left() -> Iterator[None]:
-    yield
-    shutil.rmtree(DATA, ignore_errors=True)
 
 
 @pytest.fixture(scope="package")
