@@ -35,12 +35,15 @@ class Body:
         self._chunked = bool(codings)
         self.ended = not self._chunked and not self._length
         """True when nothing of it is left to be read."""
+        self.begun = False
+        """True when it is being read."""
 
     def blocks(self) -> Iterator[bytes]:
         """Return it as it comes.
 
         Raises BadRequestError if it is not framed as the head says, ConnectionError if it ends early.
         """
+        self.begun = True
         if self._chunked:
             yield from self._chunks()
         elif self._length is None:

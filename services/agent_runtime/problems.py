@@ -19,7 +19,7 @@ class UnknownTenantError(Exception):
 class BusyError(Exception):
     """Too much of a tenant's at once, or in too short a time."""
 
-    again_after = 2
+    again_after = 5
     """Seconds, as whoever asked is told."""
 
 

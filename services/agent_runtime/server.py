@@ -1,6 +1,7 @@
 """The runtime's HTTP server: health, files, and the API for agents (`api.py`)."""
 
 import contextlib
+import itertools
 import json
 import sys
 from http import HTTPStatus
@@ -15,6 +16,8 @@ from services.agent_runtime.identity import NotReadyError
 from services.agent_runtime.tenants import Asked, Tenant, Tenants
 
 _FOLDERS = ("/v1/files/", "/v1/uploads/", "/v1/artifacts/")
+_LEFT = 2**16
+"""Bytes of a body that are read though the request is refused."""
 _RUNS = ("/v1/agent", "/v1/runs")
 """A POST there begins a run."""
 _METHODS_OF_FILES = ("GET", "PUT", "DELETE")
@@ -57,13 +60,15 @@ class _Handler(BaseHTTPRequestHandler):
     sys_version = ""
     # Of a connection on which nothing happens.
     timeout = 120
+    _body: Body | None = None
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
+        self._body = None
         try:
-            self._body = Body(self.headers, self.rfile)
-            self._answer(path)
-            if not self._body.ended:
+            self._body = body = Body(self.headers, self.rfile)
+            self._answer(path, body)
+            if not body.ended:
                 self.close_connection = True
         except (ConnectionError, TimeoutError):
             self.close_connection = True
@@ -80,7 +85,7 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing of single requests: the gateway counts them, and their paths are the tenant's."""
 
-    def _answer(self, path: str) -> None:
+    def _answer(self, path: str, body: Body) -> None:
         if (self.command, path) == ("GET", "/livez"):
             self._json({"status": "ok"})
             return
@@ -89,21 +94,21 @@ class _Handler(BaseHTTPRequestHandler):
             return
         begins_run = self.command == "POST" and path in _RUNS
         with self.server.tenants.of(Asked.read(self.headers, begins_run)) as tenant:
-            self._served(tenant, path)
+            self._served(tenant, path, body)
 
-    def _served(self, tenant: Tenant, path: str) -> None:
+    def _served(self, tenant: Tenant, path: str, body: Body) -> None:
         folder = next((each for each in _FOLDERS if path.startswith(each)), None)
         if (self.command, path) == ("GET", "/"):
             self._json(tenant.told())
         elif folder and self.command in _METHODS_OF_FILES:
-            self._file(tenant.files(folder), _name(path.removeprefix(folder)))
+            self._file(tenant.files(folder), _name(path.removeprefix(folder)), body)
         else:
             # Loaded only where it is needed: a machine that wakes has no time for it.
             from services.agent_runtime import api, asgi
 
-            asgi.answer(api.application, self, self._body.blocks(), {"tenant": tenant})
+            asgi.answer(api.application, self, body.blocks(), {"tenant": tenant})
 
-    def _file(self, files: Files, name: str) -> None:
+    def _file(self, files: Files, name: str, body: Body) -> None:
         if self.command == "GET":
             found = files.find(name)
             if isinstance(found, File):
@@ -111,7 +116,7 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 self._json({"files": found.names, "more": found.more})
         elif self.command == "PUT":
-            files.write(name, self._body.blocks())
+            files.write(name, body.blocks())
             self._json({"written": name}, HTTPStatus.CREATED)
         else:
             files.delete(name)
@@ -149,9 +154,18 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def _refuse(self, status: HTTPStatus, why: str) -> None:
-        # What is left of the body would be read as the next request.
-        self.close_connection = True
+        self._leave_body()
         self._json(problems.said(status, why), status, problems.MEDIA_TYPE, **problems.headers(status))
+
+    def _leave_body(self) -> None:
+        """Read a short body to its end: closed before, the connection would take the answer with it."""
+        body = self._body
+        if body and not body.begun:
+            with contextlib.suppress(BadRequestError, OSError):
+                sizes = itertools.accumulate(map(len, body.blocks()))
+                next((size for size in sizes if size > _LEFT), None)
+        # What is left of it would be read as the next request.
+        self.close_connection = not (body and body.ended)
 
 
 def _name(path: str) -> str:

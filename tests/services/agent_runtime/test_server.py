@@ -464,6 +464,31 @@ def test_a_body_that_nobody_reads_is_no_request_in_anothers_name(shared: str) ->
     assert said.count(b"HTTP/1.1 ") == 1
 
 
+def test_a_request_that_is_refused_before_its_body_is_read_is_answered(shared: str) -> None:
+    """Closed with the body unread, the connection would take the answer with it."""
+    connection = http.client.HTTPConnection("127.0.0.1", urlsplit(shared).port, timeout=30)
+    for _ in range(3):
+        connection.request("POST", "/v1/agent", body=b"x" * 2**15, headers={"X-Tenant": "A"})
+        answer = connection.getresponse()
+        assert (answer.status, json.loads(answer.read())["status"]) == (421, 421)
+        assert answer.getheader("Connection") != "close"
+
+
+def test_the_shared_runtime_begins_so_many_runs_of_a_tenant_and_asks_vault_for_no_more(
+    with_tables: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tenants, "_RUNS_IN_A_ROW", 1)
+    monkeypatch.setattr(tenants, "_RUNS_A_MINUTE", 0)
+
+    assert _ask("POST", f"{with_tables}/v1/agent", body=b'{"prompt": "hello"}')[0] == 200
+    shown = len(_Vault.shown)
+    status, said = _ask("POST", f"{with_tables}/v1/agent", body=b'{"prompt": "hello"}')
+
+    assert (status, b"runs a minute" in said) == (429, True)
+    assert len(_Vault.shown) == shown
+    assert _ask("GET", f"{with_tables}/v1/runs")[0] == 200
+
+
 def test_a_path_is_text(shared: str) -> None:
     assert _ask("PUT", f"{shared}/v1/files/%FF", body=b"lost")[0] == 400
     assert _ask("PUT", f"{shared}/v1/files/{quote('ü')}", body=b"kept")[0] == 201
