@@ -120,7 +120,7 @@ class _Notes:
                 self._live.end(Ended("failed", error=str(error)))
             return
         except (OSError, psycopg.Error) as error:
-            self._live.end(Ended("failed", error=f"What happens in it cannot be noted: {error}"))
+            self._live.end(Ended("failed", error=_cannot_be_noted(error)))
             return
         self._reached = time.monotonic()
         self._events.clear()
@@ -146,7 +146,12 @@ class _Notes:
                 failure = error
                 # Without what is refused, the end itself may be taken.
                 self._events.clear()
+                ended = ended._replace(status="failed", error=_cannot_be_noted(error))
         sys.stderr.write(f"The end of run {self._number} is not noted: {failure}\n")
+
+
+def _cannot_be_noted(error: Exception) -> str:
+    return f"What happens in it cannot be noted: {error}"
 
 
 class Runs:
