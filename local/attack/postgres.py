@@ -238,7 +238,7 @@ _STATEMENTS = (
         "CREATE TRIGGER attack BEFORE UPDATE ON {victim}.agents "
         "FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()",
     ),
-    _on_tenant("drop a table", "DROP TABLE {victim}.execution_logs"),
+    _on_tenant("drop a table", "DROP TABLE {victim}.run_events"),
     _on_tenant("drop the schema", "DROP SCHEMA {victim} CASCADE"),
     _on_tenant("change the schema's mark", "COMMENT ON SCHEMA {victim} IS 'attack'"),
     # Rights and roles
