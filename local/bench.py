@@ -190,7 +190,7 @@ def _database(console: Console) -> list[Figure]:
 
 
 def _runtime(console: Console) -> list[Figure]:
-    """What one starter at its limits costs the others."""
+    """The cost to other starters of one at its limits."""
     found = bench_runtime.measure(console)
     console.print(f"the one at its limits: {found['answered']} answered, {found['refused']} refused")
     name = "p95 of nineteen starters' first word beside one at its limits / without it"

@@ -17,13 +17,12 @@ from contextlib import contextmanager
 from http import HTTPStatus
 from typing import TypedDict
 
-import urllib3
 import yaml
 from rich.console import Console
 
 from local import consoles, scratch, tokens
+from local.demo.visitor import connections
 from local.errors import LocalError
-from local.servers import certificates, load_balancer
 
 _STARTERS = [f"starter{number:02}" for number in range(1, 21)]
 _ROUNDS = 4
@@ -82,21 +81,8 @@ class _Client:
     def __init__(self, tenant: str) -> None:
         self.again_after = 0.0
         """Seconds, as whoever was refused last was told."""
-        name = f"{tenant}.{load_balancer.DOMAIN}"
-        self._pool = urllib3.HTTPSConnectionPool(
-            "127.0.0.1",
-            load_balancer.port(),
-            maxsize=_CLIENTS,
-            server_hostname=name,
-            assert_hostname=name,
-            ca_certs=str(certificates.CA_FILE),
-            retries=False,
-        )
-        self._headers = {
-            "Host": f"{name}:{load_balancer.port()}",
-            "Authorization": f"Bearer {tokens.mint(tenant, [tenant])}",
-            "Content-Type": "application/json",
-        }
+        self._pool = connections(tenant, tokens.mint(tenant, [tenant]), _CLIENTS)
+        self._headers = {**self._pool.headers, "Content-Type": "application/json"}
 
     def first_word(self) -> float | None:
         """Ask, and read all of the answer; seconds to its first word, None if it was refused."""

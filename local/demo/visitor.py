@@ -29,25 +29,34 @@ class Answer:
         return found[1].strip() if found else "(no title)"
 
 
+def connections(host: str, token: str = "", most: int = 1) -> urllib3.HTTPSConnectionPool:
+    """Return at most so many kept connections to `https://HOST.DOMAIN`; without a token, a stranger's.
+
+    The platform's authority is known, and each request has the headers `Host` and `Authorization`.
+    """
+    name = f"{host}.{load_balancer.DOMAIN}"
+    # By address: not every resolver knows that names below `localhost` are loopback.
+    return urllib3.HTTPSConnectionPool(
+        "127.0.0.1",
+        load_balancer.port(),
+        maxsize=most,
+        headers={
+            "Host": f"{name}:{load_balancer.port()}",
+            **({"Authorization": f"Bearer {token}"} if token else {}),
+        },
+        server_hostname=name,
+        assert_hostname=name,
+        ca_certs=str(certificates.CA_FILE),
+        retries=False,
+    )
+
+
 class Visitor:
-    """Knows the platform's authority and reaches `https://HOST.DOMAIN`."""
+    """Reaches `https://HOST.DOMAIN`."""
 
     def __init__(self, host: str, token: str = "") -> None:
         """Without a token, a stranger."""
-        name = f"{host}.{load_balancer.DOMAIN}"
-        # By address: not every resolver knows that names below `localhost` are loopback.
-        self._pool = urllib3.HTTPSConnectionPool(
-            "127.0.0.1",
-            load_balancer.port(),
-            server_hostname=name,
-            assert_hostname=name,
-            ca_certs=str(certificates.CA_FILE),
-            retries=False,
-        )
-        self._headers = {
-            "Host": f"{name}:{load_balancer.port()}",
-            **({"Authorization": f"Bearer {token}"} if token else {}),
-        }
+        self._pool = connections(host, token)
 
     def browse(self, path: str, seconds: float = 10) -> Answer | None:
         """Ask for a page as a browser does; None if nothing came in time."""
@@ -66,7 +75,9 @@ class Visitor:
     def _get(self, path: str, headers: Mapping[str, str], seconds: float) -> Answer | None:
         began = time.monotonic()
         try:
-            answer = self._pool.request("GET", path, headers={**self._headers, **headers}, timeout=seconds)
+            answer = self._pool.request(
+                "GET", path, headers={**self._pool.headers, **headers}, timeout=seconds
+            )
         except urllib3.exceptions.TimeoutError:
             return None
         return Answer(

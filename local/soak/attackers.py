@@ -85,7 +85,7 @@ class Attackers:
         self.guests: Sequence[Tenant] = ()
         """Further victims, while they are there."""
         self.entering: list[Window] = []
-        """When they logged in, and what they are after was planted: no harm was done meanwhile."""
+        """The times in which they logged in and the suite planted for them; no harm was done then."""
         self._seed, self._turn, self._console = seed, 0, console
         self._locks: dict[str, Lock] = {}
         self._planting = Lock()

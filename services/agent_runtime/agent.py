@@ -1,11 +1,11 @@
-"""What an agent is made of, and how it works: Strands, the tenant's model, and its tools."""
+"""Agents at work: Strands with the tenant's model and tools."""
 
 import asyncio
 import contextlib
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx2
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
@@ -26,12 +26,14 @@ from services.agent_runtime.files import Files
 from services.agent_runtime.identity import Identity, NotReadyError
 from services.agent_runtime.model import LiteralModel
 from services.agent_runtime.problems import NotFoundError
-from services.agent_runtime.storage import Storage
 from services.agent_runtime.tables.agents import Agent as Declared
 from services.agent_runtime.tables.agents import Agents, Conversation
 from services.agent_runtime.tables.memory import Memory
 from services.agent_runtime.tables.runs import Ended, Order, ToolUse
 from services.agent_runtime.tables.sessions import Transcript
+
+if TYPE_CHECKING:
+    from services.agent_runtime.storage import Storage
 
 MODEL = "model"
 """The secret that says which model is asked: `base_url`, `api_key`, `model`, `provider`."""
@@ -90,7 +92,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Worker:
-    """Whoever does the runs of one tenant's agents."""
+    """Makes the agents of one tenant ready for their runs."""
 
     known: Identity
     context: TenantContext
@@ -101,9 +103,10 @@ class Worker:
         MCP servers can keep it waiting for as long as they like. Raises NotReadyError, NotFoundError.
         """
         declared = Agents(self.context.database).get(name)
-        model, client = _model(self.context, self.known, declared.model)
+        secret = self.context.secrets.read(MODEL)
+        model, client = _model(secret, self.known, declared.model)
         # Summing a conversation up is done in an event loop of its own, with which no client can be shared.
-        for_summary, its_client = _model(self.context, self.known, declared.model)
+        for_summary, its_client = _model(secret, self.known, declared.model)
         files, database = self.context.workspace, self.context.database
         conversation = _shown(declared.conversation)
 
@@ -187,9 +190,8 @@ def _shorten(event: AfterToolCallEvent) -> None:
             block["text"] = f"{text[:_LONGEST_RESULT]}\n(cut off: {len(text)} characters in all)"
 
 
-def _model(context: TenantContext, known: Identity, chosen: str) -> tuple[Model, httpx2.AsyncClient | None]:
-    """The model, and what it is asked with, which the run closes."""
-    said = context.secrets.read(MODEL)
+def _model(said: dict[str, Any], known: Identity, chosen: str) -> tuple[Model, httpx2.AsyncClient | None]:
+    """The model that the secret names, and the client that it is asked with, which the run closes."""
     if not said:
         return LiteralModel(), None
     provider = said.get("provider", "openai")
@@ -286,7 +288,7 @@ def _memory_tools(memory: Memory) -> list[Any]:
     return [tool(remember), tool(recall), tool(forget)]
 
 
-def _storage_tools(storage: Callable[[], Storage]) -> list[Any]:
+def _storage_tools(storage: "Callable[[], Storage]") -> list[Any]:
     def list_uploads(path: str = "") -> str:
         """List what the owner has uploaded, in a folder of the uploads."""
         return _listed(storage().uploads, path)

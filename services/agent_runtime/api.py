@@ -14,7 +14,8 @@ from pydantic import Field
 from starlette.exceptions import HTTPException
 
 from services.agent_runtime import problems
-from services.agent_runtime.api_files import PATHS
+from services.agent_runtime.api_files import PATHS, PROBLEM
+from services.agent_runtime.files import LONGEST_ADDRESS
 from services.agent_runtime.tables.agents import Agent, Agents, Entry, Settings
 from services.agent_runtime.tables.memory import Memory, Remembered, Remembering
 from services.agent_runtime.tables.runs import Event, Order, Run
@@ -22,12 +23,9 @@ from services.agent_runtime.tables.sessions import Message, Opening, Session, Se
 from services.agent_runtime.tables.shapes import Key, Name, Number, Page, Shape
 from services.agent_runtime.tenants import Tenant
 
-_LONGEST = 7 * 24 * 3600
-"""Seconds for which an address is good: no longer is what S3 signs."""
-
 
 class Problem(Shape):
-    """Why a request was refused (RFC 9457)."""
+    """The refusal of a request, with its reason (RFC 9457)."""
 
     title: str
     status: int
@@ -40,7 +38,7 @@ class Wanted(Shape):
 
     folder: Literal["uploads", "artifacts"]
     name: Key
-    seconds: Annotated[int, Field(ge=1, le=_LONGEST)] = 3600
+    seconds: Annotated[int, Field(ge=1, le=LONGEST_ADDRESS)] = 3600
 
 
 class Address(Shape):
@@ -50,13 +48,7 @@ class Address(Shape):
     expires_at: datetime
 
 
-_TOLD: dict[int | str, dict[str, Any]] = {
-    status: {
-        "description": "The request was refused.",
-        "content": {problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
-    }
-    for status in (422, "default")
-}
+_TOLD: dict[int | str, dict[str, Any]] = dict.fromkeys((422, "default"), PROBLEM)
 _EVENTS: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "Numbered: `text`, `tool`, `output`, and at last `done`, `error` or `cancelled`.",
@@ -232,8 +224,7 @@ async def follow_run(tenant: TheTenant, id: Id, last: LastEvent = 0) -> Streamin
 @router.post("/runs/{id}/cancel", tags=["runs"])
 async def cancel_run(tenant: TheTenant, id: Id) -> Run:
     """Have a run end soon; one that has ended stays as it is."""
-    tenant.runs.cancel(id)
-    return tenant.runs.log.get(id)
+    return tenant.runs.cancel(id)
 
 
 @router.delete("/runs/{id}", tags=["runs"], status_code=HTTPStatus.NO_CONTENT)
@@ -298,7 +289,7 @@ async def _invalid(request: Request, error: Exception) -> Response:
 
 
 async def _unanswered(request: Request, error: Exception) -> Response:
-    """What the framework itself refuses."""
+    """Answer for a request that the framework itself refuses."""
     assert isinstance(error, HTTPException)  # noqa: S101 - what it is registered for
     if isinstance(error.__cause__, problems.TOLD):
         return await _told(request, error.__cause__)

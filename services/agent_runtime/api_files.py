@@ -2,10 +2,13 @@
 
 from typing import Any
 
-_PROBLEM = {
+from services.agent_runtime import problems
+
+PROBLEM = {
     "description": "The request was refused.",
-    "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    "content": {problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
 }
+"""The answer to a request that is refused, the same for all."""
 _BYTES = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 _FOLDER = {
     "type": "object",
@@ -43,24 +46,28 @@ def _paths(name: str, what: str) -> dict[str, Any]:
                 "summary": f"Read a file of {what}, or list a folder",
                 "operationId": f"read_{name}",
                 "responses": {
-                    "200": {"description": "The file's bytes, or what is in the folder.", "content": found}
-                }
-                | {"default": _PROBLEM},
+                    "200": {"description": "The file's bytes, or what is in the folder.", "content": found},
+                    "default": PROBLEM,
+                },
             },
             "put": {
                 **shared,
                 "summary": f"Write a file of {what}, as a whole or not at all",
                 "operationId": f"write_{name}",
                 "requestBody": {"required": True, "content": _BYTES},
-                "responses": {"201": {"description": "It is written.", "content": _named("written")}}
-                | {"default": _PROBLEM},
+                "responses": {
+                    "201": {"description": "It is written.", "content": _named("written")},
+                    "default": PROBLEM,
+                },
             },
             "delete": {
                 **shared,
                 "summary": f"Delete a file of {what}, or a folder with all in it",
                 "operationId": f"delete_{name}",
-                "responses": {"200": {"description": "It is deleted.", "content": _named("deleted")}}
-                | {"default": _PROBLEM},
+                "responses": {
+                    "200": {"description": "It is deleted.", "content": _named("deleted")},
+                    "default": PROBLEM,
+                },
             },
         }
     }

@@ -19,7 +19,7 @@ _LARGEST = 2**21
 
 
 class _GoneError(Exception):
-    """Whoever asked is gone."""
+    """The client of the request is gone."""
 
 
 def answer(

@@ -34,7 +34,7 @@ _ENDING = 1.0
 
 
 class Computer(NotASandboxLocalEnvironment):
-    """Where the commands of one run are started: in the workspace, with limits on each.
+    """The commands of one run: started in the workspace, with limits on each.
 
     Strands' own way to start them keeps all that they print, and gives them the runtime's input to read.
     """

@@ -15,6 +15,8 @@ BLOCK = 2**16
 """Bytes that are held at once of a file on its way."""
 LONGEST_NAME = 255
 """Bytes of one name in a path: more no file system takes, nor the object storage that stands on one."""
+LONGEST_ADDRESS = 24 * 60 * 60
+"""Seconds for which an address of a file is good."""
 _LARGEST_TEXT = 2**20
 """Bytes of a file that is read as a whole, for an agent."""
 

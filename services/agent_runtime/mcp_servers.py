@@ -17,11 +17,10 @@ from strands.tools.mcp.mcp_types import MCPToolResult
 from services.agent_runtime import public
 from services.agent_runtime.files import AbsentError, Files, RefusedPathError
 from services.agent_runtime.identity import NotReadyError
+from services.agent_runtime.tables.agents import MOST_SERVERS
 
 FILE = ".agent/mcp.json"
 """The file in which a workspace names them, in the format of other MCP clients: `{"mcpServers": {…}}`."""
-_MOST = 16
-"""Servers of one agent: each takes a thread."""
 _PATIENCE = timedelta(minutes=10)
 """The time that a server has for one call of a tool."""
 
@@ -53,8 +52,10 @@ def clients(files: Files, more: Mapping[str, Any], *, commands: bool) -> list[MC
     if not commands:
         _leave_results_unchecked()
     servers = {**_named_in(files), **more}
-    if len(servers) > _MOST:
-        raise NotReadyError(f"{FILE}: names {len(servers)} servers of at most {_MOST}, so none is used.")
+    if len(servers) > MOST_SERVERS:
+        raise NotReadyError(
+            f"{FILE}: names {len(servers)} servers of at most {MOST_SERVERS}, so none is used."
+        )
     return [_client(name, server, files, commands) for name, server in servers.items()]
 
 

@@ -19,7 +19,15 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.response import StreamingBody
 
 from services.agent_runtime import upload
-from services.agent_runtime.files import LONGEST_NAME, AbsentError, File, Files, Folder, RefusedPathError
+from services.agent_runtime.files import (
+    LONGEST_ADDRESS,
+    LONGEST_NAME,
+    AbsentError,
+    File,
+    Files,
+    Folder,
+    RefusedPathError,
+)
 from services.agent_runtime.identity import NotReadyError
 from services.agent_runtime.vault import Vault
 
@@ -29,8 +37,6 @@ if TYPE_CHECKING:
 SECRET = "object-storage"  # noqa: S105 — its name
 """The secret with the key to the tenant's prefix."""
 _FIELDS = ("endpoint", "region", "bucket", "prefix", "access_key", "secret_key")
-LONGEST_ADDRESS = 24 * 60 * 60
-"""Seconds for which an address is good at most."""
 _MOST_NAMES = 10_000
 """Names in a list: they are held in memory, which tenants may share."""
 _LONGEST_KEY = 1024

@@ -1,4 +1,4 @@
-"""What a request is refused for, and how that is said: in one format, RFC 9457's."""
+"""The errors for which a request is refused, and their one format (RFC 9457)."""
 
 import errno
 from http import HTTPStatus
@@ -28,7 +28,7 @@ class NotFoundError(Exception):
 
 
 class ConflictError(Exception):
-    """What is asked for cannot be done to something as it is now."""
+    """A request that something in its present state does not allow."""
 
 
 _STATUS: dict[type[Exception], HTTPStatus] = {
@@ -60,7 +60,7 @@ def of(error: Exception) -> tuple[HTTPStatus, str]:
 
 
 def headers(status: HTTPStatus) -> dict[str, str]:
-    """What is said besides the body."""
+    """The headers of a refusal, besides those of its body."""
     return {"Retry-After": str(BusyError.again_after)} if status == HTTPStatus.TOO_MANY_REQUESTS else {}
 
 

@@ -17,7 +17,7 @@ from services.agent_runtime.agent import told as words_for
 from services.agent_runtime.gateway import Gateway
 from services.agent_runtime.identity import NotReadyError
 from services.agent_runtime.problems import BusyError
-from services.agent_runtime.tables.runs import Ended, Event, Order, RunLog
+from services.agent_runtime.tables.runs import Ended, Event, Order, Run, RunLog
 
 _SEEN = 10.0
 """Seconds until a run that says nothing says that it is at work; after two minutes, it counts as cut off."""
@@ -59,7 +59,7 @@ class _Live:
         self.over = threading.Event()
         """Set when its end is noted."""
         self.verdict: Ended | None = None
-        """How it ends, if that is not up to the agent."""
+        """The end that the run gets, if it is not the agent's own; None: the agent's."""
         self._cancel: Callable[[], object] = lambda: None
         self._changed = threading.Condition()
         self._version = 0
@@ -95,7 +95,7 @@ class _Live:
 
 
 class _Notes:
-    """What is to be noted of a run at work."""
+    """The events of one run at work, and their way into the tables."""
 
     def __init__(self, log: RunLog, number: int, live: _Live) -> None:
         self._log, self._number, self._live = log, number, live
@@ -129,7 +129,7 @@ class _Notes:
         self._live.change()
 
     def write_end(self, ended: Ended) -> None:
-        """Note the end. What cannot be noted now counts as cut off in a minute."""
+        """Note the end. What cannot be noted now counts as cut off in two minutes."""
         if ended.status == "failed":
             self.add("error", ended.error)
         else:
@@ -230,11 +230,12 @@ class Runs:
                 yield None
                 told = time.monotonic()
 
-    def cancel(self, number: int) -> None:
-        """Have a run end, wherever it is at work. Raises NotFoundError."""
-        self.log.cancel(number)
+    def cancel(self, number: int) -> Run:
+        """Have a run end, wherever it is at work; return it as it is now. Raises NotFoundError."""
+        run = self.log.cancel(number)
         if live := self._live.get(number):
             live.end(_CANCELLED)
+        return run
 
     def close(self, seconds: float) -> None:
         """End all that are at work here, and wait so long for their ends to be noted."""

@@ -1,4 +1,4 @@
-"""Whom this runtime serves, and each one's agents."""
+"""The tenants that this runtime serves, and their agents."""
 
 import contextlib
 import dataclasses
@@ -205,7 +205,7 @@ class _Held:
     runs_left_at: float = dataclasses.field(default_factory=time.monotonic)
 
     def may_begin_run(self) -> bool:
-        """Whether it has not begun too many of late; counts one."""
+        """Count a run that is to begin; false if too many have begun of late."""
         now = time.monotonic()
         more = (now - self.runs_left_at) * _RUNS_A_MINUTE / 60
         self.runs_left, self.runs_left_at = min(_RUNS_IN_A_ROW, self.runs_left + more), now

@@ -185,7 +185,7 @@ class Vault:
         return self._call_with(self.log_in(), method, path, body)
 
     def _is_in(self, token: str) -> bool:
-        """Whether Vault still knows a login; the next call takes another if it does not."""
+        """True if Vault still knows a login; if not, the next call takes another."""
         with self._lock:
             if self._tokens[-1:] != [token]:
                 return False

@@ -1,4 +1,4 @@
-"""What agents keep in the tenant's tables: themselves, their memory, their conversations and their runs.
+"""The tenant's tables for agents: the agents themselves, their memory, conversations and runs.
 
 The tables are those of `infra/tenants/migrations`. Each method raises what `Database.connection` does,
 besides what it names.

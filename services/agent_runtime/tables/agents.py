@@ -21,11 +21,12 @@ TOOLS = (
     *("shell", "python_repl", "web_fetch"),
 )
 """The names of the tools that agents have besides those of MCP servers."""
-_MOST_SERVERS = 16
+MOST_SERVERS = 16
+"""MCP servers of one agent: each takes a thread."""
 
 
 class Conversation(Shape):
-    """How much of a conversation its model is shown."""
+    """The part of a conversation that the model is shown."""
 
     keep: Literal["window", "summary"] = Field(
         default="window",
@@ -52,7 +53,7 @@ class CommandServer(Shape):
 
 
 class Settings(Shape):
-    """What an agent is made of."""
+    """The settings of an agent."""
 
     model: Short = Field(
         default="", description="Asked in the place of the one that the secret `model` names."
@@ -61,7 +62,7 @@ class Settings(Shape):
     tools: Annotated[list[Literal[TOOLS]], Field(max_length=len(TOOLS))] | None = Field(  # type: ignore[valid-type]
         default=None, description="Null: all."
     )
-    mcp_servers: Annotated[dict[Name, RemoteServer | CommandServer], Field(max_length=_MOST_SERVERS)] = Field(
+    mcp_servers: Annotated[dict[Name, RemoteServer | CommandServer], Field(max_length=MOST_SERVERS)] = Field(
         default={}, description="Besides those that `.agent/mcp.json` in the workspace names for every agent."
     )
     conversation: Conversation = Conversation()

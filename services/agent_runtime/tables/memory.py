@@ -27,14 +27,14 @@ FROM agent_memory JOIN agents ON agents.id = agent_id WHERE name = %(agent)s
 
 
 class Remembering(Shape):
-    """What to remember."""
+    """A memory to keep."""
 
     value: Value
     days: Days | None = Field(default=None, description="After as many it is forgotten; null: never.")
 
 
 class Remembered(Shape):
-    """What is remembered under a key."""
+    """A memory, under its key."""
 
     key: str
     value: str | None

@@ -1,9 +1,7 @@
 """A tenant's runs and what happened in each: the tables `execution_logs` and `run_events`."""
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import psycopg
@@ -15,8 +13,6 @@ from services.agent_runtime.problems import ConflictError, NotFoundError
 from services.agent_runtime.tables import agents
 from services.agent_runtime.tables.sessions import absent
 from services.agent_runtime.tables.shapes import Name, Number, Page, Prompt, Shape, page, storable
-
-_AS_JSON: Callable[[Any], Json] = partial(Json, dumps=json.dumps)
 
 CUT_OFF = (
     "The run was cut off: the machine or pod that it was in was stopped or lost, or could not reach its "
@@ -57,7 +53,7 @@ class Order(Shape):
 
 
 class ToolUse(Shape):
-    """How an agent used a tool in a run."""
+    """The use of one tool in a run."""
 
     name: str
     calls: int
@@ -92,7 +88,7 @@ class Event(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """How a run ended."""
+    """The end of a run, and what the run used."""
 
     status: Status
     output: str | None = None
@@ -235,7 +231,7 @@ def _insert(connection: Connection, number: int, events: Sequence[Event]) -> Non
             # Written before, if the server took it and its answer was lost.
             "INSERT INTO run_events (run_id, number, event, data) VALUES (%s, %s, %s, %s) "
             "ON CONFLICT (run_id, number) DO UPDATE SET event = excluded.event, data = excluded.data",
-            [(number, each.number, each.event, _AS_JSON(each.data)) for each in events],
+            [(number, each.number, each.event, Json(each.data)) for each in events],
         )
 
 
@@ -250,7 +246,7 @@ def _agent_of(connection: Connection, session: int) -> str:
 
 
 def _end_cut_off(connection: Connection) -> None:
-    connection.execute(_END_CUT_OFF, {"why": CUT_OFF, "data": _AS_JSON(CUT_OFF)})
+    connection.execute(_END_CUT_OFF, {"why": CUT_OFF, "data": Json(CUT_OFF)})
 
 
 def _absent(number: int) -> NotFoundError:

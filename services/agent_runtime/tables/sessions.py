@@ -1,9 +1,7 @@
 """A tenant's conversations: the tables `sessions` and `session_messages`."""
 
 import json
-from collections.abc import Callable
 from datetime import datetime
-from functools import partial
 from typing import Any
 
 from psycopg.types.json import Json
@@ -16,8 +14,6 @@ from services.agent_runtime.identity import NotReadyError
 from services.agent_runtime.problems import ConflictError, NotFoundError
 from services.agent_runtime.tables import agents
 from services.agent_runtime.tables.shapes import Name, Page, Shape, page, storable
-
-_AS_JSON: Callable[[Any], Json] = partial(Json, dumps=json.dumps)
 
 _THERE = """
 SELECT sessions.id, agents.name AS agent, sessions.created_at, sessions.updated_at
@@ -164,7 +160,7 @@ class Transcript(SessionRepository):
         """Keep the state of the agent."""
         self._do(
             "UPDATE sessions SET state = %s, updated_at = now() WHERE id = %s",
-            _AS_JSON(session_agent.to_dict()),
+            Json(session_agent.to_dict()),
             self._number,
         )
 
@@ -176,7 +172,7 @@ class Transcript(SessionRepository):
             "INSERT INTO session_messages (session_id, number, message) VALUES (%s, %s, %s)",
             self._number,
             session_message.message_id,
-            _AS_JSON(session_message.to_dict()),
+            Json(session_message.to_dict()),
         )
 
     def read_message(
@@ -194,7 +190,7 @@ class Transcript(SessionRepository):
         """Keep another message in the place of one."""
         self._do(
             "UPDATE session_messages SET message = %s WHERE session_id = %s AND number = %s",
-            _AS_JSON(session_message.to_dict()),
+            Json(session_message.to_dict()),
             self._number,
             session_message.message_id,
         )

@@ -40,7 +40,7 @@ def server() -> ThreadingHTTPServer:
 
 
 def _heard(messages: list[dict[str, Any]]) -> tuple[list[str], str | None]:
-    """What the user said, and the result if a tool said something last."""
+    """Return the prompts, and a tool's result if that came last."""
     prompts: list[str] = []
     result = None
     for message in messages:

@@ -42,7 +42,7 @@ class Api:
             return error.code, _read(error.read())
 
     def told(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
-        """What a request that succeeds is answered."""
+        """Ask for something that must succeed; return the answer."""
         status, said = self.ask(method, path, body, **headers)
         assert status < 300, said
         return said
