@@ -48,7 +48,7 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
         "--discard", choices=_DISCARDABLE, action="append", default=[], help="what may be destroyed"
     )
     add(_suspend, "suspend", "stop all that runs of a tenant, and keep its data")
-    add(_resume, "resume", "serve a suspended tenant again, or take an offboarding back")
+    add(_resume, "resume", "serve a suspended tenant again, or take a move or an offboarding back")
     sub = add(_offboard, "offboard", "first step of a tenant's leaving: stop it, take the final backup")
     sub.add_argument("--backup", choices=("final", "waived"))
     sub.add_argument("--reason", help="who waived the backup, and why")
@@ -113,21 +113,20 @@ def _move(options: argparse.Namespace) -> None:
     notes: list[str] = []
     volume = entry.size.workspace_gib if old.machine or "workspace" in entry.keep else 0
     discarded = set(options.discard)
+    goes = bool(volume) and not new.machine and options.keep is None and "workspace" not in entry.keep
     if not discarded <= set(entry.discard):
         _let_go(roster, entry, discarded)
         return
-    if volume and not new.machine and options.keep is None and "workspace" not in discarded | set(entry.keep):
-        raise LocalError(
-            f"In tier {options.tier} there is no machine, so the {volume} GiB of {entry.id} would be lost; "
-            "nothing was changed. Say what becomes of it: --keep workspace parks the volume until the tenant "
-            "moves up again, --discard workspace has it deleted."
-        )
+    if goes and "workspace" not in discarded and entry.state != "moving":
+        _hand_over(roster, entry, options.tier)
+        return
     if entry.own_database and not new.own_database and "database" not in discarded:
         raise LocalError(
             f"Tier {options.tier} has no database of its own, so that of {entry.id} would be lost; nothing "
             "was changed. Have the data brought over to its schema, then add: --discard database"
         )
-    keep = ["workspace"] if volume and not new.machine and "workspace" not in discarded else []
+    parks = options.keep is not None or "workspace" in entry.keep
+    keep = ["workspace"] if volume and not new.machine and parks and "workspace" not in discarded else []
     if options.keep and not keep:
         raise LocalError(
             f"There is nothing to keep: {entry.id} "
@@ -159,6 +158,8 @@ def _move(options: argparse.Namespace) -> None:
 
     def edit(mapping: Entry) -> None:
         put(mapping, "tier", options.tier)
+        if entry.state == "moving":
+            put(mapping, "state", None)
         _put_sizes(mapping, sizes)
         put(mapping, "keep", keep or None)
         put(mapping, "discard", sorted(discarded) or None)
@@ -185,6 +186,17 @@ def _let_go(roster: RosterText, entry: TenantEntry, discarded: set[str]) -> None
     )
 
 
+def _hand_over(roster: RosterText, entry: TenantEntry, tier: str) -> None:
+    """The first step of a move to a tier without machines: the workspace goes before its volume does."""
+    roster.change(entry.id, lambda mapping: put(mapping, "state", "moving"))
+    _saved(
+        roster,
+        f"The first of two steps. {_REVIEW} In tier {tier} there is no machine: this update stops that of "
+        f"{entry.id} and brings its workspace to the prefix; then give the same command again. Nobody is "
+        "served meanwhile. Instead, --keep workspace parks the volume, --discard workspace has it deleted.",
+    )
+
+
 def _put_sizes(mapping: Entry, sizes: dict[str, int]) -> None:
     """Bring the entry's sizes to `sizes`, leaving those alone that stay."""
     if not sizes:
@@ -204,7 +216,7 @@ def _suspend(options: argparse.Namespace) -> None:
 
 
 def _resume(options: argparse.Namespace) -> None:
-    _change_state(options, None, from_=("suspended", "offboarding"))
+    _change_state(options, None, from_=("suspended", "moving", "offboarding"))
 
 
 def _change_state(options: argparse.Namespace, state: str | None, *, from_: tuple[str, ...]) -> None:
@@ -221,7 +233,7 @@ def _change_state(options: argparse.Namespace, state: str | None, *, from_: tupl
 
 def _offboard(options: argparse.Namespace) -> None:
     roster = RosterText(options.path)
-    entry = _in_state(roster, options.id, ("active", "suspended"))
+    entry = _in_state(roster, options.id, ("active", "suspended", "moving"))
     if options.backup is None or (options.backup == "waived" and not options.reason):
         raise LocalError(
             f"Nobody could say what becomes of the data of {entry.id}; nothing was changed. Add --backup "

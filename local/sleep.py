@@ -17,7 +17,7 @@ _STATES = {
     **dict.fromkeys(("Starting", "Provisioning", "WaitingForVolumeBinding"), "waking"),
     **dict.fromkeys(("Stopping", "Terminating"), "falling asleep"),
 }
-_BY_ROSTER = {"suspended": "suspended in the roster", "offboarding": "leaves"}
+_BY_ROSTER = {"suspended": "suspended in the roster", "moving": "moves", "offboarding": "leaves"}
 _SECONDS = 3.0
 
 

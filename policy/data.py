@@ -49,7 +49,8 @@ _OF_A_TENANT: Mapping[str, str] = {
     severity=Severity.HIGH,
     on=resources(*_OF_ALL, *_OF_A_TENANT, NAMESPACE),
     reason="one mistaken line in a pull request would delete what nobody can make again",
-    remedy="declare it with `protect=True`; a tenant's is let go by `state: offboarding` or `discard`",
+    remedy="declare it with `protect=True`; a tenant's is let go by `state: offboarding` or `discard`, its "
+    "volume by `state: moving`, too",
     source="https://www.pulumi.com/docs/iac/concepts/resources/options/protect/",
 )
 def protected(resource: Resource, stack: Stack) -> Iterator[str]:
@@ -58,7 +59,8 @@ def protected(resource: Resource, stack: Stack) -> Iterator[str]:
         return
     said = registration(resource, stack) if resource.tenant else {}
     kind = "workspace" if resource.type == NAMESPACE else _OF_A_TENANT.get(resource.type, "")
-    if said.get("state") != "offboarding" and kind not in (said.get("discard") or ()):
+    leaves = said.get("state") == "offboarding" or (said.get("state") == "moving" and kind == "workspace")
+    if not leaves and kind not in (said.get("discard") or ()):
         yield "it holds data and is not protected"
 
 

@@ -39,7 +39,7 @@ class Affected:
     id: str
     owner: str
     fate: str
-    """added, removed, moved, offboarding, suspended or changed."""
+    """added, removed, moved, offboarding, suspended, moving or changed."""
 
 
 def approvals(

@@ -37,6 +37,7 @@ _FATES = {
     "moved": "moved",
     "offboarding": "**offboarding**",
     "suspended": "suspended",
+    "moving": "about to move",
     "changed": "changed",
 }
 

@@ -36,7 +36,7 @@ class TenantReview:
     id: str
     name: str
     fate: str
-    """added, removed, moved, offboarding, suspended or changed."""
+    """added, removed, moved, offboarding, suspended, moving or changed."""
     detail: str
     counts: Mapping[str, int]
     changes: tuple[Change, ...]

@@ -1,4 +1,4 @@
-"""What the program may see and do on the cluster when it saves and removes a tenant, and no more.
+"""What the program may see and do on the cluster when it saves, moves and removes a tenant, and no more.
 
 It enters as a member of a group of its own, with a kubeconfig that it draws for an hour
 (`infra/tenants/clients.py`).
@@ -14,7 +14,7 @@ _NAME = "registrar"
 
 
 def registrar_rights(prefix: str, opts: pulumi.ResourceOptions) -> None:
-    """Declare that the group finds whatever is left of a tenant anywhere, and has volumes backed up."""
+    """Declare that the group finds whatever is left of a tenant anywhere, and has volumes saved or moved."""
     group = k8s.rbac.v1.SubjectArgs(api_group="rbac.authorization.k8s.io", kind="Group", name=GROUP)
     look = ["get", "list"]
     rules = [
@@ -24,6 +24,8 @@ def registrar_rights(prefix: str, opts: pulumi.ResourceOptions) -> None:
             look,
         ),
         (["kubevirt.io"], ["virtualmachines", "virtualmachineinstances"], look),
+        # For the handover of a workspace, which runs the machine of a tenant that moves.
+        (["subresources.kubevirt.io"], ["virtualmachines/start", "virtualmachines/stop"], ["update"]),
         (["longhorn.io"], ["volumes"], look),
         (["longhorn.io"], ["snapshots", "backups"], [*look, "create"]),
     ]

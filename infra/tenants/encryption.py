@@ -11,7 +11,7 @@ import pulumi
 import pulumi_kubernetes as k8s
 
 from infra.platform.password import Password
-from infra.tenants.lifecycle import protected
+from infra.tenants.lifecycle import protected, workspace_may_go
 from infra.tenants.namespace import labels
 from infra.tenants.roster import TenantEntry
 
@@ -50,7 +50,7 @@ def declare_key(tenant: TenantEntry, opts: pulumi.ResourceOptions) -> Key:
         # As the claim: it goes with its namespace, or alone when the roster says that it may.
         opts=protected(
             pulumi.ResourceOptions.merge(
-                opts, pulumi.ResourceOptions(retain_on_delete="workspace" not in tenant.discard)
+                opts, pulumi.ResourceOptions(retain_on_delete=not workspace_may_go(tenant))
             ),
             tenant,
             "workspace",

@@ -46,6 +46,8 @@ def _identity(
             "tenant": tenant.id,
             "tier": tenant.tier,
             "commands": tenant.parts.commands,
+            # To put its workspace into the prefix, and to do nothing else.
+            "leaving": tenant.state == "moving",
             "vault": {
                 "address": service.address,
                 "authority": f"{FOLDER}/{AUTHORITY}" if vault else None,
@@ -62,5 +64,6 @@ def _identity(
             if tenant.parts.machine
             else None,
             "database": database,
+            "objectStorage": platform.object_storage.endpoint,
         }
     )

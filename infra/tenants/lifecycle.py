@@ -12,8 +12,12 @@ from infra.tenants.roster import TenantEntry
 
 
 def is_kept(tenant: TenantEntry, what: Literal["workspace", "database"] | None = None) -> bool:
-    """Whether the tenant stays, and the roster lets none of its changes destroy `what`."""
-    return tenant.state != "offboarding" and what not in tenant.discard
+    """Whether the tenant stays, and the roster lets none of its changes destroy `what`.
+
+    The workspace of one that is moving is in its prefix, too.
+    """
+    leaves = tenant.state == "offboarding" or (tenant.state == "moving" and what == "workspace")
+    return not leaves and what not in tenant.discard
 
 
 def protected(
@@ -21,3 +25,8 @@ def protected(
 ) -> pulumi.ResourceOptions:
     """`opts` of a resource that holds data."""
     return pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(protect=is_kept(tenant, what)))
+
+
+def workspace_may_go(tenant: TenantEntry) -> bool:
+    """Whether the volume and its key may be deleted while the tenant stays: it said so, or has both moved."""
+    return tenant.state == "moving" or "workspace" in tenant.discard

@@ -2,7 +2,8 @@
 
 Whether an active tenant's runs is not declared here: with `RerunOnFailure`, KubeVirt's `start` and `stop`
 change its status and not its specification, so an update neither wakes a sleeping tenant nor stops a running
-one. Anybody else's is off, and nothing but the roster starts it.
+one. That of a tenant that is moving runs for its handover alone. Anybody else's is off, and nothing but the
+roster starts it.
 """
 
 import json
@@ -25,6 +26,7 @@ from infra.tenants.workspace import claim_name
 
 _DEVICE = "/dev/disk/by-id/virtio-workspace"
 _VIRTIO = {"disk": {"bus": "virtio"}}
+_RUN_STRATEGIES = {"active": "RerunOnFailure", "moving": "Manual"}
 _IDLE_SECONDS = "agent-platform/idle-seconds"
 """The idle suspender goes by it. On the machine, not in its template: another limit restarts nothing."""
 
@@ -66,7 +68,7 @@ def declare_machine(
         kind="VirtualMachine",
         metadata={**named(tenant.dashed), "annotations": {_IDLE_SECONDS: str(tenant.idle_limit)}},
         spec={
-            "runStrategy": "RerunOnFailure" if tenant.state == "active" else "Halted",
+            "runStrategy": _RUN_STRATEGIES.get(tenant.state, "Halted"),
             "instancetype": {
                 "kind": "VirtualMachineInstancetype",
                 "name": size_name,

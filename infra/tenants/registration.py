@@ -5,6 +5,7 @@ refuses what would lose data while that is still a preview, and leaves the recei
 """
 
 import json
+import math
 import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
@@ -170,18 +171,59 @@ def _losses(olds: Mapping[str, Any], news: Mapping[str, Any]) -> Iterator[tuple[
             f"`sizes: {{workspaceGib: {had}}}` or more",
         )
     if gets == 0 < had and not _may_go("workspace", olds, news):
-        yield (
-            "workspaceGib",
-            f"{tenant}: tier {news['tier']} has no workspace, so all that is on its volume ({had} GiB) would "
-            "be lost; write `keep: [workspace]` and the size to park it, or, if it is to go, write `discard: "
-            "[workspace]` and run that update first, then change the tier",
-        )
+        yield from _stays_on_volume(olds, news)
+    if gets > had == 0:
+        yield from _too_large(news)
     if olds["ownDatabase"] != news["ownDatabase"] and not _may_go("database", olds, news):
         yield (
             "ownDatabase",
             f"{tenant}: it would get empty tables in another database, and those it has would be lost; put "
             "`ownDatabase` back, or, if they are to go, write `discard: [database]` and run that update "
             "first",
+        )
+
+
+def _stays_on_volume(olds: Mapping[str, Any], news: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What a move to a tier without volumes would leave behind, unless all is in the prefix."""
+    from infra.tenants.handover import not_handed_over
+
+    tenant, had = news["tenant"], int(olds["workspaceGib"])
+    if olds["state"] != "moving":
+        yield (
+            "workspaceGib",
+            f"{tenant}: tier {news['tier']} has no volume, so all that is on its volume ({had} GiB) would "
+            "be lost; first write `state: moving` in the tier it has and run that update, which brings its "
+            "files to the prefix; or write `keep: [workspace]` and the size to park the volume; or, if it is "
+            "to go, write `discard: [workspace]` and run that update, then change the tier",
+        )
+    elif reason := not_handed_over(tenant, news["storage"]):
+        yield (
+            "workspaceGib",
+            f"{tenant}: what is on its volume ({had} GiB) would be lost: {reason}; put the tier back, keep "
+            "`state: moving` and run that update until it succeeds, then change the tier",
+        )
+
+
+def _too_large(news: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What its first volume could not take of what lies in the prefix; silent where that cannot be asked."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    from infra.cluster.object_storage import s3_client
+    from infra.tenants.handover import held
+
+    storage, tenant, gib = news["storage"], news["tenant"], int(news["workspaceGib"])
+    try:
+        s3 = s3_client(storage["endpoint"], storage["region"])
+        _, size = held(s3, storage["artifacts"], f"tenant_{tenant}/workspace/")
+    except (RuntimeError, BotoCoreError, ClientError):
+        return
+    # A file system takes a part of its volume for itself.
+    needed = math.ceil(size / 2**30 * 1.05)
+    if needed > gib:
+        yield (
+            "workspaceGib",
+            f"{tenant}: its workspace holds {size} bytes in the prefix, which a volume of {gib} GiB does not "
+            f"take, so it could not be used there; write `sizes: {{workspaceGib: {needed}}}` or more",
         )
 
 

@@ -93,8 +93,8 @@ class TenantEntry(Section):
         max_length=254,
         description="the e-mail address of whoever answers for the tenant",
     )
-    state: Literal["active", "suspended", "offboarding"] = Field(
-        default="active", description="active, suspended or offboarding"
+    state: Literal["active", "suspended", "moving", "offboarding"] = Field(
+        default="active", description="active, suspended, moving or offboarding"
     )
     sizes: Sizes = Field(default=Sizes(), description="a mapping of cpu, memoryGib, workspaceGib")
     idle_seconds: int | None = Field(

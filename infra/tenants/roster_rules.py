@@ -133,6 +133,12 @@ def _not_in_tier(data: Mapping[str, Any], tier: Tier) -> _Found:
             f"tier {name} has a machine, which keeps its workspace anyway, so `keep` would do nothing; "
             "remove it",
         )
+    if data.get("state") == "moving" and not tier.machine:
+        yield (
+            ("state",),
+            f"tier {name} has no machine, so its workspace is in the prefix already and nothing has to be "
+            "brought there; write the other tier, without `state: moving`",
+        )
     if data.get("idleSeconds") is not None and not tier.machine:
         yield (
             ("idleSeconds",),

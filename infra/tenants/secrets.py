@@ -205,8 +205,9 @@ def declare_secrets(
         ),
         opts=held,
     )
-    # Nobody logs in for a tenant that is not active: so a suspended one is not served, whoever would run it.
-    if tenant.state != "active":
+    # Nobody logs in for a tenant that is suspended or leaves: so it is not served, whoever would run it. The
+    # machine of one that is moving does, to reach its prefix.
+    if tenant.state not in ("active", "moving"):
         return [logins, rate, policy]
     let_in = _by_assertion if tenant.parts.shared_runtime else _by_account
     return [

@@ -8,6 +8,7 @@ from infra.platform.services import Services
 from infra.tenants.database import declare_schema
 from infra.tenants.dedicated import declare_agent
 from infra.tenants.final_backup import FinalBackup
+from infra.tenants.handover import Handover
 from infra.tenants.lifecycle import protected
 from infra.tenants.machine import declare_machine
 from infra.tenants.namespace import declare_namespace, labels
@@ -92,6 +93,13 @@ class Tenant(pulumi.ComponentResource):
         if entry.state == "active":
             # And it is told where to send requests once somebody is there who may be woken.
             declare_route(entry, platform, key, _after(on_cluster, before_agents + running))
+        if entry.state == "moving":
+            Handover(
+                f"{entry.id}-handover",
+                tenant=entry,
+                platform=platform,
+                opts=_after(own, before_agents + running),
+            )
         if entry.offboarding and entry.offboarding.backup == "final":
             FinalBackup(
                 f"{entry.id}-final-backup",

@@ -7,7 +7,7 @@ import pulumi_kubernetes as k8s
 
 from infra.platform.services import Services
 from infra.tenants.encryption import declare_key
-from infra.tenants.lifecycle import protected
+from infra.tenants.lifecycle import protected, workspace_may_go
 from infra.tenants.namespace import labels
 from infra.tenants.roster import TenantEntry
 
@@ -51,9 +51,7 @@ def declare_workspace(tenant: TenantEntry, platform: Services, opts: pulumi.Reso
         # (docs/decisions/0028).
         opts=pulumi.ResourceOptions.merge(
             protected(opts, tenant, "workspace"),
-            pulumi.ResourceOptions(
-                depends_on=[key.declared], retain_on_delete="workspace" not in tenant.discard
-            ),
+            pulumi.ResourceOptions(depends_on=[key.declared], retain_on_delete=not workspace_may_go(tenant)),
         ),
     )
     return Workspace(key=key.value, declared=volume)

@@ -6,12 +6,16 @@ import sys
 import threading
 import time
 import traceback
+from pathlib import Path
 
-from services.agent_runtime import use
-from services.agent_runtime.identity import NotReadyError
+from services.agent_runtime import identity, use
+from services.agent_runtime.credentials import Account
+from services.agent_runtime.files import FolderFiles
+from services.agent_runtime.identity import Identity, NotReadyError
 from services.agent_runtime.server import Server
 from services.agent_runtime.settings import Settings
 from services.agent_runtime.tenants import Tenant, Tenants
+from services.agent_runtime.vault import Vault
 
 _AGAIN_SECONDS = 5.0
 
@@ -19,6 +23,8 @@ _AGAIN_SECONDS = 5.0
 def main() -> None:
     """Serve at once: whoever asks for health is told what is missing."""
     settings = Settings.read(os.environ)
+    if settings.workspace and (known := _leaving(settings)):
+        _leave(known, settings.workspace, settings.account_token)
     tenants = Tenants(settings)
     server = Server((settings.address, settings.port), tenants)
     if settings.workspace:
@@ -29,6 +35,25 @@ def main() -> None:
     server.server_close()
     # An MCP server that does not let go of a thread would keep the process.
     os._exit(0)
+
+
+def _leaving(settings: Settings) -> Identity | None:
+    try:
+        known = identity.read(settings.identity)
+    except NotReadyError:
+        return None
+    return known if known.leaving else None
+
+
+def _leave(known: Identity, workspace: Path, account_token: Path) -> None:
+    """Hand the workspace over and wait to be switched off: whoever serves could still write to it."""
+    # Loaded only where it is needed, as machines do that are about to go.
+    from services.agent_runtime.handover import leave
+
+    leave(FolderFiles(workspace), Vault(known, Account(account_token, known.tenant)))
+    sys.stderr.write("The handover has ended.\n")
+    while True:
+        signal.pause()
 
 
 def _report(tenants: Tenants) -> None:

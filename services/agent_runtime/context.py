@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 from services.agent_runtime import identity
+from services.agent_runtime.arrival import Arrival
 from services.agent_runtime.credentials import Account
 from services.agent_runtime.files import Files, FolderFiles
 from services.agent_runtime.identity import Identity
@@ -53,20 +54,20 @@ class TenantContext:
     """
 
     secrets: Secrets
-    workspace: Files
-    """The machine's volume, or `workspace/` in the prefix of a tenant without one."""
 
     def __init__(self, known: Identity, vault: Vault, settings: Settings) -> None:
         """Reach all of it as `vault` lets in."""
         self.tenant = known.tenant
         self.tier = known.tier
         self.secrets = Secrets(vault)
-        self.workspace = _workspace(settings, vault)
+        self._files = _workspace(settings, vault)
         self._known = known
         self._vault = vault
         self._settings = settings
         self._lock = threading.Lock()
         self._database: Database | None = None
+        volume = self._files if isinstance(self._files, FolderFiles) else None
+        self._arrival = Arrival(volume, vault) if volume else None
 
     @classmethod
     def own(cls) -> Self:
@@ -74,6 +75,20 @@ class TenantContext:
         settings = Settings.read(os.environ)
         known = identity.read(settings.identity)
         return cls(known, Vault(known, Account(settings.account_token, known.tenant)), settings)
+
+    def ready(self) -> None:
+        """NotReadyError unless what is written to the workspace would last."""
+        self._files.ready()
+
+    @property
+    def workspace(self) -> Files:
+        """The machine's volume, or `workspace/` in the prefix of a tenant without one.
+
+        A volume is used once what lies in the prefix is there, too; NotReadyError until then.
+        """
+        if self._arrival:
+            self._arrival.require()
+        return self._files
 
     @property
     def database(self) -> "Database":

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from services.agent_runtime.identity import NotReadyError
 
@@ -17,6 +17,8 @@ LONGEST_NAME = 255
 """Bytes of one name in a path: more no file system takes, nor the object storage that stands on one."""
 LONGEST_ADDRESS = 24 * 60 * 60
 """Seconds for which an address of a file is good."""
+_NOTE = "user.agent-platform.workspace"
+"""The extended attribute of a volume's root that holds its note."""
 _LARGEST_TEXT = 2**20
 """Bytes of a file that is read as a whole, for an agent."""
 
@@ -123,6 +125,17 @@ class FolderFiles(Files):
         """Raise NotReadyError unless the folder is there."""
         if not self.folder.is_dir():
             raise NotReadyError(f"{self.folder}: there is no workspace, so nothing would be kept.")
+
+    def noted(self) -> str:
+        """Where the workspace is: `here`, `leaving` for the prefix, or empty if that was never noted."""
+        try:
+            return os.getxattr(self.folder, _NOTE).decode()
+        except OSError:
+            return ""
+
+    def note(self, where: Literal["here", "leaving"]) -> None:
+        """Note where the workspace is, for good."""
+        os.setxattr(self.folder, _NOTE, where.encode())
 
     def find(self, name: str) -> File | Folder:
         """Open a file, or list a folder."""

@@ -40,8 +40,12 @@ class Identity:
     """The path at which Vault is asked for a login to PostgreSQL, such as `database/creds/tenant-acme`."""
     database: str | None
     """The URL of the tenant's database, without a login; None in what an earlier release wrote."""
+    object_storage: str | None = None
+    """The endpoint as it is reached from here; None: as the secret with its key names it."""
     commands: bool = False
     """True if commands that the tenant names may run here, with the reach of this process."""
+    leaving: bool = False
+    """True if the machine is to hand its workspace over, and to serve nobody."""
     gateway: Server | None = None
     """Where work leases are taken; a tenant without a machine never sleeps, and takes none."""
 
@@ -53,7 +57,8 @@ def read(file: Path = FILE) -> Identity:
     """
     try:
         said = json.loads(file.read_bytes())
-        vault, gateway, database = said["vault"], said.get("gateway"), said.get("database")
+        vault, gateway = said["vault"], said.get("gateway")
+        database, storage = said.get("database"), said.get("objectStorage")
         return Identity(
             tenant=said["tenant"],
             tier=said["tier"],
@@ -63,7 +68,9 @@ def read(file: Path = FILE) -> Identity:
             secrets=vault["secrets"],
             logins=vault["databaseLogin"],
             database=database if isinstance(database, str) else None,
+            object_storage=storage if isinstance(storage, str) else None,
             commands=said.get("commands") is True,
+            leaving=said.get("leaving") is True,
             gateway=_server(gateway) if gateway else None,
         )
     except OSError as error:

@@ -70,7 +70,7 @@ class PrefixFiles(Files):
     def find(self, name: str) -> File | Folder:
         """Begin to get an object, or list what begins with a folder."""
         with contextlib.ExitStack() as stack:
-            place = stack.enter_context(self._place())
+            place = stack.enter_context(self.place())
             path = place.path(name)
             if found := path and place.get(path):
                 return File(found["ContentLength"], _Content(found["Body"], stack.pop_all()))
@@ -82,14 +82,14 @@ class PrefixFiles(Files):
 
     def write(self, name: str, blocks: Iterable[bytes]) -> None:
         """Put it as an object."""
-        with self._place() as place:
+        with self.place() as place:
             path = place.path(name)
             place.check_free(path)
             upload.put(place.client, place.bucket, place.root, place.root + path, blocks)
 
     def delete(self, name: str) -> None:
         """Delete an object, or all in a folder one by one: the key may not delete many at once."""
-        with self._place() as place:
+        with self.place() as place:
             path = place.path(name)
             if not path:
                 raise RefusedPathError("The workspace itself stays.")
@@ -107,16 +107,23 @@ class PrefixFiles(Files):
         """
         if not 0 < seconds <= LONGEST_ADDRESS:
             raise RefusedPathError(f"An address is good for 1 to {LONGEST_ADDRESS} seconds, not {seconds}.")
-        with self._place() as place:
+        said = self._secret()
+        with self._reached(said) as place:
             path = place.path(name)
             if not path or not place.is_file(path):
                 raise AbsentError(name)
             wanted = {"Bucket": place.bucket, "Key": place.root + path}
-            return place.client.generate_presigned_url("get_object", Params=wanted, ExpiresIn=seconds)
+        # From where they are, others may reach it under another name than this machine.
+        with contextlib.closing(_client(said)) as client:
+            return client.generate_presigned_url("get_object", Params=wanted, ExpiresIn=seconds)
 
     @contextlib.contextmanager
-    def _place(self) -> Iterator["_Place"]:
+    def place(self) -> Iterator["Place"]:
         """Reach the tenant's folder, with a client that is closed afterwards."""
+        with self._reached(self._secret()) as place:
+            yield place
+
+    def _secret(self) -> dict[str, Any]:
         said = self._vault.needed(SECRET)
         missing = [field for field in _FIELDS if not said.get(field)]
         if missing:
@@ -124,22 +131,39 @@ class PrefixFiles(Files):
                 f"The secret {SECRET} lacks {', '.join(missing)}, so the workspace cannot be reached; the "
                 "platform writes it, and writes it again at the next update."
             )
-        client = _client(said)
+        return said
+
+    @contextlib.contextmanager
+    def _reached(self, said: dict[str, Any]) -> Iterator["Place"]:
+        client = _client({**said, "endpoint": self._vault.object_storage or said["endpoint"]})
         try:
             with _told():
-                yield _Place(client, said["bucket"], said["prefix"] + self._below)
+                yield Place(client, said["bucket"], said["prefix"], said["prefix"] + self._below)
         finally:
             client.close()
 
 
 @dataclass(frozen=True)
-class _Place:
+class Held:
+    """An object in a folder."""
+
+    path: str
+    """Its key below the folder; one that ends in a slash only shows that there is a folder."""
+    size: int
+    modified: float
+    """The time at which it was written, in whole seconds since 1970."""
+
+
+@dataclass(frozen=True)
+class Place:
     """A tenant's folder in object storage."""
 
     client: "S3Client"
     bucket: str
+    prefix: str
+    """The beginning of all keys of the tenant's."""
     root: str
-    """The beginning of all keys in it."""
+    """The beginning of all keys in the folder."""
 
     def path(self, name: str) -> str:
         """Return a path without `.`, `..` and empty parts; RefusedPathError if it makes no key that lasts."""
@@ -181,6 +205,14 @@ class _Place:
         """Tell whether anything is in a folder."""
         begin = f"{self.root}{path}/"
         return bool(self.client.list_objects_v2(Bucket=self.bucket, Prefix=begin, MaxKeys=1)["KeyCount"])
+
+    def objects(self) -> Iterator[Held]:
+        """Go through all that is in it."""
+        pages = self.client.get_paginator("list_objects_v2")
+        for page in pages.paginate(Bucket=self.bucket, Prefix=self.root):
+            for item in page.get("Contents", []):
+                if path := item["Key"].removeprefix(self.root):
+                    yield Held(path, item["Size"], item["LastModified"].timestamp())
 
     def keys_in(self, path: str) -> Iterator[str]:
         """Go through the keys of all that is in a folder, and in the folders in it."""

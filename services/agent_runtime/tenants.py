@@ -85,7 +85,7 @@ class Tenant:
     def ready(self) -> None:
         """NotReadyError unless the tenant's login and workspace are there."""
         self.vault.log_in()
-        self.context.workspace.ready()
+        self.context.ready()
 
     def told(self) -> dict[str, Any]:
         """Who this is."""

@@ -8,8 +8,9 @@ import sys
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import IO, TYPE_CHECKING
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
-_PART = 8 * 2**20
+PART = 8 * 2**20
 """Bytes sent at once; S3 takes 10,000 parts, each but the last of 5 MiB at least."""
 _AT_ONCE = 16
 """Objects written below one root at once: each takes a part's room on a disk that tenants may share."""
@@ -32,18 +33,25 @@ _writing: Counter[str] = Counter()
 _changed = threading.Condition()
 
 
-def put(client: "S3Client", bucket: str, root: str, key: str, blocks: Iterable[bytes]) -> None:
+def put(
+    client: "S3Client",
+    bucket: str,
+    root: str,
+    key: str,
+    blocks: Iterable[bytes],
+    metadata: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Write `blocks` as the object `key`, whose tenant's keys all begin with `root`.
 
     Whatever `blocks` or the client raises ends it, and what was there before stays.
     """
     coming = iter(blocks)
     with _room(root), tempfile.TemporaryFile() as part:
-        if _fill(part, coming) < _PART:
-            client.put_object(Bucket=bucket, Key=key, Body=part)
+        if _fill(part, coming) < PART:
+            client.put_object(Bucket=bucket, Key=key, Body=part, Metadata=dict(metadata))
             return
         _end_abandoned(client, bucket, root)
-        upload = client.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]
+        upload = client.create_multipart_upload(Bucket=bucket, Key=key, Metadata=dict(metadata))["UploadId"]
         try:
             _send(client, bucket, key, upload, part, coming)
         except BaseException:
@@ -68,7 +76,7 @@ def _fill(part: IO[bytes], coming: Iterator[bytes]) -> int:
     """Put the next blocks in the place of the last ones, until it is a part; its size."""
     part.seek(0)
     part.truncate()
-    while part.tell() < _PART and (block := next(coming, None)) is not None:
+    while part.tell() < PART and (block := next(coming, None)) is not None:
         part.write(block)
     size = part.tell()
     part.seek(0)

@@ -49,6 +49,11 @@ class Vault:
         self._until = 0.0
         self._left = False
 
+    @property
+    def object_storage(self) -> str | None:
+        """The endpoint of object storage as it is reached from here; None: as the secret names it."""
+        return self._identity.object_storage
+
     def log_in(self) -> str:
         """The token of a login that is valid for a while yet: it is renewed for as long as it can be."""
         with self._lock:

@@ -68,7 +68,7 @@ class _Keys(_Strict):
 class _Declared(_Strict):
     tenant: str = Field(pattern=r"^[a-z][a-z0-9]{2,30}$")
     tier: Name
-    state: Literal["active", "suspended", "offboarding"]
+    state: Literal["active", "suspended", "moving", "offboarding"]
     served_by: ServedBy
     namespace: Name
     idle_seconds: int | None = Field(default=None, gt=0)
@@ -83,7 +83,7 @@ class Route:
 
     tenant: str
     tier: str
-    state: Literal["active", "suspended", "offboarding"]
+    state: Literal["active", "suspended", "moving", "offboarding"]
     served_by: ServedBy
     namespace: str
     idle_seconds: int | None

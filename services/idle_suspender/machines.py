@@ -16,7 +16,8 @@ DEFAULT_IDLE_SECONDS = 900
 
 Object = dict[str, Any]
 
-_STRATEGIES = ("RerunOnFailure", "Manual")
+_STRATEGY = "RerunOnFailure"
+"""That of machines that sleep and wake; one with another runs for something else."""
 """With these, KubeVirt's `stop` and `start` leave what the program declared as it is."""
 _LIMIT_DIGITS = 9
 
@@ -72,8 +73,7 @@ def _running(machine: Object) -> Running | None:
     strategy = (machine.get("spec") or {}).get("runStrategy")
     reasons = {
         f"it is not in its tenant's namespace but in {namespace}": namespace != f"tenant-{tenant}",
-        f"its run strategy is {strategy}, not one of {' and '.join(_STRATEGIES)}": strategy
-        not in _STRATEGIES,
+        f"its run strategy is {strategy}, not {_STRATEGY}": strategy != _STRATEGY,
         "it migrates to another node": state == "Migrating",
         "it is paused": state == "Paused",
         "it is being deleted": metadata.get("deletionTimestamp") is not None,

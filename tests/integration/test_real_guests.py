@@ -12,8 +12,8 @@ from rich.console import Console
 import images
 from local.errors import LocalError
 from local.node_agent.qemu import EMULATOR, IMAGE
-from tests.integration.conftest import Platform
-from tests.integration.machines import call, wait_for
+from tests.integration.conftest import Platform, edited_roster
+from tests.integration.machines import call, state, wait_for
 from tests.integration.sleeping import ask, print_token, suspend
 
 pytestmark = pytest.mark.integration
@@ -65,4 +65,41 @@ def test_a_workspace_survives_suspend_and_wake(booting: Platform) -> None:
         if cycle:
             assert booting.changes() == {}
         suspend(booting, *TENANTS)
+    assert booting.changes() == {}
+
+
+def test_a_workspace_moves_with_its_tenant_to_a_tier_without_machines_and_back(booting: Platform) -> None:
+    token = print_token(booting, "acme")
+
+    def write(name: str, content: str) -> None:
+        path = f"/v1/files/{name}"
+        assert ask(booting, "acme", token, path, method="PUT", body=content.encode())[0] == HTTPStatus.CREATED
+
+    def read(*names: str) -> dict[str, str]:
+        return {name: ask(booting, "acme", token, f"/v1/files/{name}")[1].decode() for name in names}
+
+    with edited_roster(booting) as edit:
+
+        def entry(**fields: str) -> None:
+            edit(lambda tenants: tenants[0].update(fields))
+
+        write("notes/machine", "written in the machine")
+        entry(tier="professional")
+        assert "first write `state: moving`" in booting.run("preview").stderr
+        entry(state="moving")
+        booting.up()
+        assert state(booting, "acme") == "Stopped"
+        entry(tier="professional")
+        booting.up()
+        assert not [urn for urn in booting.state() if urn.endswith(("::acme-machine", "::acme-workspace"))]
+        write("notes/pod", "written in the pod")
+        there = read("cycle-0", "notes/machine", "notes/pod")
+        assert there == {
+            "cycle-0": "acme 0",
+            "notes/machine": "written in the machine",
+            "notes/pod": "written in the pod",
+        }
+        entry()
+        booting.up()
+        assert read(*there) == there
     assert booting.changes() == {}

@@ -1,5 +1,6 @@
 """What the engine is told to protect, and in which order it may delete, by a tenant's state."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,14 @@ VOLUME = {
 def names(own: dict[str, Registered]) -> set[str]:
     """Of what is protected."""
     return {name for name, found in own.items() if found.protect}
+
+
+def is_leaving(own: dict[str, Registered]) -> bool:
+    """Whether the machine is told to hand its workspace over."""
+    data = own["newton-cloud-init"].inputs["stringData"]
+    told = json.loads(data.get("value", data)["userdata"].partition("\n")[2])
+    leaving: bool = json.loads(told["write_files"][0]["content"])["leaving"]
+    return leaving
 
 
 @pytest.mark.parametrize("state", ["active", "suspended"])
@@ -59,6 +68,32 @@ def test_what_may_be_discarded_is_not_protected_and_really_goes(tmp_path: Path) 
         "newton-schema",
         "newton-tables",
     }
+
+
+def test_the_volume_of_a_moving_tenant_may_go_and_all_else_stays(tmp_path: Path) -> None:
+    own = declared(tmp_path, tier="enterprise", state="moving")
+
+    assert names(own) == ALWAYS
+    assert not own["newton-workspace"].retain_on_delete
+    assert not own["newton-workspace-encryption"].retain_on_delete
+
+
+def test_a_moving_tenants_machine_runs_for_its_handover_and_for_nobody_else(tmp_path: Path) -> None:
+    own = declared(tmp_path, tier="enterprise", state="moving")
+
+    assert own["newton-machine"].inputs["spec"]["runStrategy"] == "Manual"
+    assert is_leaving(own)
+    assert "newton-login" in own, "without a login it cannot reach the prefix"
+    assert "newton-route" in own["newton-machine"].depends_on, "or the gateway would start it"
+    assert {"newton-machine", "newton-route"} <= set(own["newton-handover"].depends_on)
+
+
+@pytest.mark.parametrize("state", ["active", "suspended"])
+def test_nobody_else_is_told_to_leave(tmp_path: Path, state: str) -> None:
+    own = declared(tmp_path, tier="enterprise", state=state)
+
+    assert "newton-handover" not in own
+    assert not is_leaving(own)
 
 
 def test_a_database_of_its_own_is_protected_as_the_schema_in_it(tmp_path: Path) -> None:

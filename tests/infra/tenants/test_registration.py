@@ -28,6 +28,7 @@ _numbers = itertools.count()
 BEFORE: Mapping[str, Any] = {
     "tenant": "acme",
     "tier": "enterprise",
+    "state": "active",
     "workspaceGib": 50.0,
     "ownDatabase": False,
     "discard": [],
@@ -65,13 +66,85 @@ def test_a_workspace_is_lost_only_where_an_earlier_update_said_so() -> None:
     said = {**BEFORE, "discard": ["workspace"]}
 
     (reason,) = refusals(BEFORE, **lost)
-    assert "tier starter has no workspace" in reason
+    assert "tier starter has no volume" in reason
+    assert "`state: moving`" in reason
     assert "`keep: [workspace]`" in reason
     # Said in the same breath, it protects nothing.
     assert refusals(BEFORE, **lost, discard=["workspace"]) == [reason]
     # Said once, and taken back.
     assert refusals(said, **lost, discard=[]) == [reason]
     assert refusals(said, **lost) == []
+
+
+@pytest.fixture
+def moving(s3_server: str) -> Mapping[str, Any]:
+    """A tenant whose machine has been told to hand its workspace over."""
+    where = {"endpoint": s3_server, "region": "ch-gva-2", "artifacts": f"moves-{next(_numbers)}"}
+    s3_client(s3_server, "ch-gva-2").create_bucket(Bucket=where["artifacts"])
+    return {**BEFORE, "state": "moving", "storage": where}
+
+
+def put(before: Mapping[str, Any], key: str, content: bytes) -> None:
+    where = before["storage"]
+    client = s3_client(where["endpoint"], where["region"])
+    client.put_object(Bucket=where["artifacts"], Key=key, Body=content)
+
+
+MOVED = {"tier": "professional", "state": "active", "workspaceGib": 0}
+
+
+def test_a_workspace_that_was_handed_over_may_leave_its_volume(moving: Mapping[str, Any]) -> None:
+    put(moving, "tenant_acme/handover.json", b'{"state": "done", "files": 0, "bytes": 0}')
+
+    assert refusals(moving, **MOVED) == []
+
+
+@pytest.mark.parametrize(
+    ("manifest", "told"),
+    [
+        (None, "its machine has not handed it over"),
+        (b'{"state": "at work"}', "its machine has not handed all of it over (at work)"),
+        (b'{"state": "refused"}', "(refused)"),
+        (b"\xff not JSON", "its machine has not handed it over"),
+        (b"[1]", "its machine has not handed it over"),
+    ],
+)
+def test_a_workspace_that_was_not_handed_over_as_a_whole_stays(
+    manifest: bytes | None, told: str, moving: Mapping[str, Any]
+) -> None:
+    if manifest is not None:
+        put(moving, "tenant_acme/handover.json", manifest)
+
+    (reason,) = refusals(moving, **MOVED)
+    assert told in reason
+    assert "keep `state: moving` and run that update until it succeeds" in reason
+
+
+def test_a_workspace_that_was_used_again_after_its_handover_stays(moving: Mapping[str, Any]) -> None:
+    put(moving, "tenant_acme/handover.json", b'{"state": "done", "files": 0, "bytes": 0}')
+
+    (reason,) = refusals({**moving, "state": "active"}, **MOVED)
+    assert "would be lost; first write `state: moving`" in reason
+
+
+def test_a_workspace_stays_where_nobody_can_ask_whether_it_was_handed_over(moving: Mapping[str, Any]) -> None:
+    nowhere = {**moving["storage"], "endpoint": "http://127.0.0.1:9"}
+
+    (reason,) = refusals({**moving, "storage": nowhere}, **MOVED, storage=nowhere)
+    assert "object storage cannot be asked" in reason
+
+
+def test_a_first_volume_that_cannot_take_the_prefix_is_refused_with_the_size_it_needs(
+    moving: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {**moving, "tier": "professional", "state": "active", "workspaceGib": 0}
+    put(moving, "tenant_acme/workspace/a", bytes(1000))
+    assert refusals(before, tier="enterprise", workspaceGib=50) == []
+
+    monkeypatch.setattr("infra.tenants.handover.held", lambda *_: (1, 60 * 2**30))
+    (reason,) = refusals(before, tier="enterprise", workspaceGib=50)
+    assert "which a volume of 50 GiB does not take" in reason
+    assert "`sizes: {workspaceGib: 63}` or more" in reason
 
 
 @pytest.mark.parametrize("own", [True, False])

@@ -282,6 +282,7 @@ def test_the_guest_is_told_who_it_is_and_no_credential(acme: dict[str, Registere
     assert document["hostname"] == "tenant-acme"
     assert identity["vault"]["authentication"] == {"path": "auth/kubernetes", "role": "tenant-acme"}
     assert identity["commands"] is True
+    assert identity["objectStorage"] == "http://127.0.0.1:8333"
     assert "token" not in rest
     assert "password" not in rest
 

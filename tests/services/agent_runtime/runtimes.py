@@ -8,6 +8,7 @@ from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from services.agent_runtime.files import FolderFiles
 from services.agent_runtime.server import Server
 from services.agent_runtime.settings import Settings
 from services.agent_runtime.tenants import Tenants
@@ -71,6 +72,7 @@ def runtime(
         settings.identity.write_text(json.dumps(told))
     if kind == "machine":
         (folder / "workspace").mkdir(exist_ok=True)
+        FolderFiles(folder / "workspace").note("here")
         settings = dataclasses.replace(settings, workspace=folder / "workspace")
     return Server(("127.0.0.1", 0), Tenants(settings))
 

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from local.servers import object_storage
 from services.agent_runtime import prefix_files, upload
 from services.agent_runtime.files import AbsentError, File, Files, FolderFiles, RefusedPathError
 from services.agent_runtime.identity import NotReadyError
@@ -26,10 +27,11 @@ MIB = 2**20
 
 
 class Vault:
-    """Gives the key to object storage."""
+    """Gives the key to object storage, and the address under which it is reached from here."""
 
-    def __init__(self, said: dict[str, str]) -> None:
+    def __init__(self, said: dict[str, str], endpoint: str | None = None) -> None:
         self.said = said
+        self.object_storage = endpoint
 
     def needed(self, _: str) -> dict[str, str]:
         return self.said
@@ -37,6 +39,16 @@ class Vault:
 
 def in_prefix(said: dict[str, str], folder: Path = Path("/nowhere")) -> PrefixFiles:
     return PrefixFiles(Vault(said), folder)  # type: ignore[arg-type]
+
+
+def test_a_machine_reaches_object_storage_its_own_way_and_gives_away_the_way_of_all(storage: Storage) -> None:
+    said = {**storage.secret("acme"), "endpoint": "https://storage.example"}
+    files = PrefixFiles(Vault(said, object_storage.url()), Path("/nowhere"))  # type: ignore[arg-type]
+
+    files.write("a", [b"content"])
+
+    assert files.read("a") == b"content"
+    assert files.address("a", 60).startswith("https://storage.example/artifacts/tenant_acme/workspace/a?")
 
 
 @pytest.fixture
@@ -89,7 +101,7 @@ def test_a_pod_keeps_nothing_of_a_workspace(tmp_path: Path, vault: str) -> None:
     assert [path.name for path in tmp_path.rglob("*")] == ["token"]
 
 
-@pytest.mark.parametrize("size", [0, 1, upload._PART - 1, upload._PART, 2 * upload._PART + 1])
+@pytest.mark.parametrize("size", [0, 1, upload.PART - 1, upload.PART, 2 * upload.PART + 1])
 def test_a_file_of_any_size_comes_back_as_it_went(prefix: PrefixFiles, size: int) -> None:
     content = (bytes(range(251)) * (size // 251 + 1))[:size]
     prefix.write("a", [content[at : at + 65_536] for at in range(0, size, 65_536)])
@@ -160,10 +172,10 @@ def test_an_upload_that_nobody_ended_is_ended_by_the_next(
 ) -> None:
     for tenant in ("acme", "globex"):
         storage.owner.create_multipart_upload(Bucket=BUCKET, Key=f"tenant_{tenant}/workspace/left")
-    prefix.write("large", [bytes(upload._PART)])
+    prefix.write("large", [bytes(upload.PART)])
     assert len(storage.unfinished()) == 2, "one that may be under way was ended"
     monkeypatch.setattr(upload, "_ABANDONED", timedelta(0))
-    prefix.write("large", [bytes(upload._PART)])
+    prefix.write("large", [bytes(upload.PART)])
     assert storage.unfinished() == ["tenant_globex/workspace/left"]
     storage.owner.abort_multipart_upload(
         Bucket=BUCKET,

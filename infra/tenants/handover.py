@@ -1,0 +1,237 @@
+"""The handover of a workspace from its volume to the prefix, before a move to a tier without machines.
+
+`HandoverProvider` runs in Pulumi's host for dynamic resources; what is serialised of it is its name. It has
+the machine started with instructions to hand its workspace over, and waits for the manifest that says that
+all of it lies in the prefix (docs/decisions/0072). The machine copies: nobody else can read its volume.
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import pulumi
+from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider, UpdateResult
+
+from infra.tenants.differences import differences
+from infra.tenants.registration import access
+
+if TYPE_CHECKING:
+    from kubernetes.client import ApiClient
+
+    from infra.platform.services import Services
+    from infra.tenants.roster import TenantEntry
+
+MANIFEST = "handover.json"
+"""The object in the prefix that the machine writes (services/agent_runtime/handover.py)."""
+
+_STOP_SECONDS = 300.0
+"""A machine has two minutes to shut down."""
+_SILENT_SECONDS = 900.0
+"""The time without a word from the machine after which nothing more is expected of it."""
+_PAUSE = 2.0
+_OFF = ("", "Succeeded", "Failed")
+"""The phases of a machine that is off."""
+_SUBRESOURCES = "/apis/subresources.kubevirt.io/v1/namespaces/tenant-{0}/virtualmachines/tenant-{0}/"
+
+
+class HandoverProvider(ResourceProvider):
+    """Has a workspace handed over, once; what lies in the prefix outlives the resource."""
+
+    serialize_as_secret_always = False
+
+    def diff(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
+        """What is handed over stays so; the ways into the servers are only taken note of."""
+        return differences(olds, news, stable=())
+
+    def create(self, props: dict[str, Any]) -> CreateResult:
+        """Run the machine until its workspace is in the prefix; it is off before and after.
+
+        Raises:
+            RuntimeError: not all of it is there; the volume is as it was.
+        """
+        from infra.tenants import clients
+
+        try:
+            _hand_over(props)
+        except clients.failures() as error:
+            raise RuntimeError(
+                f"{props['tenant']}: its workspace is not in the prefix, so it cannot move yet; its volume "
+                f"is as it was: {error}"
+            ) from None
+        return CreateResult(props["tenant"], props)
+
+    def update(self, _id: str, _olds: dict[str, Any], news: dict[str, Any]) -> UpdateResult:
+        """Take note."""
+        return UpdateResult(news)
+
+    def delete(self, _id: str, _props: dict[str, Any]) -> None:
+        """Nothing: a machine that serves again takes its workspace back by itself."""
+
+
+class Handover(Resource, module="agent-platform", name="Handover"):
+    """That a tenant's workspace is in its prefix."""
+
+    def __init__(
+        self, resource_name: str, *, tenant: "TenantEntry", platform: "Services", opts: pulumi.ResourceOptions
+    ) -> None:
+        """Declare that the machine of `tenant` hands its workspace over; `opts` says what comes before."""
+        ways = access(platform)
+        super().__init__(
+            _PROVIDER,
+            resource_name,
+            {"tenant": tenant.id, "storage": ways["storage"], "kubernetes": ways["kubernetes"]},
+            opts,
+        )
+
+
+_PROVIDER = HandoverProvider()
+
+
+def not_handed_over(tenant: str, storage: Mapping[str, Any]) -> str | None:
+    """Why the workspace of a tenant is not in its prefix as a whole, None if it is."""
+    try:
+        said = _manifest(tenant, storage)
+    except RuntimeError as error:
+        return str(error)
+    if not said:
+        return "its machine has not handed it over"
+    if said.get("state") != "done":
+        return f"its machine has not handed all of it over ({said.get('state')})"
+    return None
+
+
+def _hand_over(props: Mapping[str, Any]) -> None:
+    from infra.cluster.object_storage import s3_client
+    from infra.tenants import clients
+
+    tenant, storage = props["tenant"], props["storage"]
+    cluster = clients.kubernetes(props["kubernetes"])
+    _switch(cluster, tenant, on=False)
+    s3 = s3_client(storage["endpoint"], storage["region"])
+    s3.delete_object(Bucket=storage["artifacts"], Key=_key(tenant))
+    _switch(cluster, tenant, on=True)
+    try:
+        said = _finished(tenant, storage)
+    finally:
+        _switch(cluster, tenant, on=False)
+    if said["state"] == "refused":
+        raise RuntimeError(_in_the_way(said))
+    files, size = held(s3, storage["artifacts"], f"tenant_{tenant}/workspace/")
+    if (files, size) != (said.get("files"), said.get("bytes")):
+        raise RuntimeError(
+            f"its machine has handed over {said.get('files')} files of {said.get('bytes')} bytes, and the "
+            f"prefix holds {files} of {size}; run the update again"
+        )
+
+
+def _finished(tenant: str, storage: Mapping[str, Any]) -> dict[str, Any]:
+    """Wait for the last manifest, as long as the machine goes on writing others."""
+    before, silent_since = None, time.monotonic()
+    while True:
+        said = _manifest(tenant, storage)
+        if said and said.get("state") in ("done", "refused"):
+            return said
+        if said != before:
+            before, silent_since = said, time.monotonic()
+        if time.monotonic() - silent_since > _SILENT_SECONDS:
+            heard = f"nothing after {before['files']} files" if before and "files" in before else "nothing"
+            raise RuntimeError(
+                f"its machine has said {heard} for {int(_SILENT_SECONDS)} s; look at its console "
+                f"(`virtctl console tenant-{tenant} -n tenant-{tenant}`) and run the update again"
+            )
+        time.sleep(_PAUSE)
+
+
+def _in_the_way(said: Mapping[str, Any]) -> str:
+    files = [str(file) for file in said.get("files") or ()]
+    more = int(said["count"]) - len(files) if isinstance(said.get("count"), int) else 0
+    told = "; ".join(files) + (f"; and {more} more" if more > 0 else "")
+    return (
+        f"object storage cannot hold these of its files: {told}. Write `state: active`, have the tenant pack "
+        "them into an archive (`tar`) or delete them, and move it then; or park the volume with "
+        "`keep: [workspace]`"
+    )
+
+
+def _manifest(tenant: str, storage: Mapping[str, Any]) -> dict[str, Any]:
+    """What the machine has said; empty if it has said nothing.
+
+    Raises:
+        RuntimeError: object storage cannot be asked.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    from infra.cluster.object_storage import error_code, s3_client
+
+    try:
+        client = s3_client(storage["endpoint"], storage["region"])
+        found = client.get_object(Bucket=storage["artifacts"], Key=_key(tenant))
+        said = json.loads(found["Body"].read())
+    except ClientError as error:
+        if error_code(error) == "NoSuchKey":
+            return {}
+        raise RuntimeError(f"object storage refuses to say what is in the prefix: {error}") from None
+    except BotoCoreError as error:
+        raise RuntimeError(f"object storage cannot be asked what is in the prefix: {error}") from None
+    except ValueError:
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def _key(tenant: str) -> str:
+    return f"tenant_{tenant}/{MANIFEST}"
+
+
+def held(s3: Any, bucket: str, prefix: str) -> tuple[int, int]:
+    """The number of files below a prefix, and their bytes; what only shows a folder is none."""
+    files = size = 0
+    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+        for item in (item for item in page.get("Contents", []) if not item["Key"].endswith("/")):
+            files, size = files + 1, size + item["Size"]
+    return files, size
+
+
+def _switch(cluster: "ApiClient", tenant: str, *, on: bool) -> None:
+    """Start the machine or stop it, and wait until that is done."""
+    action, deadline = "start" if on else "stop", time.monotonic() + _STOP_SECONDS
+    while ((phase := _phase(cluster, tenant)) in _OFF) == on:
+        refusal = _ask(cluster, _SUBRESOURCES.format(tenant) + action)
+        if time.monotonic() > deadline:
+            raise RuntimeError(
+                f"its machine does not {action} in {int(_STOP_SECONDS)} s: {refusal or f'it is {phase}'}"
+            )
+        time.sleep(_PAUSE)
+
+
+def _phase(cluster: "ApiClient", tenant: str) -> str:
+    """How KubeVirt calls what the machine does; empty while there is none that runs."""
+    from kubernetes.client import CustomObjectsApi
+    from kubernetes.client.exceptions import ApiException
+
+    objects: Any = CustomObjectsApi(cluster)
+    where = ("kubevirt.io", "v1", f"tenant-{tenant}", "virtualmachineinstances", f"tenant-{tenant}")
+    try:
+        return str(objects.get_namespaced_custom_object(*where).get("status", {}).get("phase", "Pending"))
+    except ApiException as error:
+        if error.status != 404:
+            raise
+        return ""
+
+
+def _ask(cluster: "ApiClient", path: str) -> str:
+    """Ask KubeVirt for something; why it refuses, which it does of what is under way already, too."""
+    request = cluster.param_serialize(
+        "PUT",
+        path,
+        header_params={"Content-Type": "application/json"},
+        body={},
+        auth_settings=["BearerToken"],
+    )
+    answer: Any = cluster.call_api(*request)
+    said = str(answer.read().decode(errors="replace"))
+    if answer.status in (404, 409):
+        return said
+    if answer.status >= 300:
+        raise RuntimeError(f"KubeVirt refuses {path} ({answer.status}): {said}")
+    return ""
