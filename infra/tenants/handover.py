@@ -8,6 +8,7 @@ all of it lies in the prefix (docs/decisions/0072). The machine copies: nobody e
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pulumi
@@ -29,6 +30,11 @@ _STOP_SECONDS = 300.0
 """A machine has two minutes to shut down."""
 _SILENT_SECONDS = 900.0
 """The time without a word from the machine after which nothing more is expected of it."""
+_LONGEST_SECONDS = 12 * 3600.0
+"""However often it says that it goes on: an update has to end."""
+_LARGEST_MANIFEST = 2**16
+_MOST_NAMED = 20
+_LONGEST_NAME = 200
 _PAUSE = 2.0
 _OFF = ("", "Succeeded", "Failed")
 """The phases of a machine that is off."""
@@ -91,14 +97,12 @@ _PROVIDER = HandoverProvider()
 def not_handed_over(tenant: str, storage: Mapping[str, Any]) -> str | None:
     """Why the workspace of a tenant is not in its prefix as a whole, None if it is."""
     try:
-        said = _manifest(tenant, storage)
+        said = _said(tenant, storage)
     except RuntimeError as error:
         return str(error)
-    if not said:
+    if said is None:
         return "its machine has not handed it over"
-    if said.get("state") != "done":
-        return f"its machine has not handed all of it over ({said.get('state')})"
-    return None
+    return None if said.state == "done" else f"its machine has not handed all of it over ({said.state})"
 
 
 def _hand_over(props: Mapping[str, Any]) -> None:
@@ -115,38 +119,52 @@ def _hand_over(props: Mapping[str, Any]) -> None:
         said = _finished(tenant, storage)
     finally:
         _switch(cluster, tenant, on=False)
-    if said["state"] == "refused":
+    if said.state == "refused":
         raise RuntimeError(_in_the_way(said))
     files, size = held(s3, storage["artifacts"], f"tenant_{tenant}/workspace/")
-    if (files, size) != (said.get("files"), said.get("bytes")):
+    if (files, size) != (said.files, said.bytes):
         raise RuntimeError(
-            f"its machine has handed over {said.get('files')} files of {said.get('bytes')} bytes, and the "
-            f"prefix holds {files} of {size}; run the update again"
+            f"its machine has handed over {said.files} files of {said.bytes} bytes, and the prefix holds "
+            f"{files} of {size}; run the update again"
         )
 
 
-def _finished(tenant: str, storage: Mapping[str, Any]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Manifest:
+    """What the machine has said; its tenant can write anything there."""
+
+    state: str
+    """`at work`, `done` or `refused`."""
+    files: int
+    """Handed over so far; with `refused`, those that cannot be."""
+    bytes: int
+    named: tuple[str, ...]
+    """Some of those that cannot be handed over, and why not."""
+
+
+def _finished(tenant: str, storage: Mapping[str, Any]) -> _Manifest:
     """Wait for the last manifest, as long as the machine goes on writing others."""
-    before, silent_since = None, time.monotonic()
+    began = silent_since = time.monotonic()
+    before: _Manifest | None = None
     while True:
-        said = _manifest(tenant, storage)
-        if said and said.get("state") in ("done", "refused"):
+        said = _said(tenant, storage)
+        if said and said.state in ("done", "refused"):
             return said
         if said != before:
             before, silent_since = said, time.monotonic()
-        if time.monotonic() - silent_since > _SILENT_SECONDS:
-            heard = f"nothing after {before['files']} files" if before and "files" in before else "nothing"
+        now = time.monotonic()
+        if now - silent_since > _SILENT_SECONDS or now - began > _LONGEST_SECONDS:
+            far = f"after {before.files} files of {before.bytes} bytes " if before else ""
             raise RuntimeError(
-                f"its machine has said {heard} for {int(_SILENT_SECONDS)} s; look at its console "
+                f"its machine has not ended {far}in {int(now - began)} s; look at its console "
                 f"(`virtctl console tenant-{tenant} -n tenant-{tenant}`) and run the update again"
             )
         time.sleep(_PAUSE)
 
 
-def _in_the_way(said: Mapping[str, Any]) -> str:
-    files = [str(file) for file in said.get("files") or ()]
-    more = int(said["count"]) - len(files) if isinstance(said.get("count"), int) else 0
-    told = "; ".join(files) + (f"; and {more} more" if more > 0 else "")
+def _in_the_way(said: _Manifest) -> str:
+    more = said.files - len(said.named)
+    told = "; ".join(said.named) + (f"; and {more} more" if more > 0 else "")
     return (
         f"object storage cannot hold these of its files: {told}. Write `state: active`, have the tenant pack "
         "them into an archive (`tar`) or delete them, and move it then; or park the volume with "
@@ -154,8 +172,8 @@ def _in_the_way(said: Mapping[str, Any]) -> str:
     )
 
 
-def _manifest(tenant: str, storage: Mapping[str, Any]) -> dict[str, Any]:
-    """What the machine has said; empty if it has said nothing.
+def _said(tenant: str, storage: Mapping[str, Any]) -> _Manifest | None:
+    """What the machine has said; None if that is nothing, or nothing that it would say.
 
     Raises:
         RuntimeError: object storage cannot be asked.
@@ -167,16 +185,28 @@ def _manifest(tenant: str, storage: Mapping[str, Any]) -> dict[str, Any]:
     try:
         client = s3_client(storage["endpoint"], storage["region"])
         found = client.get_object(Bucket=storage["artifacts"], Key=_key(tenant))
-        said = json.loads(found["Body"].read())
+        return _read(json.loads(found["Body"].read(_LARGEST_MANIFEST)))
     except ClientError as error:
         if error_code(error) == "NoSuchKey":
-            return {}
+            return None
         raise RuntimeError(f"object storage refuses to say what is in the prefix: {error}") from None
     except BotoCoreError as error:
         raise RuntimeError(f"object storage cannot be asked what is in the prefix: {error}") from None
-    except ValueError:
-        return {}
-    return said if isinstance(said, dict) else {}
+    except (ValueError, RecursionError):
+        return None
+
+
+def _read(said: Any) -> _Manifest | None:
+    if not isinstance(said, dict) or said.get("state") not in ("at work", "done", "refused"):
+        return None
+    files, size, named = said.get("files", 0), said.get("bytes", 0), said.get("named", [])
+    if type(files) is not int or type(size) is not int or not isinstance(named, list):
+        return None
+    return _Manifest(said["state"], files, size, tuple(_printable(name) for name in named[:_MOST_NAMED]))
+
+
+def _printable(name: Any) -> str:
+    return "".join(sign if sign.isprintable() else "?" for sign in str(name)[:_LONGEST_NAME])
 
 
 def _key(tenant: str) -> str:

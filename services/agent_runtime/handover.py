@@ -39,6 +39,7 @@ _TOLD_EVERY = 10.0
 """Seconds between two manifests of a handover at work."""
 _MOST_TOLD = 20
 """Files that a manifest names as being in the way."""
+_LONGEST_TOLD = 300
 _LARGEST = 10_000 * upload.PART
 """Bytes of one object."""
 _RESERVED = 64 * 2**20
@@ -78,7 +79,11 @@ def hand_over(volume: FolderFiles, vault: Vault) -> None:
         found = list(_walk(volume.folder))
         obstacles = [f"{name!a}: {why}" for name, entry in found for why in _obstacles(place, name, entry)]
         if obstacles:
-            tell("refused", count=len(obstacles), files=obstacles[:_MOST_TOLD])
+            tell(
+                "refused",
+                files=len(obstacles),
+                named=[each[:_LONGEST_TOLD] for each in obstacles[:_MOST_TOLD]],
+            )
             return
         volume.note("leaving")
         there = {held.path: held for held in place.objects()}

@@ -77,7 +77,7 @@ def test_what_an_earlier_machine_said_does_not_count(
     )
     monkeypatch.setattr(handover, "_SILENT_SECONDS", 0.0)
 
-    with pytest.raises(RuntimeError, match="its machine has said nothing for 0 s"):
+    with pytest.raises(RuntimeError, match="its machine has not ended in 0 s"):
         hand_over(props, monkeypatch)
 
 
@@ -91,7 +91,7 @@ def test_a_machine_that_hands_over_less_than_it_says_is_found_out(
 def test_what_is_in_the_way_is_named_with_what_to_do(
     props: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    refused = {"state": "refused", "count": 7, "files": ["'venv/bin/python': is a symbolic link"]}
+    refused = {"state": "refused", "files": 7, "named": ["'venv/bin/python': is a symbolic link"]}
 
     with pytest.raises(RuntimeError) as raised:
         hand_over(props, monkeypatch, refused)
@@ -103,7 +103,9 @@ def test_what_is_in_the_way_is_named_with_what_to_do(
     assert "have the tenant pack them into an archive" in told
 
 
-@pytest.mark.parametrize("odd", [[], 5, {"state": 7}, {"state": "refused", "count": "x", "files": None}])
+@pytest.mark.parametrize(
+    "odd", [[], 5, {"state": 7}, {"state": ["done"]}, {"state": "done", "files": True, "bytes": None}]
+)
 def test_a_manifest_that_the_tenant_made_up_is_no_traceback(
     odd: Any, props: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,3 +113,26 @@ def test_a_manifest_that_the_tenant_made_up_is_no_traceback(
 
     with pytest.raises(RuntimeError, match=r"^acme: its workspace is not in the prefix"):
         hand_over(props, monkeypatch, odd)
+
+
+def test_a_machine_that_goes_on_for_ever_does_not_keep_the_update(
+    props: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handover, "_LONGEST_SECONDS", 0.2)
+    at_work = [{"state": "at work", "files": number, "bytes": number} for number in range(10_000)]
+
+    with pytest.raises(RuntimeError, match=r"has not ended after \d+ files of \d+ bytes in 0 s"):
+        hand_over(props, monkeypatch, *at_work)
+
+
+def test_what_a_tenant_calls_its_files_is_shown_as_it_is_and_not_for_ever(
+    props: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["\x1b[2Jgone\nerror: all is well", "x" * 10_000, *map(str, range(1000))]
+
+    with pytest.raises(RuntimeError) as raised:
+        hand_over(props, monkeypatch, {"state": "refused", "files": 2000, "named": names})
+    told = str(raised.value)
+    assert "?[2Jgone?error: all is well" in told
+    assert "and 1980 more" in told
+    assert len(told) < 2000

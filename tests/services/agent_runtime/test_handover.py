@@ -135,7 +135,7 @@ def test_whatever_a_volume_holds_comes_back_or_is_named_as_being_in_the_way(
         take_in(other, vault)
         assert contents(other) == contents(volume)
     else:
-        assert said["count"] >= 1 and said["files"]
+        assert said["files"] >= 1 and said["named"]
         assert storage.keys() == [""]
 
 
@@ -151,14 +151,14 @@ def test_what_a_prefix_cannot_hold_is_named_and_nothing_is_handed_over(
     hand_over(volume, vault)
 
     said = manifest(storage)
-    assert (said["state"], said["count"]) == ("refused", 4)
-    assert [line.split(":")[0] for line in sorted(said["files"])] == [
+    assert (said["state"], said["files"]) == ("refused", 4)
+    assert [line.split(":")[0] for line in sorted(said["named"])] == [
         "'back\\\\slash'",
         "'link'",
         "'new\\nline'",
         "'pipe'",
     ]
-    assert "'link': is a symbolic link" in said["files"]
+    assert "'link': is a symbolic link" in said["named"]
     assert storage.keys() == [""]
     assert volume.noted() == "here"
 
