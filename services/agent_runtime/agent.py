@@ -26,6 +26,7 @@ from services.agent_runtime.files import Files
 from services.agent_runtime.identity import Identity, NotReadyError
 from services.agent_runtime.model import LiteralModel
 from services.agent_runtime.problems import NotFoundError
+from services.agent_runtime.public import Allowance
 from services.agent_runtime.tables.agents import Agent as Declared
 from services.agent_runtime.tables.agents import Agents, Conversation
 from services.agent_runtime.tables.memory import Memory
@@ -41,6 +42,8 @@ MODEL = "model"
 _SYSTEM = "You work for the owner of this machine. Its workspace is where files last."
 _LONGEST_ANSWER = 8192
 """Tokens of one answer, where the model's API wants to be told."""
+_MOST_RECEIVED = 32 * 2**20
+"""Bytes that a run is sent by its model and MCP servers, where tenants share the memory."""
 _LONGEST_RESULT = 2**16
 """Characters of a tool's result that a model is shown and a conversation keeps."""
 
@@ -97,16 +100,26 @@ class Worker:
     known: Identity
     context: TenantContext
 
-    def prepare(self, order: Order, name: str, tell: Tell, cleanup: contextlib.ExitStack) -> Prepared:
+    def prepare(
+        self,
+        order: Order,
+        name: str,
+        tell: Tell,
+        fail: Callable[[str], object],
+        cleanup: contextlib.ExitStack,
+    ) -> Prepared:
         """Make the agent of that name ready, its MCP servers connected; `cleanup` disconnects them.
 
-        MCP servers can keep it waiting for as long as they like. Raises NotReadyError, NotFoundError.
+        `fail` ends the run for a reason that the agent itself may go on without. MCP servers can keep it
+        waiting for as long as they like. Raises NotReadyError, NotFoundError.
         """
         declared = Agents(self.context.database).get(name)
         secret = self.context.secrets.read(MODEL)
-        model, client = _model(secret, self.known, declared.model)
+        # Where commands may run, all that there is is the tenant's own.
+        public_only = None if self.known.commands else Allowance(_MOST_RECEIVED, fail)
+        model, client = _model(secret, public_only, declared.model)
         # Summing a conversation up is done in an event loop of its own, with which no client can be shared.
-        for_summary, its_client = _model(secret, self.known, declared.model)
+        for_summary, its_client = _model(secret, public_only, declared.model)
         files, database = self.context.workspace, self.context.database
         conversation = _shown(declared.conversation)
 
@@ -118,7 +131,7 @@ class Worker:
             transcript = Transcript(database, order.session, type(conversation).__name__)
             kept = RepositorySessionManager(str(order.session), transcript)
         named = declared.model_dump(mode="json", include={"mcp_servers"})["mcp_servers"]
-        servers = mcp_servers.clients(files, named, commands=self.known.commands)
+        servers = mcp_servers.clients(files, named, public_only)
         for server in servers:
             cleanup.callback(_quietly, server.stop, None, None, None)
         try:
@@ -138,6 +151,8 @@ class Worker:
             raise NotReadyError(
                 f"A part of the agent {declared.name} cannot be used ({_cause(error)}), so it does not begin."
             ) from None
+        for server in servers:
+            server.settled()
         return Prepared(agent, tuple(filter(None, (client, its_client))))
 
     def _tools(self, declared: Declared) -> list[Any]:
@@ -190,7 +205,9 @@ def _shorten(event: AfterToolCallEvent) -> None:
             block["text"] = f"{text[:_LONGEST_RESULT]}\n(cut off: {len(text)} characters in all)"
 
 
-def _model(said: dict[str, Any], known: Identity, chosen: str) -> tuple[Model, httpx2.AsyncClient | None]:
+def _model(
+    said: dict[str, Any], public_only: Allowance | None, chosen: str
+) -> tuple[Model, httpx2.AsyncClient | None]:
     """The model that the secret names, and the client that it is asked with, which the run closes."""
     if not said:
         return LiteralModel(), None
@@ -203,7 +220,7 @@ def _model(said: dict[str, Any], known: Identity, chosen: str) -> tuple[Model, h
             "api_key, model, and provider if that is not openai."
         )
     # Its address is the tenant's to choose, as those of MCP servers are.
-    http = DefaultAsyncHttpxClient() if known.commands else public.client()
+    http = public.client(public_only) if public_only else DefaultAsyncHttpxClient()
     client = {"base_url": said["base_url"], "api_key": said["api_key"], "http_client": http}
     model = chosen or said["model"]
     try:

@@ -1,13 +1,13 @@
 """HTTP to public addresses alone: the way to what a tenant names, from where it runs nothing itself.
 
 The address that is checked is the one that is connected to, for each connection anew. So a name cannot change
-between the two, and a redirect leads nowhere else either.
+between the two, and a redirect leads nowhere else either. What comes back is counted: memory is shared there.
 """
 
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any
 
 import httpcore2
@@ -34,11 +34,30 @@ def is_public(address: str) -> bool:
     return found.is_global and not found.is_multicast and not any(found in network for network in _SPECIAL)
 
 
-def client(headers: Mapping[str, str] | None = None) -> httpx2.AsyncClient:
+class Allowance:
+    """The bytes that may be received in all by the clients that share it."""
+
+    def __init__(self, size: int, over: Callable[[str], object]) -> None:
+        """Allow `size` of them; `over` is told when there are more."""
+        self._size = size
+        self._left = size
+        self._over = over
+
+    def take(self, size: int) -> None:
+        """Count some that came; ReadError if that is too many."""
+        self._left -= size
+        if self._left < 0:
+            why = f"The model and the MCP servers have sent more than {self._size} bytes, so this ends."
+            self._over(why)
+            raise httpx2.ReadError(why)
+
+
+def client(allowance: Allowance, headers: Mapping[str, str] | None = None) -> httpx2.AsyncClient:
     """A client that reaches public addresses alone; whoever makes it closes it."""
     return httpx2.AsyncClient(
-        transport=_Transport(),
-        headers=headers,
+        transport=_Transport(allowance),
+        # What is compressed may be a thousand times as long as what was counted.
+        headers={**(headers or {}), "Accept-Encoding": "identity"},
         timeout=_TIMEOUT,
         follow_redirects=True,
         # No proxy would check what it connects to.
@@ -47,13 +66,42 @@ def client(headers: Mapping[str, str] | None = None) -> httpx2.AsyncClient:
 
 
 class _Transport(httpx2.AsyncHTTPTransport):
-    """The ordinary transport, whose pool connects by way of the check."""
+    """The ordinary transport, whose pool connects by way of the check, and whose answers are counted."""
 
-    def __init__(self) -> None:
+    def __init__(self, allowance: Allowance) -> None:
         super().__init__(trust_env=False)
+        self._allowance = allowance
         self._pool = httpcore2.AsyncConnectionPool(
             ssl_context=httpx2.create_ssl_context(), network_backend=_Backend()
         )
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        answer = await super().handle_async_request(request)
+        encoding = answer.headers.get("Content-Encoding", "identity").lower()
+        if encoding != "identity":
+            await answer.aclose()
+            raise httpx2.RemoteProtocolError(
+                f"{request.url.host} answers in {encoding}, which was not asked for"
+            )
+        assert isinstance(answer.stream, httpx2.AsyncByteStream)  # noqa: S101 - an asynchronous answer's
+        answer.stream = _Counted(answer.stream, self._allowance)
+        return answer
+
+
+class _Counted(httpx2.AsyncByteStream):
+    """An answer's bytes, counted as they come."""
+
+    def __init__(self, stream: httpx2.AsyncByteStream, allowance: Allowance) -> None:
+        self._stream = stream
+        self._allowance = allowance
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for part in self._stream:
+            self._allowance.take(len(part))
+            yield part
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
 
 
 class _Backend(httpcore2.AsyncNetworkBackend):

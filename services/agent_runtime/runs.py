@@ -262,6 +262,9 @@ class Runs:
         def tell(event: str, data: Any) -> None:
             told.put((event, data))
 
+        def fail(why: str) -> None:
+            live.end(Ended("failed", error=why))
+
         async def work(prepared: Prepared) -> Ended:
             task = cast("asyncio.Task[Ended]", asyncio.current_task())
             live.cancelled_by(partial(asyncio.get_running_loop().call_soon_threadsafe, task.cancel))
@@ -269,7 +272,7 @@ class Runs:
 
         with kept, contextlib.ExitStack() as cleanup:
             try:
-                prepared = self._worker.prepare(order, agent, tell, cleanup)
+                prepared = self._worker.prepare(order, agent, tell, fail, cleanup)
                 live.prepared.set()
                 told.put(asyncio.run(work(prepared)))
             except BaseException as error:  # noqa: BLE001 - however it ends, that is noted

@@ -16,7 +16,9 @@ from mcp.server.lowlevel import Server
 from services.agent_runtime import mcp_servers
 from services.agent_runtime.files import FolderFiles
 from services.agent_runtime.identity import NotReadyError
+from services.agent_runtime.public import Allowance
 
+ALLOWED = Allowance(2**20, print)
 _CHECKED = ClientSession.validate_tool_result
 """As it is before a shared runtime has begun in this process."""
 
@@ -61,14 +63,14 @@ def test_where_tenants_share_a_runtime_no_schema_is_carried_out(
     with pytest.raises(Exception, match=r"unhandled|Invalid structured content"):
         asyncio.run(_called(server))
 
-    assert mcp_servers.clients(FolderFiles(tmp_path), {}, commands=False) == []
+    assert mcp_servers.clients(FolderFiles(tmp_path), {}, ALLOWED) == []
 
     assert asyncio.run(_called(server)) == {"x": "always"}
 
 
-@pytest.mark.parametrize("commands", [True, False])
+@pytest.mark.parametrize("public_only", [None, ALLOWED])
 def test_a_workspace_names_few_servers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, commands: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, public_only: Allowance | None
 ) -> None:
     monkeypatch.setattr(ClientSession, "validate_tool_result", _CHECKED)
     files = FolderFiles(tmp_path)
@@ -76,4 +78,4 @@ def test_a_workspace_names_few_servers(
     files.write(mcp_servers.FILE, [f'{{"mcpServers": {{{entries}}}}}'.encode()])
 
     with pytest.raises(NotReadyError, match="names 17 servers of at most 16"):
-        mcp_servers.clients(files, {}, commands=commands)
+        mcp_servers.clients(files, {}, public_only)

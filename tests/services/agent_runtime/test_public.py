@@ -1,6 +1,8 @@
 """The way to public addresses alone, with servers on several addresses of loopback."""
 
 import asyncio
+import contextlib
+import gzip
 import socket
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,6 +12,7 @@ import httpx2
 import pytest
 
 from services.agent_runtime import public
+from services.agent_runtime.public import Allowance
 from tests.services.agent_runtime.answering import serving
 
 _PUBLIC, _PRIVATE = "127.0.0.2", "127.0.0.1"
@@ -76,8 +79,8 @@ def _named(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[str]:
     return asked
 
 
-async def _get(url: str) -> str:
-    async with public.client() as client:
+async def _get(url: str, allowance: Allowance | None = None) -> str:
+    async with public.client(allowance or Allowance(2**20, print)) as client:
         return (await client.get(url)).text
 
 
@@ -107,6 +110,48 @@ def test_a_redirect_leads_to_public_addresses_alone(monkeypatch: pytest.MonkeyPa
 
     with pytest.raises(httpx2.ConnectError, match=rf"{_PRIVATE} is refused"):
         asyncio.run(_get(f"http://name.example:{port}/elsewhere"))
+
+
+class _Large(BaseHTTPRequestHandler):
+    """Sends a mebibyte of zeros, compressed at `/gzip`."""
+
+    def do_GET(self) -> None:
+        content, encoding = bytes(2**20), self.path.strip("/") or self.headers["Accept-Encoding"]
+        self.send_response(200)
+        self.send_header("Content-Encoding", encoding)
+        self.end_headers()
+        if encoding == "gzip":
+            content = gzip.compress(content)
+        with contextlib.suppress(OSError):
+            self.wfile.write(content)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def large(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    for url in serving(ThreadingHTTPServer(("127.0.0.1", 0), _Large)):
+        number = int(url.rpartition(":")[2])
+        monkeypatch.setattr(public, "PORT", number)
+        monkeypatch.setattr(public, "is_public", lambda _: True)
+        yield number
+
+
+def test_what_is_received_is_counted_over_all_answers_and_ends_with_one_word(large: int) -> None:
+    words: list[str] = []
+    allowance = Allowance(2**20 + 100, words.append)
+
+    assert len(asyncio.run(_get(f"http://127.0.0.1:{large}/", allowance))) == 2**20
+    with pytest.raises(httpx2.ReadError, match="have sent more than 1048676 bytes"):
+        asyncio.run(_get(f"http://127.0.0.1:{large}/", allowance))
+    assert words
+    assert "1048676" in words[0]
+
+
+def test_an_answer_that_would_grow_is_not_taken(large: int) -> None:
+    with pytest.raises(httpx2.RemoteProtocolError, match="answers in gzip, which was not asked for"):
+        asyncio.run(_get(f"http://127.0.0.1:{large}/gzip"))
 
 
 def test_a_proxy_of_the_environment_is_not_used(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
