@@ -266,12 +266,13 @@ def _stream(events: Iterator[Event | None], **headers: str) -> StreamingResponse
 
 
 def _problem(status: HTTPStatus, detail: str, **more: Any) -> JSONResponse:
-    content = problems.said(status, detail, **more)
-    return JSONResponse(content, status, problems.headers(status), problems.MEDIA_TYPE)
+    return JSONResponse(problems.said(status, detail, **more), status, media_type=problems.MEDIA_TYPE)
 
 
 async def _told(_: Request, error: Exception) -> Response:
-    return _problem(*problems.of(error))
+    answer = _problem(*problems.of(error))
+    answer.headers.update(problems.headers(error))
+    return answer
 
 
 async def _invalid(request: Request, error: Exception) -> Response:

@@ -1,6 +1,7 @@
 """The errors for which a request is refused, and their one format (RFC 9457)."""
 
 import errno
+import math
 from http import HTTPStatus
 from typing import Any
 
@@ -12,6 +13,10 @@ from services.agent_runtime.identity import NotReadyError
 MEDIA_TYPE = "application/problem+json"
 
 
+_AGAIN_AFTER = 5.0
+"""Seconds, where nothing says how long it takes."""
+
+
 class UnknownTenantError(Exception):
     """A request for somebody who is not served here."""
 
@@ -19,8 +24,10 @@ class UnknownTenantError(Exception):
 class BusyError(Exception):
     """Too much of a tenant's at once, or in too short a time."""
 
-    again_after = 5
-    """Seconds, as whoever asked is told."""
+    def __init__(self, why: str, again_after: float = _AGAIN_AFTER) -> None:
+        """Say why; whoever asked may ask again after so many seconds."""
+        super().__init__(why)
+        self.again_after = again_after
 
 
 class NotFoundError(Exception):
@@ -59,9 +66,11 @@ def of(error: Exception) -> tuple[HTTPStatus, str]:
     return next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS), str(error)
 
 
-def headers(status: HTTPStatus) -> dict[str, str]:
+def headers(error: Exception) -> dict[str, str]:
     """The headers of a refusal, besides those of its body."""
-    return {"Retry-After": str(BusyError.again_after)} if status == HTTPStatus.TOO_MANY_REQUESTS else {}
+    if isinstance(error, BusyError):
+        return {"Retry-After": str(math.ceil(error.again_after))}
+    return {"Retry-After": str(math.ceil(_AGAIN_AFTER))} if isinstance(error, NotReadyError) else {}
 
 
 def said(status: HTTPStatus, detail: str, **more: Any) -> dict[str, Any]:

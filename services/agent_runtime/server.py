@@ -73,7 +73,8 @@ class _Handler(BaseHTTPRequestHandler):
         except (ConnectionError, TimeoutError):
             self.close_connection = True
         except problems.TOLD as error:
-            self._refuse(*problems.of(error))
+            status, why = problems.of(error)
+            self._refuse(status, why, **problems.headers(error))
 
     do_HEAD = do_PUT = do_POST = do_PATCH = do_DELETE = do_OPTIONS = do_GET  # noqa: N815
 
@@ -153,9 +154,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(content)
 
-    def _refuse(self, status: HTTPStatus, why: str) -> None:
+    def _refuse(self, status: HTTPStatus, why: str, **headers: str) -> None:
         self._leave_body()
-        self._json(problems.said(status, why), status, problems.MEDIA_TYPE, **problems.headers(status))
+        self._json(problems.said(status, why), status, problems.MEDIA_TYPE, **headers)
 
     def _leave_body(self) -> None:
         """Read a short body to its end: closed before, the connection would take the answer with it."""

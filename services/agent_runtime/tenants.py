@@ -11,12 +11,13 @@ from email.message import Message
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
-from services.agent_runtime import identity
+from services.agent_runtime import identity, pace
 from services.agent_runtime.context import TenantContext
 from services.agent_runtime.credentials import Account, Assertion, Assertions, Credential
 from services.agent_runtime.files import Files
 from services.agent_runtime.gateway import Gateway
 from services.agent_runtime.identity import Identity, NotReadyError, Server
+from services.agent_runtime.pace import Pace
 from services.agent_runtime.problems import BusyError, UnknownTenantError
 from services.agent_runtime.settings import Settings
 from services.agent_runtime.vault import Vault
@@ -28,9 +29,6 @@ _PRELOAD_AFTER = 2.0
 """Seconds; whoever waited for the machine to wake is answered first."""
 _MOST_REQUESTS = 64
 """Requests of one tenant that the shared runtime has in hand: each takes threads that all tenants share."""
-_RUNS_A_MINUTE = 12
-"""Runs that one tenant begins in one process of the shared runtime: each takes it a tenth of a second."""
-_RUNS_IN_A_ROW = 10
 _RUNS_AT_ONCE_SHARED = 2
 _RUNS_AT_ONCE = 8
 """Runs of one tenant that are at work in a machine or pod of its own."""
@@ -201,18 +199,6 @@ class _Held:
     """Requests and runs."""
     idle_since: float = 0.0
     tenant: Tenant = dataclasses.field(init=False)
-    runs_left: float = _RUNS_IN_A_ROW
-    runs_left_at: float = dataclasses.field(default_factory=time.monotonic)
-
-    def may_begin_run(self) -> bool:
-        """Count a run that is to begin; false if too many have begun of late."""
-        now = time.monotonic()
-        more = (now - self.runs_left_at) * _RUNS_A_MINUTE / 60
-        self.runs_left, self.runs_left_at = min(_RUNS_IN_A_ROW, self.runs_left + more), now
-        if self.runs_left < 1:
-            return False
-        self.runs_left -= 1
-        return True
 
 
 class _Sharing:
@@ -222,6 +208,8 @@ class _Sharing:
         self._settings = settings
         self._lock = threading.Lock()
         self._held: dict[str, _Held] = {}
+        self._paces: dict[str, Pace] = {}
+        """Of those that have begun runs of late, however long their logins are kept."""
 
     def tenants(self) -> list[Tenant]:
         with self._lock:
@@ -276,14 +264,20 @@ class _Sharing:
                     f"{name} has {_MOST_REQUESTS} requests in hand already, so this one is not begun; ask "
                     "again when one has ended."
                 )
-            if begins_run and not held.may_begin_run():
+            if begins_run and (turn := self._pace(name).begin()):
                 raise BusyError(
-                    f"{name} begins more than {_RUNS_A_MINUTE} runs a minute, so this one does not begin; "
-                    "ask again later, or move to a tier with a runtime of its own."
+                    f"{name} begins more than {pace.A_MINUTE} runs a minute, so this one does not begin; ask "
+                    f"again in {turn:.0f} s, or move to a tier with a runtime of its own.",
+                    turn,
                 )
             held.requests += 1
             held.users += 1
             return held
+
+    def _pace(self, name: str) -> Pace:
+        if name not in self._paces:
+            self._paces = {known: pace for known, pace in self._paces.items() if not pace.is_rested()}
+        return self._paces.setdefault(name, Pace())
 
     def _new(self, name: str) -> _Held:
         settings = self._settings

@@ -18,7 +18,7 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 
-from services.agent_runtime import public, runs, tenants
+from services.agent_runtime import pace, public, runs, tenants
 from services.agent_runtime.identity import NotReadyError
 from services.agent_runtime.server import Server
 from services.agent_runtime.settings import Settings
@@ -477,14 +477,17 @@ def test_a_request_that_is_refused_before_its_body_is_read_is_answered(shared: s
 def test_the_shared_runtime_begins_so_many_runs_of_a_tenant_and_asks_vault_for_no_more(
     with_tables: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tenants, "_RUNS_IN_A_ROW", 1)
-    monkeypatch.setattr(tenants, "_RUNS_A_MINUTE", 0)
+    monkeypatch.setattr(pace, "IN_A_ROW", 1)
 
     assert _ask("POST", f"{with_tables}/v1/agent", body=b'{"prompt": "hello"}')[0] == 200
     shown = len(_Vault.shown)
     status, said = _ask("POST", f"{with_tables}/v1/agent", body=b'{"prompt": "hello"}')
 
     assert (status, b"runs a minute" in said) == (429, True)
+    # Nor does it help to wait until its logins are kept no longer.
+    monkeypatch.setattr(tenants, "_KEPT", 0.0)
+    time.sleep(2.5)
+    assert _ask("POST", f"{with_tables}/v1/agent", body=b'{"prompt": "hello"}')[0] == 429
     assert len(_Vault.shown) == shown
     assert _ask("GET", f"{with_tables}/v1/runs")[0] == 200
 
