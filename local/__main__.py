@@ -116,10 +116,6 @@ def _say(line: str) -> None:
     CONSOLE.out(line.rstrip("\n"), highlight=False)
 
 
-_GIVES_WAY = 10
-"""The niceness of the engine and of all that it starts: the servers go first."""
-
-
 def _up(options: argparse.Namespace) -> None:
     _check_roster()
     toolchain.ensure(CONSOLE)
@@ -132,8 +128,6 @@ def _bring_up(options: argparse.Namespace) -> None:
     CONSOLE.print(f"Engine: {toolchain.tool('pulumi')}")
     CONSOLE.print(f"Plugins: {plugins.describe()}")
     servers.start_all(CONSOLE)
-    # In production an update runs on another machine than those whom the tenants' requests wait for.
-    os.nice(_GIVES_WAY)
     try:
         engine.up(engine.stack(engine.LOCAL_STACK), output=_say)
     except engine.UpdateError as error:
