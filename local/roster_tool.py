@@ -118,6 +118,7 @@ def _move(options: argparse.Namespace) -> None:
         _let_go(roster, entry, discarded)
         return
     if goes and "workspace" not in discarded and entry.state != "moving":
+        _in_state(roster, entry.id, ("active",))
         _hand_over(roster, entry, options.tier)
         return
     if entry.own_database and not new.own_database and "database" not in discarded:

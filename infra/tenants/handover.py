@@ -47,8 +47,11 @@ class HandoverProvider(ResourceProvider):
     serialize_as_secret_always = False
 
     def diff(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
-        """What is handed over stays so; the ways into the servers are only taken note of."""
-        return differences(olds, news, stable=())
+        """Whether it is to be handed over again: the machine may have served in between."""
+        found = differences(olds, news, stable=())
+        if not found.changes and not_handed_over(news["tenant"], news["storage"]):
+            return DiffResult(changes=True)
+        return found
 
     def create(self, props: dict[str, Any]) -> CreateResult:
         """Run the machine until its workspace is in the prefix; it is off before and after.
@@ -56,19 +59,13 @@ class HandoverProvider(ResourceProvider):
         Raises:
             RuntimeError: not all of it is there; the volume is as it was.
         """
-        from infra.tenants import clients
-
-        try:
-            _hand_over(props)
-        except clients.failures() as error:
-            raise RuntimeError(
-                f"{props['tenant']}: its workspace is not in the prefix, so it cannot move yet; its volume "
-                f"is as it was: {error}"
-            ) from None
+        _hand_over(props)
         return CreateResult(props["tenant"], props)
 
     def update(self, _id: str, _olds: dict[str, Any], news: dict[str, Any]) -> UpdateResult:
-        """Take note."""
+        """Do it again, unless all of it is there."""
+        if not_handed_over(news["tenant"], news["storage"]):
+            _hand_over(news)
         return UpdateResult(news)
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
@@ -96,16 +93,35 @@ _PROVIDER = HandoverProvider()
 
 def not_handed_over(tenant: str, storage: Mapping[str, Any]) -> str | None:
     """Why the workspace of a tenant is not in its prefix as a whole, None if it is."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    from infra.cluster.object_storage import s3_client
+
     try:
         said = _said(tenant, storage)
-    except RuntimeError as error:
+        if said is None:
+            return "its machine has not handed it over"
+        if said.state != "done":
+            return f"its machine has not handed all of it over ({said.state})"
+        s3 = s3_client(storage["endpoint"], storage["region"])
+        return _less(said, *held(s3, storage["artifacts"], f"tenant_{tenant}/workspace/"))
+    except (RuntimeError, BotoCoreError, ClientError) as error:
         return str(error)
-    if said is None:
-        return "its machine has not handed it over"
-    return None if said.state == "done" else f"its machine has not handed all of it over ({said.state})"
 
 
 def _hand_over(props: Mapping[str, Any]) -> None:
+    from infra.tenants import clients
+
+    try:
+        _run(props)
+    except clients.failures() as error:
+        raise RuntimeError(
+            f"{props['tenant']}: its workspace is not in the prefix, so it cannot move yet; its volume is as "
+            f"it was: {error}"
+        ) from None
+
+
+def _run(props: Mapping[str, Any]) -> None:
     from infra.cluster.object_storage import s3_client
     from infra.tenants import clients
 
@@ -121,12 +137,18 @@ def _hand_over(props: Mapping[str, Any]) -> None:
         _switch(cluster, tenant, on=False)
     if said.state == "refused":
         raise RuntimeError(_in_the_way(said))
-    files, size = held(s3, storage["artifacts"], f"tenant_{tenant}/workspace/")
-    if (files, size) != (said.files, said.bytes):
-        raise RuntimeError(
-            f"its machine has handed over {said.files} files of {said.bytes} bytes, and the prefix holds "
-            f"{files} of {size}; run the update again"
-        )
+    if less := _less(said, *held(s3, storage["artifacts"], f"tenant_{tenant}/workspace/")):
+        raise RuntimeError(f"{less}; run the update again")
+
+
+def _less(said: "_Manifest", files: int, size: int) -> str | None:
+    """What is wrong with the files in the prefix by the manifest, None if nothing is."""
+    if (said.files, said.bytes) == (files, size):
+        return None
+    return (
+        f"its machine has handed over {said.files} files of {said.bytes} bytes, and the prefix holds {files} "
+        f"of {size}"
+    )
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from typing import Any
 
 import pulumi
 
@@ -13,10 +14,16 @@ from infra.tenants.secrets import OBJECT_STORAGE
 FILE = "identity.json"
 
 
-def identity_files(tenant: TenantEntry, platform: Services) -> pulumi.Output[Mapping[str, str]]:
-    """`identity.json` and what it refers to, by name, alike in a machine and in a pod."""
+def identity_files(
+    tenant: TenantEntry, platform: Services, machine: pulumi.Output[str] | None = None
+) -> pulumi.Output[Mapping[str, str]]:
+    """`identity.json` and what it refers to, by name, alike in a machine and in a pod.
+
+    `machine` tells a machine from an earlier one of the tenant's.
+    """
     database = platform.database
     return pulumi.Output.all(
+        machine=machine,
         vault=platform.vault.authority,
         gateway=platform.gateway.authority if tenant.parts.machine else None,
         database=database.authority,
@@ -27,7 +34,7 @@ def identity_files(tenant: TenantEntry, platform: Services) -> pulumi.Output[Map
         lambda known: {
             name: content
             for name, content in (
-                (FILE, _identity(tenant, platform, known["vault"], known["gateway"], known["url"])),
+                (FILE, _identity(tenant, platform, known)),
                 (AUTHORITY, known["vault"]),
                 (GATEWAY_AUTHORITY, known["gateway"]),
                 (DATABASE_AUTHORITY, known["database"]),
@@ -37,20 +44,19 @@ def identity_files(tenant: TenantEntry, platform: Services) -> pulumi.Output[Map
     )
 
 
-def _identity(
-    tenant: TenantEntry, platform: Services, vault: str | None, gateway: str | None, database: str
-) -> str:
+def _identity(tenant: TenantEntry, platform: Services, known: Mapping[str, Any]) -> str:
     service = platform.vault
     return json.dumps(
         {
             "tenant": tenant.id,
             "tier": tenant.tier,
             "commands": tenant.parts.commands,
+            "machine": known["machine"],
             # To put its workspace into the prefix, and to do nothing else.
             "leaving": tenant.state == "moving",
             "vault": {
                 "address": service.address,
-                "authority": f"{FOLDER}/{AUTHORITY}" if vault else None,
+                "authority": f"{FOLDER}/{AUTHORITY}" if known["vault"] else None,
                 "authentication": {"path": f"auth/{service.kubernetes_auth_path}", "role": tenant.dashed},
                 "secrets": f"{service.kv_mount}/{tenant.id}",
                 "objectStorage": f"{service.kv_mount}/{tenant.id}/{OBJECT_STORAGE}",
@@ -58,12 +64,12 @@ def _identity(
             },
             "gateway": {
                 "address": platform.gateway.agents_address,
-                "authority": f"{FOLDER}/{GATEWAY_AUTHORITY}" if gateway else None,
+                "authority": f"{FOLDER}/{GATEWAY_AUTHORITY}" if known["gateway"] else None,
             }
             # Where nothing sleeps, nobody has to be kept from it.
             if tenant.parts.machine
             else None,
-            "database": database,
+            "database": known["url"],
             "objectStorage": platform.object_storage.endpoint,
         }
     )

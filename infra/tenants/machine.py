@@ -17,6 +17,7 @@ from infra.platform.agent_pods import FOLDER
 from infra.platform.network_policies import AGENT_PORT
 from infra.platform.services import Services
 from infra.tenants import vpn
+from infra.tenants.generation import Generation
 from infra.tenants.identity import identity_files
 from infra.tenants.namespace import labels
 from infra.tenants.node_pool import Placement
@@ -43,11 +44,16 @@ def declare_machine(
     def named(object_name: str) -> k8s.meta.v1.ObjectMetaArgsDict:
         return {"name": object_name, "namespace": tenant.dashed, "labels": labels(tenant)}
 
+    generation = Generation(
+        f"{name}-generation", pulumi.ResourceOptions(parent=opts.parent, depends_on=opts.depends_on)
+    )
     instructions = k8s.core.v1.Secret(
         f"{name}-cloud-init",
         metadata=named("cloud-init"),
         string_data={
-            "userdata": identity_files(tenant, platform).apply(lambda files: _cloud_config(tenant, files))
+            "userdata": identity_files(tenant, platform, generation.value).apply(
+                lambda files: _cloud_config(tenant, files)
+            )
         },
         opts=opts,
     )

@@ -163,6 +163,8 @@ _PROVIDER = RegistrationProvider()
 
 def _losses(olds: Mapping[str, Any], news: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What of the tenant's data the change would destroy without the roster having said so before."""
+    from infra.tenants.tiers import TIERS
+
     tenant, had, gets = news["tenant"], int(olds["workspaceGib"]), int(news["workspaceGib"])
     if 0 < gets < had:
         yield (
@@ -172,7 +174,7 @@ def _losses(olds: Mapping[str, Any], news: Mapping[str, Any]) -> Iterator[tuple[
         )
     if gets == 0 < had and not _may_go("workspace", olds, news):
         yield from _stays_on_volume(olds, news)
-    if gets > had == 0:
+    if gets and not TIERS[olds["tier"]].machine and TIERS[news["tier"]].machine:
         yield from _too_large(news)
     if olds["ownDatabase"] != news["ownDatabase"] and not _may_go("database", olds, news):
         yield (
@@ -205,7 +207,7 @@ def _stays_on_volume(olds: Mapping[str, Any], news: Mapping[str, Any]) -> Iterat
 
 
 def _too_large(news: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What its first volume could not take of what lies in the prefix; silent where that cannot be asked."""
+    """What its machine's volume could not take of what lies in the prefix; silent if that cannot be asked."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     from infra.cluster.object_storage import s3_client

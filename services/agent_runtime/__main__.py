@@ -50,7 +50,7 @@ def _leave(known: Identity, workspace: Path, account_token: Path) -> None:
     # Loaded only where it is needed, as machines do that are about to go.
     from services.agent_runtime.handover import leave
 
-    leave(FolderFiles(workspace), Vault(known, Account(account_token, known.tenant)))
+    leave(FolderFiles(workspace), Vault(known, Account(account_token, known.tenant)), known.machine)
     sys.stderr.write("The handover has ended.\n")
     while True:
         signal.pause()

@@ -2,11 +2,14 @@
 
 import sys
 import threading
-from collections import Counter
+from typing import TYPE_CHECKING
 
 from services.agent_runtime.files import FolderFiles
 from services.agent_runtime.identity import NotReadyError
 from services.agent_runtime.vault import Vault
+
+if TYPE_CHECKING:
+    from services.agent_runtime.handover import Progress
 
 _PATIENCE = 20.0
 """Seconds for which a request waits for files that are on their way."""
@@ -17,15 +20,16 @@ _LATE_AFTER = 5.0
 class Arrival:
     """The taking in of what lies in the prefix, once in each process."""
 
-    def __init__(self, volume: FolderFiles, vault: Vault) -> None:
-        """Take it in on `volume`, when it is first used."""
+    def __init__(self, volume: FolderFiles, machine: str, vault: Vault) -> None:
+        """Take it in on `volume` for this `machine`, when it is first used."""
         self._volume = volume
+        self._machine = machine
         self._vault = vault
         self._lock = threading.Lock()
         self._here = False
         self._work: threading.Thread | None = None
         self._failure: Exception | None = None
-        self._count = Counter[str]()
+        self._progress: Progress | None = None
 
     def require(self) -> None:
         """Wait until the workspace is here. Raises NotReadyError while it is not."""
@@ -42,14 +46,16 @@ class Arrival:
                 f"The workspace is not complete on this machine yet, so it is not used: {self._failure}"
             )
         if not self._here:
+            far = self._progress
+            told = f" ({far.files} of {far.all} files are here)" if far and far.all else ""
             raise NotReadyError(
-                f"The workspace is on its way to this machine ({self._count['here']} of {self._count['all']} "
-                "files are here), so it is not used yet; try again in a few seconds."
+                f"The workspace is on its way to this machine{told}, so it is not used yet; try again in a "
+                "few seconds."
             )
 
     def _begin(self) -> None:
         # What was written to the prefix after the workspace was taken in is late, and nobody waits for it.
-        self._here = self._volume.noted() == "here"
+        self._here = self._volume.noted() == ("here", self._machine)
         self._failure = None
         self._work = threading.Timer(_LATE_AFTER if self._here else 0.0, self._take_in)
         self._work.daemon = True
@@ -57,12 +63,13 @@ class Arrival:
 
     def _take_in(self) -> None:
         # Loaded only where it is needed: it takes a machine that wakes half a second.
-        from services.agent_runtime.handover import take_in
+        from services.agent_runtime.handover import Progress, take_in
 
+        self._progress = Progress()
         try:
-            take_in(self._volume, self._vault, self._count)
+            take_in(self._volume, self._vault, self._machine, self._progress)
             self._here = True
-        except (NotReadyError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - whoever asks is told
             if self._here:
                 sys.stderr.write(f"Whether files lie in object storage is not known: {error}\n")
             else:

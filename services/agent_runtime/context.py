@@ -13,7 +13,7 @@ from services.agent_runtime import identity
 from services.agent_runtime.arrival import Arrival
 from services.agent_runtime.credentials import Account
 from services.agent_runtime.files import Files, FolderFiles
-from services.agent_runtime.identity import Identity
+from services.agent_runtime.identity import Identity, NotReadyError
 from services.agent_runtime.settings import Settings
 from services.agent_runtime.vault import Vault
 
@@ -67,7 +67,7 @@ class TenantContext:
         self._lock = threading.Lock()
         self._database: Database | None = None
         volume = self._files if isinstance(self._files, FolderFiles) else None
-        self._arrival = Arrival(volume, vault) if volume else None
+        self._arrival = Arrival(volume, known.machine, vault) if volume else None
 
     @classmethod
     def own(cls) -> Self:
@@ -86,6 +86,8 @@ class TenantContext:
 
         A volume is used once what lies in the prefix is there, too; NotReadyError until then.
         """
+        if self._known.leaving:
+            raise NotReadyError(f"{self.tenant} is moving, so its workspace is not used until it has moved.")
         if self._arrival:
             self._arrival.require()
         return self._files

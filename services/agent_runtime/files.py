@@ -17,6 +17,8 @@ LONGEST_NAME = 255
 """Bytes of one name in a path: more no file system takes, nor the object storage that stands on one."""
 LONGEST_ADDRESS = 24 * 60 * 60
 """Seconds for which an address of a file is good."""
+DRAFT = ".agent-platform-draft-"
+"""The beginning of the names of files that are not whole yet."""
 _NOTE = "user.agent-platform.workspace"
 """The extended attribute of a volume's root that holds its note."""
 _LARGEST_TEXT = 2**20
@@ -126,16 +128,18 @@ class FolderFiles(Files):
         if not self.folder.is_dir():
             raise NotReadyError(f"{self.folder}: there is no workspace, so nothing would be kept.")
 
-    def noted(self) -> str:
-        """Where the workspace is: `here`, `leaving` for the prefix, or empty if that was never noted."""
+    def noted(self) -> tuple[str, str]:
+        """What was noted last: `here` or `leaving`, and by which machine; empty if nothing was."""
         try:
-            return os.getxattr(self.folder, _NOTE).decode()
-        except OSError:
-            return ""
+            where, _, machine = os.getxattr(self.folder, _NOTE).decode().partition(" ")
+        except (OSError, UnicodeError):
+            return "", ""
+        return where, machine
 
-    def note(self, where: Literal["here", "leaving"]) -> None:
-        """Note where the workspace is, for good."""
-        os.setxattr(self.folder, _NOTE, where.encode())
+    def note(self, where: Literal["here", "leaving"], machine: str) -> None:
+        """Note that the workspace is on the volume, or on its way from there, and which machine says so."""
+        os.setxattr(self.folder, _NOTE, f"{where} {machine}".encode())
+        _sync(self.folder)
 
     def find(self, name: str) -> File | Folder:
         """Open a file, or list a folder."""
@@ -145,14 +149,14 @@ class FolderFiles(Files):
                 sorted(
                     entry.name + ("/" if entry.is_dir() else "")
                     for entry in os.scandir(path)
-                    if entry.name != "lost+found"
+                    if entry.name != "lost+found" and not entry.name.startswith(DRAFT)
                 )
             )
         file = path.open("rb")
         return File(os.fstat(file.fileno()).st_size, file)
 
     def write(self, name: str, blocks: Iterable[bytes]) -> None:
-        """Write a draft next to it, and rename that when it is whole."""
+        """Write a draft, and rename that when it is whole."""
         path = self._inside(name)
         if path == self.folder.resolve() or path.is_dir():
             raise RefusedPathError(f"{name or '/'}: is a folder, so no file is written there.")
@@ -160,18 +164,38 @@ class FolderFiles(Files):
             path.parent.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             raise RefusedPathError(f"{name}: what should be its folder is a file.") from None
-        descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
+        draft = self.draft(blocks)
+        try:
+            self.keep(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
+
+    def draft(self, blocks: Iterable[bytes]) -> Path:
+        """Write a file that has no name yet; whoever asked for it keeps it or removes it."""
+        descriptor, name = tempfile.mkstemp(dir=self.folder, prefix=DRAFT)
+        draft = Path(name)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 for block in blocks:
                     file.write(block)
                 file.flush()
-                # What was answered for is still there when the machine has gone down hard.
                 os.fsync(file.fileno())
-            Path(draft).chmod(0o644)
-            Path(draft).replace(path)
-        finally:
-            Path(draft).unlink(missing_ok=True)
+            draft.chmod(0o644)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
+        return draft
+
+    def keep(self, draft: Path, path: Path) -> None:
+        """Give a file its name, in folders that are made for it.
+
+        It is still there when the machine has gone down hard.
+        """
+        folders = [path.parent, *(each for each in path.parent.parents if each.is_relative_to(self.folder))]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.replace(path)
+        for folder in folders:
+            _sync(folder)
 
     def delete(self, name: str) -> None:
         """Delete a file, or a folder with all in it."""
@@ -199,3 +223,12 @@ class FolderFiles(Files):
         if not path.is_relative_to(root):
             raise RefusedPathError(f"{name}: leads out of the workspace.")
         return path
+
+
+def _sync(folder: Path) -> None:
+    """Have the names in a folder written down."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

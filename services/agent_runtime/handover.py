@@ -5,30 +5,31 @@ that moves away from one finds them in the prefix: when the platform says so, th
 """
 
 import contextlib
+import errno
 import fcntl
+import filecmp
 import json
 import math
 import os
 import shutil
 import stat
 import sys
+import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from services.agent_runtime import upload
-from services.agent_runtime.files import BLOCK, FolderFiles, RefusedPathError
+from services.agent_runtime.files import BLOCK, DRAFT, FolderFiles, RefusedPathError
 from services.agent_runtime.identity import NotReadyError
 from services.agent_runtime.prefix_files import Held, Place, PrefixFiles
 from services.agent_runtime.vault import Vault
 
 Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 MANIFEST = "handover.json"
 """The object in the prefix that says how far a handover is, and what it could not hand over."""
@@ -44,65 +45,83 @@ _LARGEST = 10_000 * upload.PART
 """Bytes of one object."""
 _RESERVED = 64 * 2**20
 """Bytes of the volume that are left free."""
+_ATTEMPTS = 3
+"""To hand over a file that changes meanwhile."""
+_OWN_FOLDER = "lost+found"
+"""The file system's own, in the root of a volume."""
+_ENDS_ALL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+"""What befalls the next file, too."""
 
 
-def take_in(volume: FolderFiles, vault: Vault, count: Counter[str] | None = None) -> None:
-    """Bring what lies in the prefix to the volume; of two files of one name, the newer stays.
+class Progress:
+    """How much is on the other side, counted by several threads."""
 
-    What cannot lie on a volume under its name stays in the prefix. An interrupted one is simply repeated.
+    def __init__(self) -> None:
+        """Nothing is."""
+        self._lock = threading.Lock()
+        self.all = 0
+        """Files that are to come, if that is known."""
+        self.files = 0
+        self.bytes = 0
+
+    def add(self, *, files: int = 0, size: int = 0) -> None:
+        """Count what has come."""
+        with self._lock:
+            self.files += files
+            self.bytes += size
+
+
+def take_in(volume: FolderFiles, vault: Vault, machine: str, progress: Progress | None = None) -> None:
+    """Bring what lies in the prefix to the volume, and note there that this `machine` has it.
+
+    Of two files of one name the newer has it, the other another name. An interrupted one is simply repeated.
+    What no volume can hold stays in the prefix.
 
     Raises NotReadyError, and OSError if there is no room; each file is then in one of the two places.
     """
-    count = Counter() if count is None else count
+    progress = progress or Progress()
     with _alone(volume.folder), PrefixFiles(vault, volume.folder).place() as place:
         coming = list(place.objects())
         _require_room(volume, coming)
         # From here on, what it says of the volume is no longer true.
         place.client.delete_object(Bucket=place.bucket, Key=place.prefix + MANIFEST)
-        count["all"] = len(coming)
-
-        for _ in _each(partial(_take, volume, place), coming):
-            count["here"] += 1
-        volume.note("here")
+        progress.all = len(coming)
+        _each(partial(_take, volume, place, progress), coming)
+        volume.note("here", machine)
 
 
-def hand_over(volume: FolderFiles, vault: Vault) -> None:
+def hand_over(volume: FolderFiles, vault: Vault, machine: str) -> None:
     """Put all that is on the volume into the prefix, and a manifest beside it; the volume stays as it is.
 
     Nothing is put there if a file cannot be: the manifest says which. An interrupted one is simply repeated.
     Raises NotReadyError, OSError.
     """
-    if volume.noted() != "leaving":
-        take_in(volume, vault)
-    with _alone(volume.folder), PrefixFiles(vault, volume.folder).place() as place:
-        tell = _Manifest(place).tell
-        found = list(_walk(volume.folder))
-        obstacles = [f"{name!a}: {why}" for name, entry in found for why in _obstacles(place, name, entry)]
-        if obstacles:
-            tell(
-                "refused",
-                files=len(obstacles),
-                named=[each[:_LONGEST_TOLD] for each in obstacles[:_MOST_TOLD]],
-            )
-            return
-        volume.note("leaving")
-        there = {held.path: held for held in place.objects()}
-        done = {"files": 0, "bytes": 0}
-        for size in _each(partial(_put, place, there), found):
-            if size is not None:
-                done = {"files": done["files"] + 1, "bytes": done["bytes"] + size}
-            tell("at work", **done)
-        tell("done", **done)
+    progress = Progress()
+    with PrefixFiles(vault, volume.folder).place() as place, _Manifest(place, progress) as manifest:
+        if volume.noted() != ("leaving", machine):
+            take_in(volume, vault, machine, progress)
+        with _alone(volume.folder):
+            found = {file.name: file for file in _walk(volume.folder, place)}
+            there = {held.path: held for held in place.objects()}
+            if obstacles := [*_obstacles(place, found.values()), *_left(found, there)]:
+                manifest.end("refused", files=len(obstacles), named=obstacles[:_MOST_TOLD])
+                return
+            volume.note("leaving", machine)
+            _each(partial(_put, place, there, progress), list(found.values()))
+            if {file.name: file for file in _walk(volume.folder, place)} != found:
+                raise NotReadyError("Files of the workspace were changed while they were handed over.")
+            files = [file for file in found.values() if not file.is_folder]
+            manifest.end("done", files=len(files), bytes=sum(file.size for file in files))
 
 
-def leave(volume: FolderFiles, vault: Vault) -> None:
+def leave(volume: FolderFiles, vault: Vault, machine: str) -> None:
     """Hand over, however often it fails; nobody is served meanwhile."""
     while True:
         try:
-            hand_over(volume, vault)
+            hand_over(volume, vault, machine)
             return
-        except (NotReadyError, OSError) as error:
-            sys.stderr.write(f"The workspace is not handed over yet: {error}\n")
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is told, and tried again
+            sys.stderr.write(f"The workspace is not handed over yet: {type(error).__name__}: {error}\n")
         time.sleep(_AGAIN)
 
 
@@ -117,11 +136,12 @@ def _alone(volume: Path) -> Iterator[None]:
         os.close(root)
 
 
-def _each(do: Callable[[Item], Result], items: list[Item]) -> Iterator[Result]:
+def _each(do: Callable[[Item], None], items: list[Item]) -> None:
     """Do it to each item, some at once; what one raises is raised when those that were begun have ended."""
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         try:
-            yield from pool.map(do, items)
+            for _ in pool.map(do, items):
+                pass
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -132,8 +152,10 @@ def _require_room(volume: FolderFiles, coming: list[Held]) -> None:
 
     def is_there(held: Held) -> bool:
         """As after a handover that was given up: a file of the same size takes no more."""
-        file = volume.folder / held.path
-        return file.is_file() and file.stat().st_size == held.size
+        with contextlib.suppress(OSError):
+            found = (volume.folder / held.path).lstat()
+            return stat.S_ISREG(found.st_mode) and found.st_size == held.size
+        return False
 
     size = sum(held.size for held in coming if not is_there(held))
     free = max(0, shutil.disk_usage(volume.folder).free - _RESERVED)
@@ -144,117 +166,242 @@ def _require_room(volume: FolderFiles, coming: list[Held]) -> None:
         )
 
 
-def _take(volume: FolderFiles, place: Place, held: Held) -> None:
+def _take(volume: FolderFiles, place: Place, progress: Progress, held: Held) -> None:
     """Move an object to the volume; what cannot lie there stays."""
-    if _taken(volume, place, held):
+    try:
+        _taken(volume, place, held)
+        progress.add(files=1, size=held.size)
+    except (RefusedPathError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in _ENDS_ALL:
+            raise
+        sys.stderr.write(f"{held.path!a} stays in the prefix: {error}\n")
+
+
+def _taken(volume: FolderFiles, place: Place, held: Held) -> None:
+    # A key that only somebody with the tenant's own key can have written.
+    if place.path(held.path) != held.path.removesuffix("/"):
+        raise RefusedPathError("its name would be another file's.")
+    if held.path.endswith("/"):
+        if held.size:
+            raise RefusedPathError("it is a folder with contents of its own.")
+        _free(volume.folder, held.path, "").mkdir(parents=True, exist_ok=True)
+        place.client.delete_object(Bucket=place.bucket, Key=place.root + held.path)
+        return
+    found = place.get(held.path)
+    if found is None:
+        return
+    modified, mode = _kept(found)
+    with contextlib.closing(found["Body"]) as body:
+        draft = volume.draft(body.iter_chunks(BLOCK))
+    try:
+        draft.chmod(mode)
+        os.utime(draft, (modified, modified))
+        _settle(volume, held.path, draft)
+    finally:
+        draft.unlink(missing_ok=True)
+    # An old pod may have written it again meanwhile: that comes next.
+    if place.etag(held.path) == found["ETag"]:
         place.client.delete_object(Bucket=place.bucket, Key=place.root + held.path)
 
 
-def _taken(volume: FolderFiles, place: Place, held: Held) -> bool:
-    """Bring an object to the volume, unless a newer file is there; False if it cannot lie there."""
-    try:
-        # A key that only somebody with the tenant's own key can have written.
-        if place.path(held.path) != held.path.removesuffix("/"):
-            raise RefusedPathError("its name would be another file's.")
-        if held.path.endswith("/"):
-            (volume.folder / held.path).mkdir(parents=True, exist_ok=True)
-            return True
-        found = place.get(held.path)
-        if found is None:
-            return True
-        modified, mode = _kept(found)
-        target = volume.folder / held.path
-        with contextlib.closing(found["Body"]) as body:
-            if target.is_file() and target.stat().st_mtime >= modified:
-                return True
-            volume.write(held.path, body.iter_chunks(BLOCK))
-        target.chmod(mode)
-        os.utime(target, (modified, modified))
-    except (RefusedPathError, FileExistsError, NotADirectoryError) as error:
-        sys.stderr.write(f"{held.path!a} stays in the prefix: {error}\n")
-        return False
-    return True
+def _settle(volume: FolderFiles, name: str, draft: Path) -> None:
+    """Give a file that came its name, or the name of an older one to what is there."""
+    coming, target = draft.stat(), volume.folder / name
+    stamp = datetime.fromtimestamp(coming.st_mtime, UTC).strftime("%Y-%m-%dT%H%M%SZ")
+    place = _free(volume.folder, name, stamp)
+    if place == target and target.exists():
+        known = target.stat()
+        if filecmp.cmp(target, draft, shallow=False):
+            return
+        if known.st_mtime >= coming.st_mtime:
+            place = _beside(target, stamp)
+        else:
+            then = datetime.fromtimestamp(known.st_mtime, UTC).strftime("%Y-%m-%dT%H%M%SZ")
+            volume.keep(target, _beside(target, then))
+    volume.keep(draft, place)
+
+
+def _free(root: Path, name: str, stamp: str) -> Path:
+    """Where `name` can lie: the first part of it at which something else is gets another name.
+
+    Something else is what is no folder where one has to be, no file where that has to be, and any link.
+    """
+    *folders, last = name.rstrip("/").split("/")
+    path = root
+    for number, part in enumerate((*folders, last)):
+        path /= part
+        is_folder = number < len(folders) or name.endswith("/")
+        try:
+            kind = path.lstat().st_mode
+        except FileNotFoundError:
+            return path.joinpath(*(*folders, last)[number + 1 :])
+        if not (stat.S_ISDIR(kind) if is_folder else stat.S_ISREG(kind)):
+            return _beside(path, stamp or "folder").joinpath(*(*folders, last)[number + 1 :])
+    return path
+
+
+def _beside(path: Path, stamp: str) -> Path:
+    """A name that nothing has, for what has to give way to something at `path`."""
+    found = (
+        path.with_name(f"{path.name}.moved-{stamp}{more}") for more in ("", *map("-{}".format, range(1, 99)))
+    )
+    return next(each for each in found if not os.path.lexists(each))
 
 
 def _kept(found: Any) -> tuple[float, int]:
     """The time and the mode that a file had when it was handed over."""
     said, written = found["Metadata"], found["LastModified"].timestamp()
     try:
-        modified = float(said["mtime"])
-        return modified if math.isfinite(modified) and 0 <= modified <= written else written, (
-            int(said["mode"], 8) & 0o777 | stat.S_IRUSR | stat.S_IWUSR
-        )
+        modified, mode = float(said["mtime"]), int(said["mode"], 8) & 0o777 | stat.S_IRUSR
     except (LookupError, ValueError):
         return written, 0o644
+    # The times of objects are in whole seconds.
+    return modified if math.isfinite(modified) and abs(modified) <= written + 1 else written, mode
 
 
-def _walk(folder: Path) -> "Iterator[tuple[str, os.DirEntry[str]]]":
-    """All files below a folder, and its empty folders, whose names end in a slash."""
+class _File(NamedTuple):
+    """A file of the volume, or an empty folder, whose name ends in a slash; as it was when it was found."""
 
-    def inside(path: str, name: str) -> "Iterator[tuple[str, os.DirEntry[str]]]":
-        for entry in os.scandir(path):
-            here = name + entry.name
-            if here == "lost+found":
+    name: str
+    path: str
+    kind: int
+    size: int
+    changed: int
+    """In nanoseconds."""
+
+    @property
+    def is_folder(self) -> bool:
+        return self.name.endswith("/")
+
+
+def _walk(folder: Path, place: Place) -> Iterator[_File]:
+    """All files below a folder, and its empty folders, or those that cannot be looked into."""
+    names = [""]
+    while names:
+        inside = names.pop()
+        for entry in os.scandir(folder / inside):
+            name, found = inside + entry.name, entry.stat(follow_symlinks=False)
+            if entry.name.startswith(DRAFT):
                 continue
-            if not entry.is_dir(follow_symlinks=False):
-                yield here, entry
-            elif not os.access(entry.path, os.R_OK | os.X_OK) or not any(os.scandir(entry.path)):
-                yield f"{here}/", entry
+            if not stat.S_ISDIR(found.st_mode):
+                yield _File(name, entry.path, found.st_mode, found.st_size, found.st_ctime_ns)
+            elif _is_refused(place, name) or not _is_open(entry.path) or not any(os.scandir(entry.path)):
+                if name == _OWN_FOLDER and (not _is_open(entry.path) or not any(os.scandir(entry.path))):
+                    continue
+                yield _File(f"{name}/", entry.path, found.st_mode, 0, found.st_ctime_ns)
             else:
-                yield from inside(entry.path, f"{here}/")
-
-    yield from inside(str(folder), "")
+                names.append(f"{name}/")
 
 
-def _obstacles(place: Place, name: str, entry: "os.DirEntry[str]") -> Iterator[str]:
-    """Why a file cannot lie in the prefix."""
+def _is_open(path: str) -> bool:
+    return os.access(path, os.R_OK | os.X_OK)
+
+
+def _is_refused(place: Place, name: str) -> bool:
     try:
         place.path(name)
+    except RefusedPathError:
+        return True
+    return False
+
+
+def _obstacles(place: Place, found: Iterable[_File]) -> Iterator[str]:
+    """The files that cannot lie in the prefix, and why."""
+    for file in found:
+        if why := _obstacle(place, file):
+            yield f"{file.name!a}: {why}"[:_LONGEST_TOLD]
+
+
+def _obstacle(place: Place, file: _File) -> str:
+    try:
+        place.path(file.name)
     except RefusedPathError as error:
-        yield str(error).removesuffix(".")
+        return str(error).removesuffix(".")
+    if file.name.split("/")[0] == _OWN_FOLDER:
+        return "is in the folder that the file system has for itself"
+    if stat.S_ISLNK(file.kind):
+        return "is a symbolic link"
+    if not stat.S_ISREG(file.kind) and not file.is_folder:
+        return "is no file"
+    if not (_is_open(file.path) if file.is_folder else os.access(file.path, os.R_OK)):
+        return "cannot be read by the user agent"
+    return f"has more than {_LARGEST} bytes" if file.size > _LARGEST else ""
+
+
+def _left(found: Iterable[str], there: Iterable[str]) -> Iterator[str]:
+    """The objects that could not be taken in: they would be found among the files after the move."""
+    for name in sorted({*there} - {*found}):
+        # What only shows a folder is none.
+        if not name.endswith("/"):
+            yield f"{name!a}: lies in object storage already, under a name that no volume can hold"[
+                :_LONGEST_TOLD
+            ]
+
+
+def _put(place: Place, before: dict[str, Held], progress: Progress, file: _File) -> None:
+    """Write a file or an empty folder as an object, unless an earlier attempt did."""
+    if file.is_folder:
+        place.client.put_object(Bucket=place.bucket, Key=place.root + file.name, Body=b"")
         return
-    kind = entry.stat(follow_symlinks=False).st_mode
-    if stat.S_ISLNK(kind):
-        yield "is a symbolic link"
-    elif not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
-        yield "is no file"
-    elif not os.access(entry.path, os.R_OK | (os.X_OK if stat.S_ISDIR(kind) else 0)):
-        yield "cannot be read by the user agent"
-    elif entry.stat().st_size > _LARGEST:
-        yield f"has more than {_LARGEST} bytes"
+    for _ in range(_ATTEMPTS):
+        with Path(file.path).open("rb") as content:
+            known = os.fstat(content.fileno())
+            said = {
+                "mtime": repr(known.st_mtime),
+                "mode": f"{stat.S_IMODE(known.st_mode) & 0o777:o}",
+                "changed": str(known.st_ctime_ns),
+            }
+            if file.name in before and place.metadata(file.name) == said:
+                progress.add(files=1, size=known.st_size)
+                return
+            upload.put(
+                place.client,
+                place.bucket,
+                place.root,
+                place.root + file.name,
+                _counted(iter(partial(content.read, BLOCK), b""), progress),
+                metadata=said,
+            )
+            if os.fstat(content.fileno()).st_ctime_ns == known.st_ctime_ns:
+                progress.add(files=1)
+                return
+    raise NotReadyError(f"{file.name!a} changes all the time, so it is not handed over.")
 
 
-def _put(place: Place, before: dict[str, Held], found: "tuple[str, os.DirEntry[str]]") -> int | None:
-    """Write a file or an empty folder as an object, unless an earlier attempt did; a file's size."""
-    name, entry = found
-    there = before.get(name)
-    if name.endswith("/"):
-        place.client.put_object(Bucket=place.bucket, Key=place.root + name, Body=b"")
-        return None
-    known = entry.stat(follow_symlinks=False)
-    # The times of objects are in whole seconds.
-    if there and there.size == known.st_size and there.modified > known.st_ctime + 1:
-        return known.st_size
-    said = {"mtime": repr(known.st_mtime), "mode": f"{stat.S_IMODE(known.st_mode) & 0o777:o}"}
-    with Path(entry.path).open("rb") as file:
-        blocks = iter(lambda: file.read(BLOCK), b"")
-        upload.put(place.client, place.bucket, place.root, place.root + name, blocks, metadata=said)
-    return known.st_size
+def _counted(blocks: Iterator[bytes], progress: Progress) -> Iterator[bytes]:
+    for block in blocks:
+        progress.add(size=len(block))
+        yield block
 
 
 class _Manifest:
-    """Says how far a handover is."""
+    """Says how far a handover is, every few seconds until it is left or ended."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, progress: Progress) -> None:
         self._place = place
-        self._state = ""
-        self._at = 0.0
+        self._progress = progress
+        self._over = threading.Event()
+        self._teller = threading.Thread(target=self._tell, daemon=True)
 
-    def tell(self, state: str, **said: Any) -> None:
-        """Write it, every few seconds while the state is the same."""
-        if state == self._state and time.monotonic() - self._at < _TOLD_EVERY:
-            return
-        self._state, self._at = state, time.monotonic()
+    def __enter__(self) -> "_Manifest":
+        self._teller.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._teller.join()
+
+    def end(self, state: str, **said: Any) -> None:
+        """Say that it is over, and how it ended."""
+        self.__exit__()
+        self._write(state, said)
+
+    def _tell(self) -> None:
+        while not self._over.wait(_TOLD_EVERY):
+            with contextlib.suppress(Exception):  # the next one tells it
+                self._write("at work", {"files": self._progress.files, "bytes": self._progress.bytes})
+
+    def _write(self, state: str, said: dict[str, Any]) -> None:
         body = {"state": state, **said, "at": datetime.now(UTC).isoformat(timespec="seconds")}
         self._place.client.put_object(
             Bucket=self._place.bucket,

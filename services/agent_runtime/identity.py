@@ -44,6 +44,8 @@ class Identity:
     """The endpoint as it is reached from here; None: as the secret with its key names it."""
     commands: bool = False
     """True if commands that the tenant names may run here, with the reach of this process."""
+    machine: str = ""
+    """What tells this machine from an earlier one of the tenant's."""
     leaving: bool = False
     """True if the machine is to hand its workspace over, and to serve nobody."""
     gateway: Server | None = None
@@ -70,6 +72,7 @@ def read(file: Path = FILE) -> Identity:
             database=database if isinstance(database, str) else None,
             object_storage=storage if isinstance(storage, str) else None,
             commands=said.get("commands") is True,
+            machine=str(said.get("machine") or ""),
             leaving=said.get("leaving") is True,
             gateway=_server(gateway) if gateway else None,
         )

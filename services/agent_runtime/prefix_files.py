@@ -5,6 +5,7 @@ Object storage has no folders: one is there as long as the key of an object begi
 
 import contextlib
 import errno
+import os
 import posixpath
 import threading
 import unicodedata
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import boto3
+import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.response import StreamingBody
@@ -47,10 +49,16 @@ _CONTROLS = ("Cc", "Cs")
 """Unicode's categories of control characters and of halves of a character: no XML has these either."""
 _VERSIONS = ".versions"
 """The end of a folder's name in which SeaweedFS keeps an object's older versions."""
+_OF_VOLUMES = "workspace/lost+found/"
+"""No file of a workspace lies there, so that it can move to a machine."""
 _ABSENT = ("404", "NoSuchKey")
 _FULL = ("EntityTooLarge", "QuotaExceeded")
 
-_session = boto3.session.Session()
+_core = botocore.session.Session()
+for _file in ("config_file", "credentials_file"):
+    # In a machine these lie in the tenant's workspace, which is its user's home.
+    _core.set_config_variable(_file, os.devnull)
+_session = boto3.session.Session(botocore_session=_core)
 """The maker of all clients, one at a time; it holds no key."""
 _making = threading.Lock()
 
@@ -84,6 +92,8 @@ class PrefixFiles(Files):
         """Put it as an object."""
         with self.place() as place:
             path = place.path(name)
+            if f"{self._below}{path}/".startswith(_OF_VOLUMES):
+                raise RefusedPathError(f"{path}: is the name of a folder that a volume has for itself.")
             place.check_free(path)
             upload.put(place.client, place.bucket, place.root, place.root + path, blocks)
 
@@ -191,6 +201,22 @@ class Place:
         except ClientError as error:
             _check_absent(error)
             return None
+
+    def etag(self, path: str) -> str:
+        """Return what names a file's contents; empty if it is not there."""
+        try:
+            return self.client.head_object(Bucket=self.bucket, Key=self.root + path)["ETag"]
+        except ClientError as error:
+            _check_absent(error)
+            return ""
+
+    def metadata(self, path: str) -> dict[str, str]:
+        """Return what was said of a file when it was written; empty if it is not there."""
+        try:
+            return self.client.head_object(Bucket=self.bucket, Key=self.root + path)["Metadata"]
+        except ClientError as error:
+            _check_absent(error)
+            return {}
 
     def is_file(self, path: str) -> bool:
         """Tell whether a file is there."""

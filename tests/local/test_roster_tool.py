@@ -214,6 +214,11 @@ def test_a_tenant_that_loses_its_machine_has_its_workspace_handed_over_first(
     assert entry(path, "acme") == {"tier": "professional"}
 
 
+def test_a_suspended_tenant_is_not_served_again_by_a_move(path: Path) -> None:
+    tenant("suspend", "acme")
+    assert "acme is suspended" in refused(path, "move", "acme", "--tier", "professional")
+
+
 def test_a_move_that_has_begun_can_be_taken_back(path: Path) -> None:
     before = entry(path, "acme")
     tenant("move", "acme", "--tier", "professional")

@@ -88,6 +88,34 @@ def test_a_machine_that_hands_over_less_than_it_says_is_found_out(
         hand_over(props, monkeypatch, done(3), files=2)
 
 
+def test_a_handover_whose_update_failed_admits_no_other_tier(
+    props: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(RuntimeError):
+        hand_over(props, monkeypatch, done(3), files=2)
+
+    reason = handover.not_handed_over("acme", props["storage"])
+    assert reason
+    assert "3 files of 6 bytes, and the prefix holds 2 of 4" in reason
+
+
+def test_a_handover_is_done_again_if_its_files_are_no_longer_there(
+    props: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider, where = HandoverProvider(), props["storage"]
+    hand_over(props, monkeypatch, done(3), files=3)
+    assert not provider.diff("acme", props, props).changes
+    assert handover.not_handed_over("acme", where) is None
+
+    # As a machine does that serves again.
+    s3_client(where["endpoint"], where["region"]).delete_object(Bucket=where["artifacts"], Key=KEY)
+
+    assert provider.diff("acme", props, props).changes
+    with pytest.raises(RuntimeError, match="has not ended"):
+        monkeypatch.setattr(handover, "_SILENT_SECONDS", 0.0)
+        provider.update("acme", props, props)
+
+
 def test_what_is_in_the_way_is_named_with_what_to_do(
     props: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

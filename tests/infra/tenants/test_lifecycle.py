@@ -88,6 +88,15 @@ def test_a_moving_tenants_machine_runs_for_its_handover_and_for_nobody_else(tmp_
     assert {"newton-machine", "newton-route"} <= set(own["newton-handover"].depends_on)
 
 
+def test_a_machine_is_told_which_of_its_tenants_it_is(tmp_path: Path) -> None:
+    own = declared(tmp_path, tier="enterprise")
+
+    assert own["newton-generation"].type.endswith("Generation")
+    assert "newton-generation" not in declared(
+        tmp_path, tier="professional", keep=["workspace"], sizes={"workspaceGib": 50}
+    )
+
+
 @pytest.mark.parametrize("state", ["active", "suspended"])
 def test_nobody_else_is_told_to_leave(tmp_path: Path, state: str) -> None:
     own = declared(tmp_path, tier="enterprise", state=state)

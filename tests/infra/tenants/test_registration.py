@@ -134,10 +134,11 @@ def test_a_workspace_stays_where_nobody_can_ask_whether_it_was_handed_over(movin
     assert "object storage cannot be asked" in reason
 
 
-def test_a_first_volume_that_cannot_take_the_prefix_is_refused_with_the_size_it_needs(
-    moving: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("parked", [0, 50])
+def test_a_machines_volume_that_cannot_take_the_prefix_is_refused_with_the_size_it_needs(
+    moving: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch, parked: int
 ) -> None:
-    before = {**moving, "tier": "professional", "state": "active", "workspaceGib": 0}
+    before = {**moving, "tier": "professional", "state": "active", "workspaceGib": parked}
     put(moving, "tenant_acme/workspace/a", bytes(1000))
     assert refusals(before, tier="enterprise", workspaceGib=50) == []
 

@@ -60,6 +60,8 @@ MACHINE = {
     "kubernetes:networking.k8s.io/v1:NetworkPolicy": 8,
     "kubernetes:core/v1:PersistentVolumeClaim": 1,
     "pulumi-python:dynamic/agent-platform:Password": 1,
+    # What tells the machine from one that comes after a move.
+    "pulumi-python:dynamic/agent-platform:Generation": 1,
     # The volume's key, and what the guest is told.
     "kubernetes:core/v1:Secret": 2,
     "kubernetes:instancetype.kubevirt.io/v1beta1:VirtualMachineInstancetype": 1,

@@ -13,6 +13,7 @@ from infra.platform import administrator
 from infra.tenants import roles
 from infra.tenants.migration import MigrationProvider
 from local.servers import object_storage
+from services.agent_runtime import arrival, tenants
 from tests.infra.tenants.conftest import connect, database, schema
 from tests.infra.tenants.test_migrations import properties
 from tests.local.servers.conftest import Running, running, up
@@ -51,6 +52,13 @@ class Storage:
         """The keys of all uploads that are not completed."""
         uploads = self.owner.list_multipart_uploads(Bucket=BUCKET).get("Uploads", [])
         return [upload["Key"] for upload in uploads]
+
+
+@pytest.fixture(autouse=True)
+def nothing_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have no runtime of a test do what it does a while later in the middle of another test."""
+    monkeypatch.setattr(arrival, "_LATE_AFTER", 3600.0)
+    monkeypatch.setattr(tenants, "_PRELOAD_AFTER", 3600.0)
 
 
 @pytest.fixture(scope="session")

@@ -72,7 +72,7 @@ def runtime(
         settings.identity.write_text(json.dumps(told))
     if kind == "machine":
         (folder / "workspace").mkdir(exist_ok=True)
-        FolderFiles(folder / "workspace").note("here")
+        FolderFiles(folder / "workspace").note("here", "")
         settings = dataclasses.replace(settings, workspace=folder / "workspace")
     return Server(("127.0.0.1", 0), Tenants(settings))
 

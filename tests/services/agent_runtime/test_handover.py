@@ -1,26 +1,35 @@
 """A workspace that moves between a machine and a tier without machines is there as a whole, both ways."""
 
+import dataclasses
 import json
 import os
 import stat
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
+from hypothesis import settings as examples
 from hypothesis import strategies as st
 
+from local.paths import ROOT
 from services.agent_runtime import arrival, handover, upload
-from services.agent_runtime.files import FolderFiles
+from services.agent_runtime.context import TenantContext
+from services.agent_runtime.files import FolderFiles, RefusedPathError
 from services.agent_runtime.handover import MANIFEST, hand_over, take_in
-from services.agent_runtime.identity import NotReadyError
+from services.agent_runtime.identity import Identity, NotReadyError, Server
+from services.agent_runtime.settings import Settings
 from tests.services.agent_runtime import runtimes
 from tests.services.agent_runtime.answering import serving
 from tests.services.agent_runtime.conftest import BUCKET, Storage
 from tests.services.agent_runtime.runtimes import ask
 from tests.services.agent_runtime.test_files import Vault, in_prefix
 
+MACHINE = "first"
 MONDAY = 1_790_000_000.25
 
 
@@ -74,11 +83,11 @@ def test_what_lies_in_the_prefix_is_on_the_volume_and_no_longer_there(
     prefix.write("notes/a.txt", [b"first"])
     prefix.write("large", [bytes(upload.PART), b"end"])
 
-    take_in(volume, vault)
+    take_in(volume, vault, MACHINE)
 
     assert contents(volume) == {"notes": None, "notes/a.txt": b"first", "large": bytes(upload.PART) + b"end"}
     assert storage.keys() == [""]
-    assert volume.noted() == "here"
+    assert volume.noted() == ("here", MACHINE)
 
 
 def test_all_of_a_volume_lies_in_the_prefix_and_the_manifest_counts_it(
@@ -88,7 +97,7 @@ def test_all_of_a_volume_lies_in_the_prefix_and_the_manifest_counts_it(
     written(volume, "large", bytes(upload.PART) + b"end")
     (volume.folder / "empty").mkdir()
 
-    hand_over(volume, vault)
+    hand_over(volume, vault, MACHINE)
 
     prefix = in_prefix(storage.secret("acme"))
     assert prefix.read("notes/a.txt") == b"first"
@@ -102,11 +111,11 @@ def test_after_both_ways_a_file_has_its_time_and_its_mode(
 ) -> None:
     written(volume, "bin/tool", b"#!/bin/sh", 0o755)
     (volume.folder / "empty").mkdir()
-    hand_over(volume, vault)
+    hand_over(volume, vault, MACHINE)
     (tmp_path / "other").mkdir()
     other = FolderFiles(tmp_path / "other")
 
-    take_in(other, vault)
+    take_in(other, vault, MACHINE)
 
     assert contents(other) == contents(volume)
     tool = (other.folder / "bin/tool").stat()
@@ -118,7 +127,7 @@ names = st.text(
 )
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(tree=st.dictionaries(st.lists(names, min_size=1, max_size=3).map(tuple), st.binary(max_size=50)))
 def test_whatever_a_volume_holds_comes_back_or_is_named_as_being_in_the_way(
     tree: dict[tuple[str, ...], bytes], storage: Storage, tmp_path_factory: pytest.TempPathFactory, vault: Any
@@ -129,10 +138,10 @@ def test_whatever_a_volume_holds_comes_back_or_is_named_as_being_in_the_way(
             written(volume, "/".join(name), content)
         except OSError:
             continue  # a file is a folder already, or has no such name on a disk
-    hand_over(volume, vault)
+    hand_over(volume, vault, MACHINE)
     said = manifest(storage)
     if said["state"] == "done":
-        take_in(other, vault)
+        take_in(other, vault, MACHINE)
         assert contents(other) == contents(volume)
     else:
         assert said["files"] >= 1 and said["named"]
@@ -148,7 +157,7 @@ def test_what_a_prefix_cannot_hold_is_named_and_nothing_is_handed_over(
     written(volume, "back\\slash", b"")
     written(volume, "new\nline", b"")
 
-    hand_over(volume, vault)
+    hand_over(volume, vault, MACHINE)
 
     said = manifest(storage)
     assert (said["state"], said["files"]) == ("refused", 4)
@@ -160,7 +169,7 @@ def test_what_a_prefix_cannot_hold_is_named_and_nothing_is_handed_over(
     ]
     assert "'link': is a symbolic link" in said["named"]
     assert storage.keys() == [""]
-    assert volume.noted() == "here"
+    assert volume.noted() == ("here", MACHINE)
 
 
 def test_an_interrupted_handover_goes_on_where_it_was(
@@ -179,10 +188,10 @@ def test_an_interrupted_handover_goes_on_where_it_was(
     monkeypatch.setattr(upload, "put", failing)
     monkeypatch.setattr(handover, "_AT_ONCE", 1)
     with pytest.raises(NotReadyError):
-        hand_over(volume, vault)
-    assert manifest(storage)["state"] == "at work"
+        hand_over(volume, vault, MACHINE)
+    assert len(storage.keys()) == 1 + 10
     monkeypatch.setattr(upload, "put", put)
-    hand_over(volume, vault)
+    hand_over(volume, vault, MACHINE)
 
     assert sorted(storage.keys()) == ["", *sorted(f"file-{number}" for number in range(20))]
     assert manifest(storage)["files"] == 20
@@ -192,40 +201,217 @@ def test_a_machine_that_serves_again_after_a_handover_takes_its_workspace_back(
     storage: Storage, volume: FolderFiles, vault: Any
 ) -> None:
     written(volume, "a", b"on both")
-    hand_over(volume, vault)
+    hand_over(volume, vault, MACHINE)
 
-    take_in(volume, vault)
+    take_in(volume, vault, MACHINE)
 
     assert contents(volume) == {"a": b"on both"}
     assert storage.keys() == [""]
     assert not has_manifest(storage), "it would say that a volume that changes is in the prefix"
 
 
-def test_of_two_files_of_one_name_the_newer_stays(storage: Storage, volume: FolderFiles, vault: Any) -> None:
+def test_of_two_files_of_one_name_the_newer_has_it_and_the_other_is_there(
+    storage: Storage, volume: FolderFiles, vault: Any
+) -> None:
     prefix = in_prefix(storage.secret("acme"))
     for name in ("older-here", "newer-here"):
         prefix.write(name, [b"prefix"])
     written(volume, "older-here", b"volume")
     os.utime(written(volume, "newer-here", b"volume"), (4e9, 4e9))
 
-    take_in(volume, vault)
+    take_in(volume, vault, MACHINE)
 
-    assert contents(volume) == {"older-here": b"prefix", "newer-here": b"volume"}
+    there = contents(volume)
+    assert (there.pop("older-here"), there.pop("newer-here")) == (b"prefix", b"volume")
+    assert {name.partition(".moved-")[0]: content for name, content in there.items()} == {
+        "older-here": b"volume",
+        "newer-here": b"prefix",
+    }
+    assert storage.keys() == [""]
 
 
-@pytest.mark.parametrize("key", ["folder", "file/inside"])
-def test_an_object_that_cannot_lie_on_the_volume_under_its_name_stays_in_the_prefix(
-    key: str, storage: Storage, volume: FolderFiles, vault: Any
+@pytest.mark.parametrize("key", ["folder", "file/inside", "link", "link/inside", "link/deep/"])
+def test_what_comes_gives_way_to_what_it_cannot_lie_with_and_goes_through_no_link(
+    key: str, storage: Storage, volume: FolderFiles, vault: Any, tmp_path: Path
 ) -> None:
+    (tmp_path / "outside").mkdir()
     written(volume, "folder/a", b"volume")
     written(volume, "file", b"volume")
+    (volume.folder / "link").symlink_to(tmp_path / "outside")
     before = contents(volume)
-    storage.owner.put_object(Bucket=BUCKET, Key=f"tenant_acme/workspace/{key}", Body=b"odd")
+    body = b"" if key.endswith("/") else b"odd"
+    storage.owner.put_object(Bucket=BUCKET, Key=f"tenant_acme/workspace/{key}", Body=body)
 
-    take_in(volume, vault)
+    take_in(volume, vault, MACHINE)
 
-    assert contents(volume) == before
-    assert storage.keys() == ["", key]
+    after = contents(volume)
+    assert before.items() <= after.items()
+    new = after.keys() - before.keys()
+    assert new
+    assert all(".moved-" in name for name in new)
+    assert body in [after[name] or b"" for name in new]
+    assert list((tmp_path / "outside").iterdir()) == []
+    assert storage.keys() == [""]
+
+
+def test_what_no_volume_takes_stays_in_the_prefix_and_is_in_the_way_of_a_handover(
+    storage: Storage, volume: FolderFiles, vault: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.owner.put_object(Bucket=BUCKET, Key="tenant_acme/workspace/a", Body=b"odd")
+
+    def refused(*_: Any) -> None:
+        raise PermissionError("it may not be written")
+
+    monkeypatch.setattr(handover, "_settle", refused)
+    hand_over(volume, vault, MACHINE)
+
+    said = manifest(storage)
+    assert said["state"] == "refused"
+    assert said["named"] == ["'a': lies in object storage already, under a name that no volume can hold"]
+    assert storage.keys() == ["", "a"]
+
+
+def test_what_a_tenant_wrote_while_its_volume_was_parked_is_there_before_the_next_machine_serves(
+    storage: Storage, tmp_path: Path
+) -> None:
+    for vault in serving(runtimes.vault(storage.secret("acme"))):
+        server = runtimes.runtime("machine", tmp_path, vault)
+        volume = FolderFiles(tmp_path / "workspace")
+        written(volume, "notes.md", b"v1")
+        volume.note("here", "the machine before")
+        prefix = in_prefix(storage.secret("acme"))
+        prefix.write("notes.md", [b"months of work"])
+        prefix.write("new.md", [b"new"])
+        for url in serving(server):
+            assert ask("GET", f"{url}/v1/files/notes.md") == (200, b"months of work")
+            assert ask("GET", f"{url}/v1/files/new.md") == (200, b"new")
+            (old,) = [path for path in volume.folder.iterdir() if ".moved-" in path.name]
+            assert old.read_bytes() == b"v1"
+
+
+def test_what_an_old_pod_writes_while_a_file_is_taken_in_is_not_lost(
+    storage: Storage, volume: FolderFiles, vault: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefix = in_prefix(storage.secret("acme"))
+    prefix.write("report", [b"v1"])
+    settle = handover._settle
+
+    def meanwhile(*arguments: Any) -> None:
+        prefix.write("report", [b"v2"])
+        settle(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(handover, "_settle", meanwhile)
+        take_in(volume, vault, MACHINE)
+    assert prefix.read("report") == b"v2"
+    take_in(volume, vault, MACHINE)
+    assert b"v2" in contents(volume).values()
+    assert storage.keys() == [""]
+
+
+def test_a_file_that_changes_while_it_is_handed_over_is_handed_over_again(
+    storage: Storage, volume: FolderFiles, vault: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(volume, "file", b"1" * 2**17)
+    counted, changes = handover._counted, iter([b"2" * 2**17])
+
+    def meanwhile(*arguments: Any) -> Iterator[bytes]:
+        for number, block in enumerate(counted(*arguments)):
+            if number == 0 and (content := next(changes, None)):
+                path.write_bytes(content)
+            yield block
+
+    monkeypatch.setattr(handover, "_counted", meanwhile)
+    with pytest.raises(NotReadyError, match="were changed while they were handed over"):
+        hand_over(volume, vault, MACHINE)
+    hand_over(volume, vault, MACHINE)
+    assert in_prefix(storage.secret("acme")).read("file") == b"2" * 2**17
+    assert manifest(storage)["state"] == "done"
+
+
+def test_a_long_way_is_told_while_its_first_file_is_on_it(
+    storage: Storage, volume: FolderFiles, vault: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handover, "_TOLD_EVERY", 0.05)
+    written(volume, "file", b"1" * 2**17)
+    counted, told = handover._counted, list[dict[str, Any]]()
+
+    def slowly(*arguments: Any) -> Iterator[bytes]:
+        for block in counted(*arguments):
+            yield block
+            time.sleep(0.5)
+            told.append(manifest(storage))
+
+    monkeypatch.setattr(handover, "_counted", slowly)
+    hand_over(volume, vault, MACHINE)
+    assert [(said["state"], said["bytes"]) for said in told] == [("at work", 2**16), ("at work", 2**17)]
+
+
+def test_the_file_systems_own_folder_is_none_of_the_workspace(
+    storage: Storage, volume: FolderFiles, vault: Any
+) -> None:
+    hand_over(volume, vault, MACHINE)
+    assert (manifest(storage)["state"], storage.keys()) == ("done", [""])
+    with pytest.raises(RefusedPathError, match="a volume has for itself"):
+        in_prefix(storage.secret("acme")).write("lost+found/a", [b"content"])
+
+    take_in(volume, vault, MACHINE)
+    written(volume, "lost+found/a", b"the tenant's")
+    hand_over(volume, vault, MACHINE)
+
+    said = manifest(storage)
+    assert said["named"] == ["'lost+found/a': is in the folder that the file system has for itself"]
+
+
+def test_a_very_deep_folder_is_named_as_being_in_the_way(
+    storage: Storage, volume: FolderFiles, vault: Any
+) -> None:
+    here = Path.cwd()
+    os.chdir(volume.folder)
+    try:
+        for _ in range(600):
+            Path("d").mkdir()
+            os.chdir("d")
+    finally:
+        os.chdir(here)
+
+    hand_over(volume, vault, MACHINE)
+
+    said = manifest(storage)
+    assert (said["state"], said["files"]) == ("refused", 1)
+    assert len(said["named"][0]) <= 300
+
+
+def test_no_configuration_that_a_tenant_wrote_changes_how_storage_is_reached(
+    storage: Storage, tmp_path: Path
+) -> None:
+    (tmp_path / ".aws").mkdir()
+    (tmp_path / ".aws/config").write_text("[default\nregion=")
+    script = (
+        "import json, os, sys; from pathlib import Path;"
+        "from tests.services.agent_runtime.test_files import in_prefix;"
+        "in_prefix(json.loads(sys.argv[1])).write('a', [b'content'])"
+    )
+    command = [sys.executable, "-c", script, json.dumps(storage.secret("acme"))]
+    subprocess.run(command, env={**os.environ, "HOME": str(tmp_path)}, cwd=ROOT, check=True)
+    assert storage.keys() == ["", "a"]
+
+
+def test_a_machine_that_is_moving_shows_nothing_of_its_workspace(tmp_path: Path, vault: Any) -> None:
+    known = Identity(
+        tenant="acme",
+        tier="any",
+        vault=Server(address="http://127.0.0.1:9", authority=None),
+        login="auth/kubernetes/login",
+        role="tenant-acme",
+        secrets="tenants/acme",
+        logins="database/creds/tenant-acme",
+        database=None,
+        leaving=True,
+    )
+    settings = dataclasses.replace(Settings.read({}), workspace=tmp_path)
+    with pytest.raises(NotReadyError, match="acme is moving"):
+        _ = TenantContext(known, vault, settings).workspace
 
 
 @pytest.mark.parametrize(
@@ -237,7 +423,7 @@ def test_odd_metadata_harms_nothing(
 ) -> None:
     storage.owner.put_object(Bucket=BUCKET, Key="tenant_acme/workspace/a", Body=b"content", Metadata=said)
 
-    take_in(volume, vault)
+    take_in(volume, vault, MACHINE)
 
     found = (volume.folder / "a").stat()
     assert contents(volume) == {"a": b"content"}
@@ -252,7 +438,7 @@ def test_what_has_no_room_is_refused_before_anything_moves(
     monkeypatch.setattr(handover, "_RESERVED", 2**60)
 
     with pytest.raises(NotReadyError, match=r"7 bytes are to come .* sizes\.workspaceGib"):
-        take_in(volume, vault)
+        take_in(volume, vault, MACHINE)
     assert contents(volume) == {}
     assert storage.keys() == ["", "a"]
 
