@@ -117,15 +117,15 @@ def _move(options: argparse.Namespace) -> None:
     if not discarded <= set(entry.discard):
         _let_go(roster, entry, discarded)
         return
-    if goes and "workspace" not in discarded and entry.state != "moving":
-        _in_state(roster, entry.id, ("active",))
-        _hand_over(roster, entry, options.tier)
-        return
     if entry.own_database and not new.own_database and "database" not in discarded:
         raise LocalError(
             f"Tier {options.tier} has no database of its own, so that of {entry.id} would be lost; nothing "
             "was changed. Have the data brought over to its schema, then add: --discard database"
         )
+    if goes and "workspace" not in discarded and entry.state != "moving":
+        _in_state(roster, entry.id, ("active",))
+        _hand_over(roster, entry, options.tier)
+        return
     parks = options.keep is not None or "workspace" in entry.keep
     keep = ["workspace"] if volume and not new.machine and parks and "workspace" not in discarded else []
     if options.keep and not keep:

@@ -8,8 +8,9 @@ What they are told stands in the state; what only the environment has does not: 
 import base64
 import json
 import os
+import time
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import urllib3
@@ -124,6 +125,18 @@ def kubernetes(where: Where) -> "ApiClient":
     document = yaml.safe_load(base64.b64decode(answer["kubeconfig"]))
     connect: Any = config.new_client_from_config_dict
     client: ApiClient = connect(document)
+    return client
+
+
+def kubernetes_for_hours(where: Where) -> "Callable[[], ApiClient]":
+    """A way into the Kubernetes API for longer than a kubeconfig is good: each call gives one that is."""
+    known: list[tuple[float, ApiClient]] = []
+
+    def client() -> "ApiClient":
+        if not known or time.monotonic() - known[0][0] > _HOUR / 2:
+            known[:] = [(time.monotonic(), kubernetes(where))]
+        return known[0][1]
+
     return client
 
 

@@ -135,8 +135,8 @@ def _save(props: Mapping[str, Any], folder: str, taken: datetime) -> None:
     tenant, storage = props["tenant"], props["storage"]
     home, logins = f"tenant-{tenant}", f"{props['vault']['databaseMount']}/creds/tenant-{tenant}"
     expires = (taken + timedelta(days=RETENTION_DAYS)).date().isoformat()
-    cluster = clients.kubernetes(props["kubernetes"])
-    _stopped(cluster, tenant)
+    cluster = clients.kubernetes_for_hours(props["kubernetes"])
+    _stopped(cluster(), tenant)
     end_logins(clients.VaultClient(props["vault"]), home, logins)
     s3 = s3_client(storage["endpoint"], storage["region"])
 
@@ -198,7 +198,7 @@ def _objects(s3: Any, storage: Mapping[str, Any], prefix: str, folder: str) -> i
     return count
 
 
-def _volumes(cluster: Any, tenant: str, name: str, expires: str) -> Iterator[dict[str, str]]:
+def _volumes(cluster: Callable[[], Any], tenant: str, name: str, expires: str) -> Iterator[dict[str, str]]:
     """Have Longhorn back up each volume that the tenant has.
 
     <https://longhorn.io/docs/1.12.0/snapshots-and-backups/>; a detached volume is attached for it.
@@ -207,16 +207,18 @@ def _volumes(cluster: Any, tenant: str, name: str, expires: str) -> Iterator[dic
 
     from infra.tenants.places import LONGHORN
 
-    core: Any = CoreV1Api(cluster)
-    objects: Any = CustomObjectsApi(cluster)
+    core: Any = CoreV1Api(cluster())
+
+    def objects() -> Any:
+        return CustomObjectsApi(cluster())
 
     def make(plural: str, kind: str, labels: dict[str, str], spec: dict[str, Any]) -> None:
         metadata = {"name": name, "labels": labels}
         body = {"apiVersion": "/".join(LONGHORN[:2]), "kind": kind, "metadata": metadata, "spec": spec}
-        objects.create_namespaced_custom_object(*LONGHORN, plural, body)
+        objects().create_namespaced_custom_object(*LONGHORN, plural, body)
 
     def status(plural: str) -> dict[str, Any]:
-        found: dict[str, Any] = objects.get_namespaced_custom_object(*LONGHORN, plural, name)
+        found: dict[str, Any] = objects().get_namespaced_custom_object(*LONGHORN, plural, name)
         return dict(found.get("status") or {})
 
     for claim in core.list_namespaced_persistent_volume_claim(f"tenant-{tenant}").items:

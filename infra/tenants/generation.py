@@ -23,7 +23,7 @@ class GenerationProvider(ResourceProvider):
 
 
 class Generation(Resource, module="agent-platform", name="Generation"):
-    """That a tenant has a machine, from one move to the next.
+    """A random value for each machine that a tenant gets; its volume's note carries it.
 
     A volume outlives its machine (`keep: [workspace]`), and what the tenant wrote meanwhile lies in its
     prefix: by this value, the next machine knows that the volume's note is another machine's

@@ -5,6 +5,7 @@ the machine started with instructions to hand its workspace over, and waits for 
 all of it lies in the prefix (docs/decisions/0072). The machine copies: nobody else can read its volume.
 """
 
+import contextlib
 import json
 import time
 from collections.abc import Mapping
@@ -49,8 +50,10 @@ class HandoverProvider(ResourceProvider):
     def diff(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
         """Whether it is to be handed over again: the machine may have served in between."""
         found = differences(olds, news, stable=())
-        if not found.changes and not_handed_over(news["tenant"], news["storage"]):
-            return DiffResult(changes=True)
+        if not found.changes:
+            # A preview may have no way there.
+            with contextlib.suppress(RuntimeError):
+                return DiffResult(changes=not_handed_over(news["tenant"], news["storage"]) is not None)
         return found
 
     def create(self, props: dict[str, Any]) -> CreateResult:
@@ -68,8 +71,13 @@ class HandoverProvider(ResourceProvider):
             _hand_over(news)
         return UpdateResult(news)
 
-    def delete(self, _id: str, _props: dict[str, Any]) -> None:
-        """Nothing: a machine that serves again takes its workspace back by itself."""
+    def delete(self, _id: str, props: dict[str, Any]) -> None:
+        """Remove the manifest: it says nothing of a tenant that is moving no more."""
+        from infra.cluster.object_storage import s3_client
+
+        storage = props["storage"]
+        s3 = s3_client(storage["endpoint"], storage["region"])
+        s3.delete_object(Bucket=storage["artifacts"], Key=_key(props["tenant"]))
 
 
 class Handover(Resource, module="agent-platform", name="Handover"):
@@ -92,21 +100,25 @@ _PROVIDER = HandoverProvider()
 
 
 def not_handed_over(tenant: str, storage: Mapping[str, Any]) -> str | None:
-    """Why the workspace of a tenant is not in its prefix as a whole, None if it is."""
+    """Why the workspace of a tenant is not in its prefix as a whole, None if it is.
+
+    Raises:
+        RuntimeError: object storage cannot be asked.
+    """
     from botocore.exceptions import BotoCoreError, ClientError
 
     from infra.cluster.object_storage import s3_client
 
+    said = _said(tenant, storage)
+    if said is None:
+        return "its machine has not handed it over"
+    if said.state != "done":
+        return f"its machine has not handed all of it over ({said.state})"
     try:
-        said = _said(tenant, storage)
-        if said is None:
-            return "its machine has not handed it over"
-        if said.state != "done":
-            return f"its machine has not handed all of it over ({said.state})"
         s3 = s3_client(storage["endpoint"], storage["region"])
         return _less(said, *held(s3, storage["artifacts"], f"tenant_{tenant}/workspace/"))
-    except (RuntimeError, BotoCoreError, ClientError) as error:
-        return str(error)
+    except (BotoCoreError, ClientError) as error:
+        raise RuntimeError(f"object storage cannot be asked what is in the prefix: {error}") from None
 
 
 def _hand_over(props: Mapping[str, Any]) -> None:
@@ -126,15 +138,20 @@ def _run(props: Mapping[str, Any]) -> None:
     from infra.tenants import clients
 
     tenant, storage = props["tenant"], props["storage"]
-    cluster = clients.kubernetes(props["kubernetes"])
-    _switch(cluster, tenant, on=False)
+    cluster = clients.kubernetes_for_hours(props["kubernetes"])
     s3 = s3_client(storage["endpoint"], storage["region"])
+    # What stands there was said of the volume as it was then; and until it is off, a machine may say more.
     s3.delete_object(Bucket=storage["artifacts"], Key=_key(tenant))
-    _switch(cluster, tenant, on=True)
+    _switch(cluster(), tenant, on=False)
+    s3.delete_object(Bucket=storage["artifacts"], Key=_key(tenant))
+    _switch(cluster(), tenant, on=True)
     try:
         said = _finished(tenant, storage)
-    finally:
-        _switch(cluster, tenant, on=False)
+    except RuntimeError:
+        with contextlib.suppress(*clients.failures()):
+            _switch(cluster(), tenant, on=False)
+        raise
+    _switch(cluster(), tenant, on=False)
     if said.state == "refused":
         raise RuntimeError(_in_the_way(said))
     if less := _less(said, *held(s3, storage["artifacts"], f"tenant_{tenant}/workspace/")):
@@ -160,8 +177,12 @@ class _Manifest:
     files: int
     """Handed over so far; with `refused`, those that cannot be."""
     bytes: int
-    named: tuple[str, ...]
+    named: tuple[str, ...] = ()
     """Some of those that cannot be handed over, and why not."""
+    failure: str = ""
+    """Why it fails for now."""
+    at: str = ""
+    """The time at which it was said, while nothing fails."""
 
 
 def _finished(tenant: str, storage: Mapping[str, Any]) -> _Manifest:
@@ -169,16 +190,19 @@ def _finished(tenant: str, storage: Mapping[str, Any]) -> _Manifest:
     began = silent_since = time.monotonic()
     before: _Manifest | None = None
     while True:
-        said = _said(tenant, storage)
-        if said and said.state in ("done", "refused"):
-            return said
-        if said != before:
-            before, silent_since = said, time.monotonic()
+        # Object storage that is away for a moment is as a machine that says nothing.
+        with contextlib.suppress(RuntimeError):
+            said = _said(tenant, storage)
+            if said and said.state in ("done", "refused"):
+                return said
+            if said != before:
+                before, silent_since = said, time.monotonic()
         now = time.monotonic()
         if now - silent_since > _SILENT_SECONDS or now - began > _LONGEST_SECONDS:
-            far = f"after {before.files} files of {before.bytes} bytes " if before else ""
+            far = f"after {before.files} files of {before.bytes} bytes " if before and before.files else ""
+            why = f" ({before.failure})" if before and before.failure else ""
             raise RuntimeError(
-                f"its machine has not ended {far}in {int(now - began)} s; look at its console "
+                f"its machine has not ended {far}in {int(now - began)} s{why}; look at its console "
                 f"(`virtctl console tenant-{tenant} -n tenant-{tenant}`) and run the update again"
             )
         time.sleep(_PAUSE)
@@ -195,7 +219,7 @@ def _in_the_way(said: _Manifest) -> str:
 
 
 def _said(tenant: str, storage: Mapping[str, Any]) -> _Manifest | None:
-    """What the machine has said; None if that is nothing, or nothing that it would say.
+    """The manifest; None if there is none, or none that a machine would write.
 
     Raises:
         RuntimeError: object storage cannot be asked.
@@ -224,7 +248,15 @@ def _read(said: Any) -> _Manifest | None:
     files, size, named = said.get("files", 0), said.get("bytes", 0), said.get("named", [])
     if type(files) is not int or type(size) is not int or not isinstance(named, list):
         return None
-    return _Manifest(said["state"], files, size, tuple(_printable(name) for name in named[:_MOST_NAMED]))
+    failure = _printable(said.get("failure", ""))
+    return _Manifest(
+        said["state"],
+        files,
+        size,
+        tuple(_printable(name) for name in named[:_MOST_NAMED]),
+        failure,
+        "" if failure else _printable(said.get("at", "")),
+    )
 
 
 def _printable(name: Any) -> str:

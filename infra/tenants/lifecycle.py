@@ -14,7 +14,7 @@ from infra.tenants.roster import TenantEntry
 def is_kept(tenant: TenantEntry, what: Literal["workspace", "database"] | None = None) -> bool:
     """Whether the tenant stays, and the roster lets none of its changes destroy `what`.
 
-    The workspace of one that is moving is in its prefix, too.
+    The workspace of one that is moving may go once it is in the prefix, which `Registration.check` looks at.
     """
     leaves = tenant.state == "offboarding" or (tenant.state == "moving" and what == "workspace")
     return not leaves and what not in tenant.discard
@@ -28,5 +28,5 @@ def protected(
 
 
 def workspace_may_go(tenant: TenantEntry) -> bool:
-    """Whether the volume and its key may be deleted while the tenant stays: it said so, or has both moved."""
+    """Whether the volume and its key may be deleted while the tenant stays."""
     return tenant.state == "moving" or "workspace" in tenant.discard

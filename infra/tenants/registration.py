@@ -198,7 +198,12 @@ def _stays_on_volume(olds: Mapping[str, Any], news: Mapping[str, Any]) -> Iterat
             "files to the prefix; or write `keep: [workspace]` and the size to park the volume; or, if it is "
             "to go, write `discard: [workspace]` and run that update, then change the tier",
         )
-    elif reason := not_handed_over(tenant, news["storage"]):
+        return
+    try:
+        reason = not_handed_over(tenant, news["storage"])
+    except RuntimeError as error:
+        reason = str(error)
+    if reason:
         yield (
             "workspaceGib",
             f"{tenant}: what is on its volume ({had} GiB) would be lost: {reason}; put the tier back, keep "
@@ -214,6 +219,8 @@ def _too_large(news: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     from infra.tenants.handover import held
 
     storage, tenant, gib = news["storage"], news["tenant"], int(news["workspaceGib"])
+    if pulumi.runtime.rpc.UNKNOWN in (storage, *(storage.values() if isinstance(storage, dict) else ())):
+        return
     try:
         s3 = s3_client(storage["endpoint"], storage["region"])
         _, size = held(s3, storage["artifacts"], f"tenant_{tenant}/workspace/")

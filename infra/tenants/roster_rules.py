@@ -137,7 +137,7 @@ def _not_in_tier(data: Mapping[str, Any], tier: Tier) -> _Found:
         yield (
             ("state",),
             f"tier {name} has no machine, so its workspace is in the prefix already and nothing has to be "
-            "brought there; write the other tier, without `state: moving`",
+            "brought there; remove `state: moving`, and change `tier` in the same edit if it is to move",
         )
     if data.get("idleSeconds") is not None and not tier.machine:
         yield (

@@ -51,7 +51,12 @@ def declare_workspace(tenant: TenantEntry, platform: Services, opts: pulumi.Reso
         # (docs/decisions/0028).
         opts=pulumi.ResourceOptions.merge(
             protected(opts, tenant, "workspace"),
-            pulumi.ResourceOptions(depends_on=[key.declared], retain_on_delete=not workspace_may_go(tenant)),
+            pulumi.ResourceOptions(
+                depends_on=[key.declared],
+                retain_on_delete=not workspace_may_go(tenant),
+                # While it may be deleted, it may not be replaced.
+                ignore_changes=["spec"] if tenant.state == "moving" else [],
+            ),
         ),
     )
     return Workspace(key=key.value, declared=volume)

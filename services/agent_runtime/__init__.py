@@ -3,3 +3,6 @@
 Up to the first request to an agent it is the standard library alone, so that a machine that wakes answers at
 once; the agent's own packages are loaded then.
 """
+
+HANDED_OVER = 4
+"""The status with which a machine's runtime ends whose workspace is in the prefix: it is switched off."""

@@ -8,7 +8,7 @@ import time
 import traceback
 from pathlib import Path
 
-from services.agent_runtime import identity, use
+from services.agent_runtime import HANDED_OVER, identity, use
 from services.agent_runtime.credentials import Account
 from services.agent_runtime.files import FolderFiles
 from services.agent_runtime.identity import Identity, NotReadyError
@@ -46,14 +46,13 @@ def _leaving(settings: Settings) -> Identity | None:
 
 
 def _leave(known: Identity, workspace: Path, account_token: Path) -> None:
-    """Hand the workspace over and wait to be switched off: whoever serves could still write to it."""
+    """Hand the workspace over, and have the machine switched off: whoever serves could still write to it."""
     # Loaded only where it is needed, as machines do that are about to go.
     from services.agent_runtime.handover import leave
 
     leave(FolderFiles(workspace), Vault(known, Account(account_token, known.tenant)), known.machine)
     sys.stderr.write("The handover has ended.\n")
-    while True:
-        signal.pause()
+    os._exit(HANDED_OVER)
 
 
 def _report(tenants: Tenants) -> None:

@@ -53,6 +53,11 @@ class Arrival:
                 "few seconds."
             )
 
+    def close(self) -> None:
+        """Look for nothing late any more."""
+        if isinstance(self._work, threading.Timer):
+            self._work.cancel()
+
     def _begin(self) -> None:
         # What was written to the prefix after the workspace was taken in is late, and nobody waits for it.
         self._here = self._volume.noted() == ("here", self._machine)

@@ -112,6 +112,8 @@ class TenantContext:
 
     def close(self) -> None:
         """End its connections and its login."""
+        if self._arrival:
+            self._arrival.close()
         with self._lock:
             if self._database:
                 self._database.close()

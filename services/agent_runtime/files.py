@@ -217,6 +217,8 @@ class FolderFiles(Files):
         root = self.folder.resolve()
         if "\0" in name:
             raise RefusedPathError("A path has no NUL in it.")
+        if name.lstrip("/").startswith(DRAFT):
+            raise RefusedPathError(f"No name begins with {DRAFT}, which files have that are not whole yet.")
         if any(len(os.fsencode(part)) > LONGEST_NAME for part in name.split("/")):
             raise RefusedPathError(f"A name in a path has at most {LONGEST_NAME} bytes.")
         path = (root / name.lstrip("/")).resolve()

@@ -8,6 +8,8 @@ import contextlib
 import errno
 import fcntl
 import filecmp
+import hashlib
+import itertools
 import json
 import math
 import os
@@ -16,7 +18,7 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
@@ -43,6 +45,8 @@ _MOST_TOLD = 20
 _LONGEST_TOLD = 300
 _LARGEST = 10_000 * upload.PART
 """Bytes of one object."""
+_BATCH = 1000
+"""Files that are held in memory at once."""
 _RESERVED = 64 * 2**20
 """Bytes of the volume that are left free."""
 _ATTEMPTS = 3
@@ -80,13 +84,14 @@ def take_in(volume: FolderFiles, vault: Vault, machine: str, progress: Progress 
     Raises NotReadyError, and OSError if there is no room; each file is then in one of the two places.
     """
     progress = progress or Progress()
+    _require_mounted(volume.folder)
     with _alone(volume.folder), PrefixFiles(vault, volume.folder).place() as place:
-        coming = list(place.objects())
-        _require_room(volume, coming)
+        if volume.noted() != ("here", machine):
+            _remove_drafts(volume.folder)
+        progress.all = _require_room(volume, place.objects())
         # From here on, what it says of the volume is no longer true.
         place.client.delete_object(Bucket=place.bucket, Key=place.prefix + MANIFEST)
-        progress.all = len(coming)
-        _each(partial(_take, volume, place, progress), coming)
+        _each(partial(_take, volume, place, progress), place.objects())
         volume.note("here", machine)
 
 
@@ -97,21 +102,26 @@ def hand_over(volume: FolderFiles, vault: Vault, machine: str) -> None:
     Raises NotReadyError, OSError.
     """
     progress = Progress()
+    _require_mounted(volume.folder)
     with PrefixFiles(vault, volume.folder).place() as place, _Manifest(place, progress) as manifest:
-        if volume.noted() != ("leaving", machine):
+        again = volume.noted() == ("leaving", machine)
+        if not again:
             take_in(volume, vault, machine, progress)
         with _alone(volume.folder):
-            found = {file.name: file for file in _walk(volume.folder, place)}
-            there = {held.path: held for held in place.objects()}
-            if obstacles := [*_obstacles(place, found.values()), *_left(found, there)]:
-                manifest.end("refused", files=len(obstacles), named=obstacles[:_MOST_TOLD])
+            _remove_drafts(volume.folder)
+            files = partial(_walk, volume.folder, place)
+            in_the_way = _Some()
+            for obstacle in itertools.chain(_obstacles(place, files()), _left(volume.folder, place)):
+                in_the_way.add(obstacle)
+            if in_the_way.count:
+                manifest.end("refused", files=in_the_way.count, named=in_the_way.first)
                 return
+            before = _Sum.of(files())
             volume.note("leaving", machine)
-            _each(partial(_put, place, there, progress), list(found.values()))
-            if {file.name: file for file in _walk(volume.folder, place)} != found:
+            _each(partial(_put, place, progress, again), files())
+            if _Sum.of(files()) != before:
                 raise NotReadyError("Files of the workspace were changed while they were handed over.")
-            files = [file for file in found.values() if not file.is_folder]
-            manifest.end("done", files=len(files), bytes=sum(file.size for file in files))
+            manifest.end("done", files=before.files, bytes=before.bytes)
 
 
 def leave(volume: FolderFiles, vault: Vault, machine: str) -> None:
@@ -121,8 +131,23 @@ def leave(volume: FolderFiles, vault: Vault, machine: str) -> None:
             hand_over(volume, vault, machine)
             return
         except Exception as error:  # noqa: BLE001 - whatever it is, it is told, and tried again
-            sys.stderr.write(f"The workspace is not handed over yet: {type(error).__name__}: {error}\n")
+            why = f"{type(error).__name__}: {error}"
+        sys.stderr.write(f"The workspace is not handed over yet: {why}\n")
+        with contextlib.suppress(Exception), PrefixFiles(vault, volume.folder).place() as place:
+            _Manifest(place, Progress()).end("at work", failure=why[:_LONGEST_TOLD])
         time.sleep(_AGAIN)
+
+
+def _require_mounted(folder: Path) -> None:
+    """A folder of the machine's own disk is gone when it is switched off."""
+    if not os.path.ismount(folder):
+        raise NotReadyError(f"{folder} is no volume, so nothing is moved there or from there.")
+
+
+def _remove_drafts(folder: Path) -> None:
+    """Remove what was not whole when the machine was switched off; nobody writes meanwhile."""
+    for draft in folder.glob(f"{DRAFT}*"):
+        draft.unlink()
 
 
 @contextlib.contextmanager
@@ -136,48 +161,55 @@ def _alone(volume: Path) -> Iterator[None]:
         os.close(root)
 
 
-def _each(do: Callable[[Item], None], items: list[Item]) -> None:
+def _each(do: Callable[[Item], None], items: Iterable[Item]) -> None:
     """Do it to each item, some at once; what one raises is raised when those that were begun have ended."""
+    coming = iter(items)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         try:
-            for _ in pool.map(do, items):
-                pass
+            while batch := list(itertools.islice(coming, _BATCH)):
+                for _ in pool.map(do, batch):
+                    pass
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
 
 
-def _require_room(volume: FolderFiles, coming: list[Held]) -> None:
-    """Raise NotReadyError unless the volume has room for what is coming."""
-
-    def is_there(held: Held) -> bool:
-        """As after a handover that was given up: a file of the same size takes no more."""
-        with contextlib.suppress(OSError):
-            found = (volume.folder / held.path).lstat()
-            return stat.S_ISREG(found.st_mode) and found.st_size == held.size
-        return False
-
-    size = sum(held.size for held in coming if not is_there(held))
+def _require_room(volume: FolderFiles, coming: Iterable[Held]) -> int:
+    """Count what is coming; NotReadyError unless the volume has room for it."""
+    files = size = 0
+    for held in coming:
+        files += 1
+        if not _same_size(volume.folder / held.path, held.size):
+            size += held.size
     free = max(0, shutil.disk_usage(volume.folder).free - _RESERVED)
     if size > free:
         raise NotReadyError(
             f"{size} bytes are to come from object storage, and the volume has room for {free}; have "
             "sizes.workspaceGib raised in the roster."
         )
+    return files
+
+
+def _same_size(path: Path, size: int) -> bool:
+    """Whether a file of that size is there."""
+    with contextlib.suppress(OSError):
+        found = path.lstat()
+        return stat.S_ISREG(found.st_mode) and found.st_size == size
+    return False
 
 
 def _take(volume: FolderFiles, place: Place, progress: Progress, held: Held) -> None:
     """Move an object to the volume; what cannot lie there stays."""
     try:
-        _taken(volume, place, held)
-        progress.add(files=1, size=held.size)
+        _taken(volume, place, progress, held)
+        progress.add(files=1)
     except (RefusedPathError, OSError) as error:
         if isinstance(error, OSError) and error.errno in _ENDS_ALL:
             raise
         sys.stderr.write(f"{held.path!a} stays in the prefix: {error}\n")
 
 
-def _taken(volume: FolderFiles, place: Place, held: Held) -> None:
+def _taken(volume: FolderFiles, place: Place, progress: Progress, held: Held) -> None:
     # A key that only somebody with the tenant's own key can have written.
     if place.path(held.path) != held.path.removesuffix("/"):
         raise RefusedPathError("its name would be another file's.")
@@ -187,12 +219,16 @@ def _taken(volume: FolderFiles, place: Place, held: Held) -> None:
         _free(volume.folder, held.path, "").mkdir(parents=True, exist_ok=True)
         place.client.delete_object(Bucket=place.bucket, Key=place.root + held.path)
         return
+    target = volume.folder / held.path
+    if _same_size(target, held.size) and _as_it_was(target.lstat(), place.head(held.path)):
+        place.client.delete_object(Bucket=place.bucket, Key=place.root + held.path)
+        return
     found = place.get(held.path)
     if found is None:
         return
     modified, mode = _kept(found)
     with contextlib.closing(found["Body"]) as body:
-        draft = volume.draft(body.iter_chunks(BLOCK))
+        draft = volume.draft(_counted(body.iter_chunks(BLOCK), progress))
     try:
         draft.chmod(mode)
         os.utime(draft, (modified, modified))
@@ -200,25 +236,32 @@ def _taken(volume: FolderFiles, place: Place, held: Held) -> None:
     finally:
         draft.unlink(missing_ok=True)
     # An old pod may have written it again meanwhile: that comes next.
-    if place.etag(held.path) == found["ETag"]:
+    if place.head(held.path).get("ETag") == found["ETag"]:
         place.client.delete_object(Bucket=place.bucket, Key=place.root + held.path)
+
+
+def _as_it_was(known: os.stat_result, found: Mapping[str, Any]) -> bool:
+    """Whether a file is the one of which an object was made, and was not changed since."""
+    return bool(found) and found["Metadata"].get("changed") == str(known.st_ctime_ns)
 
 
 def _settle(volume: FolderFiles, name: str, draft: Path) -> None:
     """Give a file that came its name, or the name of an older one to what is there."""
     coming, target = draft.stat(), volume.folder / name
-    stamp = datetime.fromtimestamp(coming.st_mtime, UTC).strftime("%Y-%m-%dT%H%M%SZ")
-    place = _free(volume.folder, name, stamp)
+    place = _free(volume.folder, name, _stamp(coming))
     if place == target and target.exists():
-        known = target.stat()
         if filecmp.cmp(target, draft, shallow=False):
             return
-        if known.st_mtime >= coming.st_mtime:
-            place = _beside(target, stamp)
+        known = target.stat()
+        if known.st_mtime < coming.st_mtime:
+            volume.keep(target, _beside(target, _stamp(known)))
         else:
-            then = datetime.fromtimestamp(known.st_mtime, UTC).strftime("%Y-%m-%dT%H%M%SZ")
-            volume.keep(target, _beside(target, then))
+            place = _beside(target, _stamp(coming))
     volume.keep(draft, place)
+
+
+def _stamp(known: os.stat_result) -> str:
+    return datetime.fromtimestamp(known.st_mtime, UTC).strftime("%Y-%m-%dT%H%M%SZ")
 
 
 def _free(root: Path, name: str, stamp: str) -> Path:
@@ -242,10 +285,8 @@ def _free(root: Path, name: str, stamp: str) -> Path:
 
 def _beside(path: Path, stamp: str) -> Path:
     """A name that nothing has, for what has to give way to something at `path`."""
-    found = (
-        path.with_name(f"{path.name}.moved-{stamp}{more}") for more in ("", *map("-{}".format, range(1, 99)))
-    )
-    return next(each for each in found if not os.path.lexists(each))
+    names = (f"{path.name}.moved-{stamp}{f'-{number}' if number else ''}" for number in itertools.count())
+    return next(each for each in map(path.with_name, names) if not os.path.lexists(each))
 
 
 def _kept(found: Any) -> tuple[float, int]:
@@ -281,7 +322,7 @@ def _walk(folder: Path, place: Place) -> Iterator[_File]:
         inside = names.pop()
         for entry in os.scandir(folder / inside):
             name, found = inside + entry.name, entry.stat(follow_symlinks=False)
-            if entry.name.startswith(DRAFT):
+            if name.startswith(DRAFT):
                 continue
             if not stat.S_ISDIR(found.st_mode):
                 yield _File(name, entry.path, found.st_mode, found.st_size, found.st_ctime_ns)
@@ -328,17 +369,22 @@ def _obstacle(place: Place, file: _File) -> str:
     return f"has more than {_LARGEST} bytes" if file.size > _LARGEST else ""
 
 
-def _left(found: Iterable[str], there: Iterable[str]) -> Iterator[str]:
-    """The objects that could not be taken in: they would be found among the files after the move."""
-    for name in sorted({*there} - {*found}):
+def _left(folder: Path, place: Place) -> Iterator[str]:
+    """The objects that could not be taken in: they would be found among the files after the move.
+
+    One that an earlier attempt put there, and whose file is gone since, goes.
+    """
+    for held in place.objects():
         # What only shows a folder is none.
-        if not name.endswith("/"):
-            yield f"{name!a}: lies in object storage already, under a name that no volume can hold"[
-                :_LONGEST_TOLD
-            ]
+        if held.path.endswith("/") or os.path.lexists(folder / held.path):
+            continue
+        if "changed" in place.head(held.path).get("Metadata", {}):
+            place.client.delete_object(Bucket=place.bucket, Key=place.root + held.path)
+        else:
+            yield f"{held.path!a}: lies in object storage, and could not be brought here"[:_LONGEST_TOLD]
 
 
-def _put(place: Place, before: dict[str, Held], progress: Progress, file: _File) -> None:
+def _put(place: Place, progress: Progress, again: bool, file: _File) -> None:
     """Write a file or an empty folder as an object, unless an earlier attempt did."""
     if file.is_folder:
         place.client.put_object(Bucket=place.bucket, Key=place.root + file.name, Body=b"")
@@ -346,14 +392,15 @@ def _put(place: Place, before: dict[str, Held], progress: Progress, file: _File)
     for _ in range(_ATTEMPTS):
         with Path(file.path).open("rb") as content:
             known = os.fstat(content.fileno())
+            found = place.head(file.name) if again else {}
+            if _as_it_was(known, found) and found["ContentLength"] == known.st_size:
+                progress.add(files=1, size=known.st_size)
+                return
             said = {
                 "mtime": repr(known.st_mtime),
                 "mode": f"{stat.S_IMODE(known.st_mode) & 0o777:o}",
                 "changed": str(known.st_ctime_ns),
             }
-            if file.name in before and place.metadata(file.name) == said:
-                progress.add(files=1, size=known.st_size)
-                return
             upload.put(
                 place.client,
                 place.bucket,
@@ -368,10 +415,39 @@ def _put(place: Place, before: dict[str, Held], progress: Progress, file: _File)
     raise NotReadyError(f"{file.name!a} changes all the time, so it is not handed over.")
 
 
-def _counted(blocks: Iterator[bytes], progress: Progress) -> Iterator[bytes]:
+def _counted(blocks: Iterable[bytes], progress: Progress) -> Iterator[bytes]:
     for block in blocks:
         progress.add(size=len(block))
         yield block
+
+
+class _Some:
+    """How many texts there are, and the first of them."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.first: list[str] = []
+
+    def add(self, text: str) -> None:
+        self.count += 1
+        if len(self.first) < _MOST_TOLD:
+            self.first.append(text)
+
+
+class _Sum(NamedTuple):
+    """All files of a volume, in so little that any number of them can be compared."""
+
+    files: int
+    bytes: int
+    all: int
+
+    @classmethod
+    def of(cls, found: Iterable[_File]) -> "_Sum":
+        files = size = together = 0
+        for file in found:
+            files, size = files + (not file.is_folder), size + file.size
+            together ^= int.from_bytes(hashlib.sha256(repr(file).encode()).digest())
+        return cls(files, size, together)
 
 
 class _Manifest:
@@ -388,13 +464,17 @@ class _Manifest:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._teller.join()
+        self._stop()
 
     def end(self, state: str, **said: Any) -> None:
-        """Say that it is over, and how it ended."""
-        self.__exit__()
+        """Say how it ended, and nothing more."""
+        self._stop()
         self._write(state, said)
+
+    def _stop(self) -> None:
+        self._over.set()
+        if self._teller.ident:
+            self._teller.join()
 
     def _tell(self) -> None:
         while not self._over.wait(_TOLD_EVERY):

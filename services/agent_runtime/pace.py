@@ -11,7 +11,7 @@ _LONGEST = 60.0
 
 
 class Pace:
-    """Some in a row, then one every few seconds, in the order in which they were refused."""
+    """Some in a row, then one every few seconds; each that is refused is told a later turn."""
 
     def __init__(self) -> None:
         """Begin with all that may come in a row."""
@@ -25,8 +25,8 @@ class Pace:
         if self._left >= 1:
             self._left -= 1
             return 0.0
-        self._turn = max(self._turn, now) + _EVERY
-        return min(_LONGEST, self._turn - now)
+        self._turn = min(max(self._turn, now) + _EVERY, now + _LONGEST)
+        return self._turn - now
 
     def is_rested(self) -> bool:
         """Whether it is as in the beginning, so that it need not be kept."""

@@ -9,7 +9,7 @@ import os
 import posixpath
 import threading
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from botocore.response import StreamingBody
 
 from services.agent_runtime import upload
 from services.agent_runtime.files import (
+    DRAFT,
     LONGEST_ADDRESS,
     LONGEST_NAME,
     AbsentError,
@@ -49,7 +50,7 @@ _CONTROLS = ("Cc", "Cs")
 """Unicode's categories of control characters and of halves of a character: no XML has these either."""
 _VERSIONS = ".versions"
 """The end of a folder's name in which SeaweedFS keeps an object's older versions."""
-_OF_VOLUMES = "workspace/lost+found/"
+_OF_VOLUMES = ("workspace/lost+found/", f"workspace/{DRAFT}")
 """No file of a workspace lies there, so that it can move to a machine."""
 _ABSENT = ("404", "NoSuchKey")
 _FULL = ("EntityTooLarge", "QuotaExceeded")
@@ -93,7 +94,7 @@ class PrefixFiles(Files):
         with self.place() as place:
             path = place.path(name)
             if f"{self._below}{path}/".startswith(_OF_VOLUMES):
-                raise RefusedPathError(f"{path}: is the name of a folder that a volume has for itself.")
+                raise RefusedPathError(f"{path}: begins as what a volume has for itself.")
             place.check_free(path)
             upload.put(place.client, place.bucket, place.root, place.root + path, blocks)
 
@@ -160,8 +161,6 @@ class Held:
     path: str
     """Its key below the folder; one that ends in a slash only shows that there is a folder."""
     size: int
-    modified: float
-    """The time at which it was written, in whole seconds since 1970."""
 
 
 @dataclass(frozen=True)
@@ -202,30 +201,17 @@ class Place:
             _check_absent(error)
             return None
 
-    def etag(self, path: str) -> str:
-        """Return what names a file's contents; empty if it is not there."""
+    def head(self, path: str) -> Mapping[str, Any]:
+        """Return what is said of a file besides its contents; empty if there is none."""
         try:
-            return self.client.head_object(Bucket=self.bucket, Key=self.root + path)["ETag"]
-        except ClientError as error:
-            _check_absent(error)
-            return ""
-
-    def metadata(self, path: str) -> dict[str, str]:
-        """Return what was said of a file when it was written; empty if it is not there."""
-        try:
-            return self.client.head_object(Bucket=self.bucket, Key=self.root + path)["Metadata"]
+            return self.client.head_object(Bucket=self.bucket, Key=self.root + path)
         except ClientError as error:
             _check_absent(error)
             return {}
 
     def is_file(self, path: str) -> bool:
         """Tell whether a file is there."""
-        try:
-            self.client.head_object(Bucket=self.bucket, Key=self.root + path)
-        except ClientError as error:
-            _check_absent(error)
-            return False
-        return True
+        return bool(self.head(path))
 
     def is_folder(self, path: str) -> bool:
         """Tell whether anything is in a folder."""
@@ -238,7 +224,7 @@ class Place:
         for page in pages.paginate(Bucket=self.bucket, Prefix=self.root):
             for item in page.get("Contents", []):
                 if path := item["Key"].removeprefix(self.root):
-                    yield Held(path, item["Size"], item["LastModified"].timestamp())
+                    yield Held(path, item["Size"])
 
     def keys_in(self, path: str) -> Iterator[str]:
         """Go through the keys of all that is in a folder, and in the folders in it."""

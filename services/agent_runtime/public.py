@@ -7,6 +7,7 @@ between the two, and a redirect leads nowhere else either. What comes back is co
 import asyncio
 import ipaddress
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any
 
@@ -42,11 +43,14 @@ class Allowance:
         self._size = size
         self._left = size
         self._over = over
+        self._lock = threading.Lock()
 
     def take(self, size: int) -> None:
         """Count some that came; ReadError if that is too many."""
-        self._left -= size
-        if self._left < 0:
+        with self._lock:
+            self._left -= size
+            left = self._left
+        if left < 0:
             why = f"The model and the MCP servers have sent more than {self._size} bytes, so this ends."
             self._over(why)
             raise httpx2.ReadError(why)

@@ -17,8 +17,7 @@ DEFAULT_IDLE_SECONDS = 900
 Object = dict[str, Any]
 
 _STRATEGY = "RerunOnFailure"
-"""That of machines that sleep and wake; one with another runs for something else."""
-"""With these, KubeVirt's `stop` and `start` leave what the program declared as it is."""
+"""That of machines that sleep and wake: `stop` and `start` leave it as the program declared it."""
 _LIMIT_DIGITS = 9
 
 

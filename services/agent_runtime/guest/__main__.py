@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+from services.agent_runtime import HANDED_OVER
 from services.agent_runtime.guest import instructions, power, system
 
 _USER = 1000
@@ -154,6 +155,8 @@ class _Machine:
                 return
             if child == 0:
                 return
+            if child == self._runtime and os.waitstatus_to_exitcode(status) == HANDED_OVER:
+                self._shut_down("its workspace is handed over")
             if child == self._runtime:
                 told(f"the runtime ended with {os.waitstatus_to_exitcode(status)}: starting it anew")
                 time.sleep(max(0.0, _PATIENCE - (time.monotonic() - self._started)))

@@ -371,8 +371,10 @@ def test_a_removal_looks_at_the_cluster_and_has_volumes_backed_up_and_no_more(gi
     rules = given["platform-registrar-role"].inputs["rules"]
     may = {(resource, verb) for rule in rules for resource in rule["resources"] for verb in rule["verbs"]}
 
-    assert {resource for resource, verb in may if verb not in ("get", "list")} == {"backups", "snapshots"}
-    assert {verb for _, verb in may} == {"get", "list", "create"}
+    assert {resource for resource, verb in may if verb not in ("get", "list")} == {
+        *("backups", "snapshots", "virtualmachines/start", "virtualmachines/stop")
+    }
+    assert {verb for _, verb in may} == {"get", "list", "create", "update"}
     assert "secrets" not in {resource for resource, _ in may}
     (subject,) = given["platform-registrar-binding"].inputs["subjects"]
     assert (subject["kind"], subject["name"]) == ("Group", "agent-platform:registrar")

@@ -99,6 +99,45 @@ def test_a_handover_whose_update_failed_admits_no_other_tier(
     assert "3 files of 6 bytes, and the prefix holds 2 of 4" in reason
 
 
+def test_a_tenant_that_is_moving_no_more_has_no_manifest(
+    props: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand_over(props, monkeypatch, done(0))
+
+    HandoverProvider().delete("acme", props)
+
+    assert handover.not_handed_over("acme", props["storage"]) == "its machine has not handed it over"
+
+
+def test_why_it_fails_is_told(props: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handover, "_SILENT_SECONDS", 0.2)
+    failing = [
+        {"state": "at work", "failure": "there is no room", "at": str(number)} for number in range(9999)
+    ]
+
+    with pytest.raises(RuntimeError, match=r"has not ended in 0 s \(there is no room\); look at its console"):
+        hand_over(props, monkeypatch, *failing)
+
+
+def test_a_machine_that_says_the_same_of_its_work_again_and_again_is_alive(
+    props: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handover, "_SILENT_SECONDS", 0.2)
+    walking = [{"state": "at work", "files": 0, "bytes": 0, "at": str(number)} for number in range(40)]
+
+    hand_over(props, monkeypatch, *walking, done(0))
+
+
+def test_a_preview_without_object_storage_plans_no_handover(
+    props: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nowhere = {**props, "storage": {**props["storage"], "endpoint": "http://127.0.0.1:9"}}
+
+    assert not HandoverProvider().diff("acme", nowhere, nowhere).changes
+    with pytest.raises(RuntimeError, match="object storage cannot be asked"):
+        HandoverProvider().update("acme", nowhere, nowhere)
+
+
 def test_a_handover_is_done_again_if_its_files_are_no_longer_there(
     props: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 """The real object storage, with keys that are confined to a tenant's prefix, and a tenant's real tables."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,6 +60,12 @@ def nothing_late(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have no runtime of a test do what it does a while later in the middle of another test."""
     monkeypatch.setattr(arrival, "_LATE_AFTER", 3600.0)
     monkeypatch.setattr(tenants, "_PRELOAD_AFTER", 3600.0)
+
+
+@pytest.fixture(autouse=True)
+def volumes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take a test's folders for volumes."""
+    monkeypatch.setattr(os.path, "ismount", lambda path: "no-volume" not in str(path))
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,7 @@ from services.agent_runtime.context import TenantContext
 from services.agent_runtime.files import FolderFiles, RefusedPathError
 from services.agent_runtime.handover import MANIFEST, hand_over, take_in
 from services.agent_runtime.identity import Identity, NotReadyError, Server
+from services.agent_runtime.prefix_files import Place
 from services.agent_runtime.settings import Settings
 from tests.services.agent_runtime import runtimes
 from tests.services.agent_runtime.answering import serving
@@ -267,7 +268,7 @@ def test_what_no_volume_takes_stays_in_the_prefix_and_is_in_the_way_of_a_handove
 
     said = manifest(storage)
     assert said["state"] == "refused"
-    assert said["named"] == ["'a': lies in object storage already, under a name that no volume can hold"]
+    assert said["named"] == ["'a': lies in object storage, and could not be brought here"]
     assert storage.keys() == ["", "a"]
 
 
@@ -307,6 +308,81 @@ def test_what_an_old_pod_writes_while_a_file_is_taken_in_is_not_lost(
     take_in(volume, vault, MACHINE)
     assert b"v2" in contents(volume).values()
     assert storage.keys() == [""]
+
+
+def test_what_was_not_whole_when_the_machine_was_switched_off_is_gone_and_none_of_the_workspace(
+    storage: Storage, volume: FolderFiles, vault: Any
+) -> None:
+    written(volume, ".agent-platform-draft-x1", b"half")
+    written(volume, "notes/.agent-platform-draft-x2", b"the tenant's")
+    with pytest.raises(RefusedPathError, match="which files have that are not whole yet"):
+        volume.write(".agent-platform-draft-x3", [b"content"])
+
+    hand_over(volume, vault, MACHINE)
+
+    assert contents(volume) == {"notes": None, "notes/.agent-platform-draft-x2": b"the tenant's"}
+    assert storage.keys() == ["", "notes/.agent-platform-draft-x2"]
+
+
+def test_nothing_moves_to_or_from_a_folder_that_is_no_volume(
+    storage: Storage, tmp_path: Path, vault: Any
+) -> None:
+    in_prefix(storage.secret("acme")).write("a", [b"content"])
+    (tmp_path / "no-volume").mkdir()
+    folder = FolderFiles(tmp_path / "no-volume")
+
+    for move in (take_in, hand_over):
+        with pytest.raises(NotReadyError, match="is no volume"):
+            move(folder, vault, MACHINE)
+    assert storage.keys() == ["", "a"]
+
+
+def test_what_never_left_the_volume_is_not_fetched_back(
+    storage: Storage, volume: FolderFiles, vault: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(volume, "a", b"content")
+    hand_over(volume, vault, MACHINE)
+
+    def fetched(*_: Any) -> None:
+        raise AssertionError("it was fetched")
+
+    monkeypatch.setattr(Place, "get", fetched)
+    take_in(volume, vault, MACHINE)
+    assert (contents(volume), storage.keys()) == ({"a": b"content"}, [""])
+
+
+def test_a_file_that_is_gone_since_an_earlier_attempt_does_not_come_back(
+    storage: Storage, volume: FolderFiles, vault: Any
+) -> None:
+    written(volume, "a", b"content")
+    written(volume, "b", b"content")
+    hand_over(volume, vault, MACHINE)
+    (volume.folder / "a").unlink()
+
+    hand_over(volume, vault, MACHINE)
+
+    assert storage.keys() == ["", "b"]
+    assert manifest(storage)["files"] == 1
+
+
+def test_a_handover_that_fails_says_why_and_is_tried_again(
+    storage: Storage, volume: FolderFiles, vault: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said, once = list[dict[str, Any]](), iter([True])
+    walk = handover._walk
+
+    def failing(*arguments: Any) -> Any:
+        if next(once, False):
+            raise OSError("the disk is broken")
+        return walk(*arguments)
+
+    monkeypatch.setattr(handover, "_walk", failing)
+    monkeypatch.setattr(
+        "services.agent_runtime.handover.time.sleep", lambda _: said.append(manifest(storage))
+    )
+    handover.leave(volume, vault, MACHINE)
+    assert said[0]["failure"] == "OSError: the disk is broken"
+    assert manifest(storage)["state"] == "done"
 
 
 def test_a_file_that_changes_while_it_is_handed_over_is_handed_over_again(
