@@ -314,7 +314,8 @@ def _ask(cluster: "ApiClient", path: str) -> str:
     )
     answer: Any = cluster.call_api(*request)
     said = str(answer.read().decode(errors="replace"))
-    if answer.status in (404, 409):
+    # While a stop or a start is under way, KubeVirt says 409 or 500.
+    if answer.status in (404, 409) or answer.status >= 500:
         return said
     if answer.status >= 300:
         raise RuntimeError(f"KubeVirt refuses {path} ({answer.status}): {said}")

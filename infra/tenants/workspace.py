@@ -54,8 +54,6 @@ def declare_workspace(tenant: TenantEntry, platform: Services, opts: pulumi.Reso
             pulumi.ResourceOptions(
                 depends_on=[key.declared],
                 retain_on_delete=not workspace_may_go(tenant),
-                # While it may be deleted, it may not be replaced.
-                ignore_changes=["spec"] if tenant.state == "moving" else [],
             ),
         ),
     )
