@@ -111,7 +111,7 @@ def hand_over(volume: FolderFiles, vault: Vault, machine: str) -> None:
             _remove_drafts(volume.folder)
             files = partial(_walk, volume.folder, place)
             in_the_way = _Some()
-            for obstacle in itertools.chain(_obstacles(place, files()), _left(volume.folder, place)):
+            for obstacle in itertools.chain(_obstacles(place, files()), _left(volume.folder, place, again)):
                 in_the_way.add(obstacle)
             if in_the_way.count:
                 manifest.end("refused", files=in_the_way.count, named=in_the_way.first)
@@ -369,7 +369,7 @@ def _obstacle(place: Place, file: _File) -> str:
     return f"has more than {_LARGEST} bytes" if file.size > _LARGEST else ""
 
 
-def _left(folder: Path, place: Place) -> Iterator[str]:
+def _left(folder: Path, place: Place, again: bool) -> Iterator[str]:
     """The objects that could not be taken in: they would be found among the files after the move.
 
     One that an earlier attempt put there, and whose file is gone since, goes.
@@ -378,7 +378,7 @@ def _left(folder: Path, place: Place) -> Iterator[str]:
         # What only shows a folder is none.
         if held.path.endswith("/") or os.path.lexists(folder / held.path):
             continue
-        if "changed" in place.head(held.path).get("Metadata", {}):
+        if again and "changed" in place.head(held.path).get("Metadata", {}):
             place.client.delete_object(Bucket=place.bucket, Key=place.root + held.path)
         else:
             yield f"{held.path!a}: lies in object storage, and could not be brought here"[:_LONGEST_TOLD]

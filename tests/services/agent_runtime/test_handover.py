@@ -365,6 +365,23 @@ def test_a_file_that_is_gone_since_an_earlier_attempt_does_not_come_back(
     assert manifest(storage)["files"] == 1
 
 
+def test_an_object_of_an_earlier_move_that_could_not_be_brought_here_is_in_the_way_and_stays(
+    storage: Storage, volume: FolderFiles, vault: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(volume, "a", b"content")
+    hand_over(volume, vault, MACHINE)
+    (tmp_path / "other").mkdir()
+
+    def refused(*_: Any) -> None:
+        raise PermissionError("it may not be written")
+
+    monkeypatch.setattr(handover, "_settle", refused)
+    hand_over(FolderFiles(tmp_path / "other"), vault, MACHINE)
+
+    assert manifest(storage)["named"] == ["'a': lies in object storage, and could not be brought here"]
+    assert storage.keys() == ["", "a"]
+
+
 def test_a_handover_that_fails_says_why_and_is_tried_again(
     storage: Storage, volume: FolderFiles, vault: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
