@@ -1,4 +1,4 @@
-"""What the program may see and do on the cluster when it saves, moves and removes a tenant, and no more.
+"""The rights of the program on the cluster when it saves, moves and removes a tenant.
 
 It enters as a member of a group of its own, with a kubeconfig that it draws for an hour
 (`infra/tenants/clients.py`).

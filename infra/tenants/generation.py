@@ -1,4 +1,4 @@
-"""What tells a tenant's machine from an earlier one of its own."""
+"""A random value that differs for each machine that a tenant gets."""
 
 import secrets
 from typing import Any

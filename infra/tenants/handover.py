@@ -20,6 +20,7 @@ from infra.tenants.registration import access
 
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient
+    from mypy_boto3_s3 import S3Client
 
     from infra.platform.services import Services
     from infra.tenants.roster import TenantEntry
@@ -32,7 +33,7 @@ _STOP_SECONDS = 300.0
 _SILENT_SECONDS = 900.0
 """The time without a word from the machine after which nothing more is expected of it."""
 _LONGEST_SECONDS = 12 * 3600.0
-"""However often it says that it goes on: an update has to end."""
+"""The time after which an update ends, even while the machine goes on."""
 _LARGEST_MANIFEST = 2**16
 _MOST_NAMED = 20
 _LONGEST_NAME = 200
@@ -48,7 +49,7 @@ class HandoverProvider(ResourceProvider):
     serialize_as_secret_always = False
 
     def diff(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
-        """Whether it is to be handed over again: the machine may have served in between."""
+        """Compare the inputs, and the prefix with the manifest: the machine may have served in between."""
         found = differences(olds, news, stable=())
         if not found.changes:
             # A preview may have no way there.
@@ -100,7 +101,7 @@ _PROVIDER = HandoverProvider()
 
 
 def not_handed_over(tenant: str, storage: Mapping[str, Any]) -> str | None:
-    """Why the workspace of a tenant is not in its prefix as a whole, None if it is.
+    """Return the reason for which a workspace is not in its prefix as a whole, None if it is there.
 
     Raises:
         RuntimeError: object storage cannot be asked.
@@ -109,13 +110,13 @@ def not_handed_over(tenant: str, storage: Mapping[str, Any]) -> str | None:
 
     from infra.cluster.object_storage import s3_client
 
-    said = _said(tenant, storage)
+    s3 = s3_client(storage["endpoint"], storage["region"])
+    said = _said(s3, storage["artifacts"], tenant)
     if said is None:
         return "its machine has not handed it over"
     if said.state != "done":
         return f"its machine has not handed all of it over ({said.state})"
     try:
-        s3 = s3_client(storage["endpoint"], storage["region"])
         return _less(said, *held(s3, storage["artifacts"], f"tenant_{tenant}/workspace/"))
     except (BotoCoreError, ClientError) as error:
         raise RuntimeError(f"object storage cannot be asked what is in the prefix: {error}") from None
@@ -146,7 +147,7 @@ def _run(props: Mapping[str, Any]) -> None:
     s3.delete_object(Bucket=storage["artifacts"], Key=_key(tenant))
     _switch(cluster(), tenant, on=True)
     try:
-        said = _finished(tenant, storage)
+        said = _finished(s3, storage["artifacts"], tenant)
     except RuntimeError:
         with contextlib.suppress(*clients.failures()):
             _switch(cluster(), tenant, on=False)
@@ -159,7 +160,7 @@ def _run(props: Mapping[str, Any]) -> None:
 
 
 def _less(said: "_Manifest", files: int, size: int) -> str | None:
-    """What is wrong with the files in the prefix by the manifest, None if nothing is."""
+    """Compare the manifest with what the prefix holds; the difference as text, None without one."""
     if (said.files, said.bytes) == (files, size):
         return None
     return (
@@ -170,7 +171,7 @@ def _less(said: "_Manifest", files: int, size: int) -> str | None:
 
 @dataclass(frozen=True)
 class _Manifest:
-    """What the machine has said; its tenant can write anything there."""
+    """The machine's report on its handover; the tenant can write anything there."""
 
     state: str
     """`at work`, `done` or `refused`."""
@@ -180,19 +181,19 @@ class _Manifest:
     named: tuple[str, ...] = ()
     """Some of those that cannot be handed over, and why not."""
     failure: str = ""
-    """Why it fails for now."""
+    """The error of the last attempt; empty if it goes on."""
     at: str = ""
     """The time at which it was said, while nothing fails."""
 
 
-def _finished(tenant: str, storage: Mapping[str, Any]) -> _Manifest:
+def _finished(s3: "S3Client", bucket: str, tenant: str) -> _Manifest:
     """Wait for the last manifest, as long as the machine goes on writing others."""
     began = silent_since = time.monotonic()
     before: _Manifest | None = None
     while True:
         # Object storage that is away for a moment is as a machine that says nothing.
         with contextlib.suppress(RuntimeError):
-            said = _said(tenant, storage)
+            said = _said(s3, bucket, tenant)
             if said and said.state in ("done", "refused"):
                 return said
             if said != before:
@@ -218,7 +219,7 @@ def _in_the_way(said: _Manifest) -> str:
     )
 
 
-def _said(tenant: str, storage: Mapping[str, Any]) -> _Manifest | None:
+def _said(s3: "S3Client", bucket: str, tenant: str) -> _Manifest | None:
     """The manifest; None if there is none, or none that a machine would write.
 
     Raises:
@@ -226,11 +227,10 @@ def _said(tenant: str, storage: Mapping[str, Any]) -> _Manifest | None:
     """
     from botocore.exceptions import BotoCoreError, ClientError
 
-    from infra.cluster.object_storage import error_code, s3_client
+    from infra.cluster.object_storage import error_code
 
     try:
-        client = s3_client(storage["endpoint"], storage["region"])
-        found = client.get_object(Bucket=storage["artifacts"], Key=_key(tenant))
+        found = s3.get_object(Bucket=bucket, Key=_key(tenant))
         return _read(json.loads(found["Body"].read(_LARGEST_MANIFEST)))
     except ClientError as error:
         if error_code(error) == "NoSuchKey":
@@ -267,7 +267,7 @@ def _key(tenant: str) -> str:
     return f"tenant_{tenant}/{MANIFEST}"
 
 
-def held(s3: Any, bucket: str, prefix: str) -> tuple[int, int]:
+def held(s3: "S3Client", bucket: str, prefix: str) -> tuple[int, int]:
     """The number of files below a prefix, and their bytes; what only shows a folder is none."""
     files = size = 0
     for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
@@ -289,7 +289,7 @@ def _switch(cluster: "ApiClient", tenant: str, *, on: bool) -> None:
 
 
 def _phase(cluster: "ApiClient", tenant: str) -> str:
-    """How KubeVirt calls what the machine does; empty while there is none that runs."""
+    """Return KubeVirt's phase of the machine; empty if it has no instance."""
     from kubernetes.client import CustomObjectsApi
     from kubernetes.client.exceptions import ApiException
 
@@ -304,7 +304,7 @@ def _phase(cluster: "ApiClient", tenant: str) -> str:
 
 
 def _ask(cluster: "ApiClient", path: str) -> str:
-    """Ask KubeVirt for something; why it refuses, which it does of what is under way already, too."""
+    """Send a request to KubeVirt; return its refusal, empty if it has none."""
     request = cluster.param_serialize(
         "PUT",
         path,

@@ -12,12 +12,9 @@ from infra.tenants.roster import TenantEntry
 
 
 def is_kept(tenant: TenantEntry, what: Literal["workspace", "database"] | None = None) -> bool:
-    """Whether the tenant stays, and the roster lets none of its changes destroy `what`.
-
-    The workspace of one that is moving may go once it is in the prefix, which `Registration.check` looks at.
-    """
-    leaves = tenant.state == "offboarding" or (tenant.state == "moving" and what == "workspace")
-    return not leaves and what not in tenant.discard
+    """Return True if the tenant stays, and the roster lets no change destroy `what`."""
+    may_go = workspace_may_go(tenant) if what == "workspace" else what in tenant.discard
+    return tenant.state != "offboarding" and not may_go
 
 
 def protected(
@@ -28,5 +25,9 @@ def protected(
 
 
 def workspace_may_go(tenant: TenantEntry) -> bool:
-    """Whether the volume and its key may be deleted while the tenant stays."""
+    """Return True if the volume and its key may be deleted while the tenant stays.
+
+    Those of a tenant that is moving may go once the workspace is in the prefix, which `Registration.check`
+    looks at.
+    """
     return tenant.state == "moving" or "workspace" in tenant.discard

@@ -186,7 +186,7 @@ def _losses(olds: Mapping[str, Any], news: Mapping[str, Any]) -> Iterator[tuple[
 
 
 def _stays_on_volume(olds: Mapping[str, Any], news: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What a move to a tier without volumes would leave behind, unless all is in the prefix."""
+    """Refuse a move to a tier without volumes while files of the workspace lie on the volume alone."""
     from infra.tenants.handover import not_handed_over
 
     tenant, had = news["tenant"], int(olds["workspaceGib"])
@@ -212,7 +212,7 @@ def _stays_on_volume(olds: Mapping[str, Any], news: Mapping[str, Any]) -> Iterat
 
 
 def _too_large(news: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What its machine's volume could not take of what lies in the prefix; silent if that cannot be asked."""
+    """Refuse a volume that is smaller than the workspace in the prefix; silent if that cannot be asked."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     from infra.cluster.object_storage import s3_client

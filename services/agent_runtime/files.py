@@ -129,7 +129,7 @@ class FolderFiles(Files):
             raise NotReadyError(f"{self.folder}: there is no workspace, so nothing would be kept.")
 
     def noted(self) -> tuple[str, str]:
-        """What was noted last: `here` or `leaving`, and by which machine; empty if nothing was."""
+        """Return the last note: `here` or `leaving`, and the machine that wrote it; empty without one."""
         try:
             where, _, machine = os.getxattr(self.folder, _NOTE).decode().partition(" ")
         except (OSError, UnicodeError):

@@ -54,11 +54,11 @@ _ATTEMPTS = 3
 _OWN_FOLDER = "lost+found"
 """The file system's own, in the root of a volume."""
 _ENDS_ALL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
-"""What befalls the next file, too."""
+"""Errors of the whole volume: the next file meets them, too."""
 
 
 class Progress:
-    """How much is on the other side, counted by several threads."""
+    """A count of the files and bytes that have reached the other side; several threads add to it."""
 
     def __init__(self) -> None:
         """Nothing is."""
@@ -134,7 +134,7 @@ def leave(volume: FolderFiles, vault: Vault, machine: str) -> None:
             why = f"{type(error).__name__}: {error}"
         sys.stderr.write(f"The workspace is not handed over yet: {why}\n")
         with contextlib.suppress(Exception), PrefixFiles(vault, volume.folder).place() as place:
-            _Manifest(place, Progress()).end("at work", failure=why[:_LONGEST_TOLD])
+            _write_manifest(place, "at work", failure=why[:_LONGEST_TOLD])
         time.sleep(_AGAIN)
 
 
@@ -191,7 +191,7 @@ def _require_room(volume: FolderFiles, coming: Iterable[Held]) -> int:
 
 
 def _same_size(path: Path, size: int) -> bool:
-    """Whether a file of that size is there."""
+    """Return True if `path` is a regular file of that size."""
     with contextlib.suppress(OSError):
         found = path.lstat()
         return stat.S_ISREG(found.st_mode) and found.st_size == size
@@ -217,11 +217,11 @@ def _taken(volume: FolderFiles, place: Place, progress: Progress, held: Held) ->
         if held.size:
             raise RefusedPathError("it is a folder with contents of its own.")
         _free(volume.folder, held.path, "").mkdir(parents=True, exist_ok=True)
-        place.client.delete_object(Bucket=place.bucket, Key=place.root + held.path)
+        place.delete(held.path)
         return
     target = volume.folder / held.path
     if _same_size(target, held.size) and _as_it_was(target.lstat(), place.head(held.path)):
-        place.client.delete_object(Bucket=place.bucket, Key=place.root + held.path)
+        place.delete(held.path)
         return
     found = place.get(held.path)
     if found is None:
@@ -237,11 +237,11 @@ def _taken(volume: FolderFiles, place: Place, progress: Progress, held: Held) ->
         draft.unlink(missing_ok=True)
     # An old pod may have written it again meanwhile: that comes next.
     if place.head(held.path).get("ETag") == found["ETag"]:
-        place.client.delete_object(Bucket=place.bucket, Key=place.root + held.path)
+        place.delete(held.path)
 
 
 def _as_it_was(known: os.stat_result, found: Mapping[str, Any]) -> bool:
-    """Whether a file is the one of which an object was made, and was not changed since."""
+    """Return True if the object was made of this file, and the file was not changed since."""
     return bool(found) and found["Metadata"].get("changed") == str(known.st_ctime_ns)
 
 
@@ -265,9 +265,9 @@ def _stamp(known: os.stat_result) -> str:
 
 
 def _free(root: Path, name: str, stamp: str) -> Path:
-    """Where `name` can lie: the first part of it at which something else is gets another name.
+    """Return the path at which `name` can lie; a part of it that is taken by something else is renamed.
 
-    Something else is what is no folder where one has to be, no file where that has to be, and any link.
+    Something else is a file or a link where a folder has to be, or a folder or a link where a file has to.
     """
     *folders, last = name.rstrip("/").split("/")
     path = root
@@ -326,9 +326,11 @@ def _walk(folder: Path, place: Place) -> Iterator[_File]:
                 continue
             if not stat.S_ISDIR(found.st_mode):
                 yield _File(name, entry.path, found.st_mode, found.st_size, found.st_ctime_ns)
-            elif _is_refused(place, name) or not _is_open(entry.path) or not any(os.scandir(entry.path)):
-                if name == _OWN_FOLDER and (not _is_open(entry.path) or not any(os.scandir(entry.path))):
-                    continue
+                continue
+            is_leaf = not _is_open(entry.path) or not any(os.scandir(entry.path))
+            if is_leaf and name == _OWN_FOLDER:
+                continue
+            if is_leaf or _is_refused(place, name):
                 yield _File(f"{name}/", entry.path, found.st_mode, 0, found.st_ctime_ns)
             else:
                 names.append(f"{name}/")
@@ -379,7 +381,7 @@ def _left(folder: Path, place: Place, again: bool) -> Iterator[str]:
         if held.path.endswith("/") or os.path.lexists(folder / held.path):
             continue
         if again and "changed" in place.head(held.path).get("Metadata", {}):
-            place.client.delete_object(Bucket=place.bucket, Key=place.root + held.path)
+            place.delete(held.path)
         else:
             yield f"{held.path!a}: lies in object storage, and could not be brought here"[:_LONGEST_TOLD]
 
@@ -422,7 +424,7 @@ def _counted(blocks: Iterable[bytes], progress: Progress) -> Iterator[bytes]:
 
 
 class _Some:
-    """How many texts there are, and the first of them."""
+    """A count of texts that keeps the first of them."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -469,23 +471,24 @@ class _Manifest:
     def end(self, state: str, **said: Any) -> None:
         """Say how it ended, and nothing more."""
         self._stop()
-        self._write(state, said)
+        _write_manifest(self._place, state, **said)
 
     def _stop(self) -> None:
         self._over.set()
-        if self._teller.ident:
-            self._teller.join()
+        self._teller.join()
 
     def _tell(self) -> None:
         while not self._over.wait(_TOLD_EVERY):
             with contextlib.suppress(Exception):  # the next one tells it
-                self._write("at work", {"files": self._progress.files, "bytes": self._progress.bytes})
+                progress = self._progress
+                _write_manifest(self._place, "at work", files=progress.files, bytes=progress.bytes)
 
-    def _write(self, state: str, said: dict[str, Any]) -> None:
-        body = {"state": state, **said, "at": datetime.now(UTC).isoformat(timespec="seconds")}
-        self._place.client.put_object(
-            Bucket=self._place.bucket,
-            Key=self._place.prefix + MANIFEST,
-            Body=json.dumps(body).encode(),
-            ContentType="application/json",
-        )
+
+def _write_manifest(place: Place, state: str, **said: Any) -> None:
+    body = {"state": state, **said, "at": datetime.now(UTC).isoformat(timespec="seconds")}
+    place.client.put_object(
+        Bucket=place.bucket,
+        Key=place.prefix + MANIFEST,
+        Body=json.dumps(body).encode(),
+        ContentType="application/json",
+    )

@@ -45,7 +45,7 @@ class Identity:
     commands: bool = False
     """True if commands that the tenant names may run here, with the reach of this process."""
     machine: str = ""
-    """What tells this machine from an earlier one of the tenant's."""
+    """A value that no earlier machine of the tenant had."""
     leaving: bool = False
     """True if the machine is to hand its workspace over, and to serve nobody."""
     gateway: Server | None = None

@@ -29,7 +29,7 @@ class Pace:
         return self._turn - now
 
     def is_rested(self) -> bool:
-        """Whether it is as in the beginning, so that it need not be kept."""
+        """Return True if it is as in the beginning, so that it need not be kept."""
         return self._turn < self._refill() and self._left >= IN_A_ROW
 
     def _refill(self) -> float:

@@ -218,6 +218,10 @@ class Place:
         begin = f"{self.root}{path}/"
         return bool(self.client.list_objects_v2(Bucket=self.bucket, Prefix=begin, MaxKeys=1)["KeyCount"])
 
+    def delete(self, path: str) -> None:
+        """Delete one object."""
+        self.client.delete_object(Bucket=self.bucket, Key=self.root + path)
+
     def objects(self) -> Iterator[Held]:
         """Go through all that is in it."""
         pages = self.client.get_paginator("list_objects_v2")

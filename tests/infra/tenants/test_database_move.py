@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from infra.platform import administrator
 from infra.platform.control_schema import TENANTS, ControlSchemaProvider
 from infra.tenants.migration import MigrationProvider
 from local.paths import ROOT
@@ -69,23 +70,12 @@ def own(database: dict[str, Any], schema: Callable[[str], str], connect: Connect
     entrance = {**database, "database": NAME}
     ControlSchemaProvider().create({**entrance, "issuer": "vault", "members": TENANTS, "keeper": "limits"})
     server.execute(f"GRANT CONNECT, CREATE, TEMPORARY ON DATABASE {NAME} TO {NAME}")
-    with entered(entrance) as inside:
+    with administrator.connect(entrance) as inside:
         inside.execute(f"CREATE SCHEMA {NAME} AUTHORIZATION {NAME}".encode())
     for each in (database, entrance):
         MigrationProvider().create(properties(each, NAME))
     yield entrance
     server.execute(f"DROP DATABASE {NAME} WITH (FORCE)")
-
-
-def entered(entrance: dict[str, Any]) -> psycopg.Connection[Any]:
-    return psycopg.connect(
-        host=entrance["host"],
-        port=int(entrance["port"]),
-        dbname=entrance["database"],
-        user=entrance["user"],
-        password=entrance["password"],
-        autocommit=True,
-    )
 
 
 @pytest.mark.parametrize("back", [False, True])
@@ -95,7 +85,7 @@ def test_all_rows_are_there_and_the_next_one_has_a_number_of_its_own(
     said = commands("Moving a tenant to a database of its own, or back")
     source, target = (own, database) if back else (database, own)
     names = {"agents": NAME, NAME: "agents"} if back else {}
-    with entered(source) as before, entered(target) as after:
+    with administrator.connect(source) as before, administrator.connect(target) as after:
         before.execute(ROWS)
         for program in ("pg_dump", "pg_restore"):
             words = [

@@ -31,7 +31,7 @@ def names(own: dict[str, Registered]) -> set[str]:
 
 
 def is_leaving(own: dict[str, Registered]) -> bool:
-    """Whether the machine is told to hand its workspace over."""
+    """Return True if the machine is told to hand its workspace over."""
     data = own["newton-cloud-init"].inputs["stringData"]
     told = json.loads(data.get("value", data)["userdata"].partition("\n")[2])
     leaving: bool = json.loads(told["write_files"][0]["content"])["leaving"]

@@ -1,4 +1,4 @@
-"""What a run meets on a bad day: an MCP server that hangs, floods or dies, and servers that are away.
+"""Runs on a bad day: with MCP servers that hang, flood or die, and with servers that are away.
 
 Each is one clear error of that run's; the next one is as good as ever.
 """
@@ -95,7 +95,7 @@ def named(api: Api, name: str, command: str, *arguments: str) -> None:
 
 
 def runs_as(*words: str) -> bool:
-    """Whether a process with such a command line runs."""
+    """Return True if a process with such a command line runs."""
     wanted, found = b"\0".join(map(os.fsencode, words)), False
     for line in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
@@ -104,7 +104,7 @@ def runs_as(*words: str) -> bool:
 
 
 def is_well(api: Api) -> bool:
-    """Whether the next run, of another agent, is as good as ever."""
+    """Return True if the next run, of another agent, is as good as ever."""
     run = api.run("hello")
     return (run["status"], run["output"].strip()) == ("succeeded", "You said: hello")
 
