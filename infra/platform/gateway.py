@@ -1,7 +1,8 @@
 """The gateway: the one way in to tenants' agents, which wakes a machine when a request comes in.
 
-Its pods stand behind a load balancer that passes bytes, so TLS ends in them. What it knows of tenants, their
-routes, are ConfigMaps in its namespace (`infra/tenants/route.py`).
+Its pods stand behind a load balancer that passes bytes, so TLS ends in them: in Envoy (`envoy.py`), which
+carries all requests and asks the gateway beside it. What the gateway knows of tenants, their routes, are
+ConfigMaps in its namespace (`infra/tenants/route.py`).
 """
 
 import json
@@ -15,7 +16,7 @@ import pulumiverse_exoscale as exoscale
 from pulumi_vault.kv import SecretV2
 
 from infra.cluster.foundations import Nodes
-from infra.platform import shared_runtime
+from infra.platform import envoy, shared_runtime
 from infra.platform.access_key import AccessKey
 from infra.platform.assertions import Assertions
 from infra.platform.certificates import Certificates
@@ -37,15 +38,22 @@ from infra.platform.network_policies import (
     to,
 )
 from infra.platform.redis import Redis, Users
-from infra.platform.service_pods import ServicePod, from_secret, on_different_nodes, redis_credentials
+from infra.platform.service_pods import (
+    ServicePod,
+    Sidecar,
+    from_secret,
+    on_different_nodes,
+    redis_credentials,
+)
 from infra.platform.vault import Vault
 from infra.settings import Settings
 
 NAMESPACE = "gateway"
 _NAME = "gateway"
-_PUBLIC_PORT = 8443
 _HEALTH_PORT = 9090
 _CONFIGURATION = "/etc/gateway"
+_SOCKETS = "/run/gateway"
+"""Where the gateway and Envoy meet."""
 _OPERATORS = "operators.json"
 _ASSERTIONS = "gateway-assertions"
 _SIGNING_KEY = "key.pem"
@@ -83,9 +91,10 @@ def declare_gateway(
         name=_NAME,
         image=settings.gateway_image,
         module="services.gateway",
-        requests={"cpu": "500m", "memory": "256Mi"},
-        memory_limit="1Gi",
+        requests={"cpu": "500m", "memory": "128Mi"},
+        memory_limit="512Mi",
     )
+    envoy.check(settings.domain)
     home = namespace(f"{prefix}-namespace", NAMESPACE, "restricted", opts)
     inside = pulumi.ResourceOptions.merge(opts, _after(home))
     account = k8s.core.v1.ServiceAccount(
@@ -95,6 +104,13 @@ def declare_gateway(
         opts=inside,
     )
     shown = gateway_certificates(prefix, NAMESPACE, settings, certificates, pod.labels, inside)
+    edge = envoy.Envoy(
+        domain=settings.domain,
+        address="$(POD_IP)",
+        sockets=_SOCKETS,
+        certificates=shown.folders,
+        secrets=_CONFIGURATION,
+    )
     before = [
         account,
         *gateway_rights(prefix, NAMESPACE, pulumi.ResourceOptions.merge(inside, _after(account))),
@@ -103,7 +119,7 @@ def declare_gateway(
             prefix, NAMESPACE, _openings(redis), agents=pod.selected, labels=pod.labels, opts=inside
         ),
         *shown.declared,
-        _operators(prefix, pod, vault, inside),
+        _configuration(prefix, pod, vault, edge, inside),
         k8s.core.v1.Secret(
             f"{prefix}-assertions",
             metadata={"name": _ASSERTIONS, "namespace": NAMESPACE, "labels": pod.labels},
@@ -125,7 +141,7 @@ def declare_gateway(
                 "metadata": {
                     "labels": pod.labels,
                     # The gateway reads its key when it starts.
-                    "annotations": {**shown.annotations, "agent-platform/assertion-key": assertions.key_id},
+                    "annotations": {"agent-platform/assertion-key": assertions.key_id},
                 },
                 "spec": {
                     **pod.spec(
@@ -135,14 +151,21 @@ def declare_gateway(
                             "ROUTES_NAMESPACE": NAMESPACE,
                             "OPERATOR_KEYS": f"{_CONFIGURATION}/{_OPERATORS}",
                             "ASSERTION_KEY": f"/etc/{_ASSERTIONS}/{_SIGNING_KEY}",
-                            **shown.environment,
+                            "SOCKETS": _SOCKETS,
                         },
                         files={
                             _CONFIGURATION: {"config_map": {"name": _NAME}},
                             f"/etc/{_ASSERTIONS}": from_secret(_ASSERTIONS),
-                            **shown.files,
                         },
                         container=_container(),
+                        sidecar=Sidecar(
+                            name="envoy",
+                            requests={"cpu": "500m", "memory": "128Mi"},
+                            memory_limit="384Mi",
+                            container=_envoy_container(edge),
+                            files={_CONFIGURATION: {"config_map": {"name": _NAME}}, **shown.files},
+                            shared=_SOCKETS,
+                        ),
                     ),
                     "affinity": on_different_nodes(pod.selected),
                     "termination_grace_period_seconds": _BALANCER_SECONDS + _DRAIN_SECONDS + 10,
@@ -162,14 +185,9 @@ def declare_gateway(
 
 
 def _container() -> Mapping[str, Any]:
-    own: list[k8s.core.v1.EnvVarArgsDict] = [
-        {"name": name, "value_from": {"field_ref": {"field_path": path}}}
-        for name, path in (("POD_NAME", "metadata.name"), ("POD_IP", "status.podIP"))
-    ]
-    ports = {"public": _PUBLIC_PORT, "agents": GATEWAY_PORT, "health": _HEALTH_PORT}
     return {
-        "env": own,
-        "ports": [{"name": name, "container_port": port} for name, port in ports.items()],
+        "env": [_from_field("POD_NAME", "metadata.name"), _from_field("POD_IP", "status.podIP")],
+        "ports": _ports(health=_HEALTH_PORT),
         "startup_probe": {**_probe("/livez"), "failure_threshold": 30, "period_seconds": 2},
         "liveness_probe": _probe("/livez"),
         "readiness_probe": {**_probe("/readyz"), "period_seconds": 5},
@@ -178,14 +196,42 @@ def _container() -> Mapping[str, Any]:
     }
 
 
-def _probe(path: str) -> k8s.core.v1.ProbeArgsDict:
-    return {"http_get": {"path": path, "port": "health"}, "timeout_seconds": 5}
+def _envoy_container(edge: envoy.Envoy) -> Mapping[str, Any]:
+    return {
+        "command": ["envoy"],
+        "args": [*envoy.OPTIONS, "--config-yaml", edge.bootstrap()],
+        "env": [_from_field("POD_IP", "status.podIP")],
+        "ports": _ports(public=envoy.PUBLIC_PORT, agents=envoy.AGENTS_PORT, statistics=envoy.STATISTICS_PORT),
+        "startup_probe": {**_probe("/ready", "statistics"), "failure_threshold": 30, "period_seconds": 2},
+        "liveness_probe": _probe("/ready", "statistics"),
+        # As a client comes: it shows its certificate, and the gateway behind it answers.
+        "readiness_probe": {
+            "http_get": {"path": "/.gateway/readyz", "port": "public", "scheme": "HTTPS"},
+            "timeout_seconds": 5,
+            "period_seconds": 5,
+        },
+    }
 
 
-def _operators(
-    prefix: str, pod: ServicePod, vault: Vault, opts: pulumi.ResourceOptions
+def _from_field(name: str, path: str) -> k8s.core.v1.EnvVarArgsDict:
+    return {"name": name, "value_from": {"field_ref": {"field_path": path}}}
+
+
+def _ports(**ports: int) -> list[dict[str, Any]]:
+    return [{"name": name, "container_port": port} for name, port in ports.items()]
+
+
+def _probe(path: str, port: str = "health") -> k8s.core.v1.ProbeArgsDict:
+    return {"http_get": {"path": path, "port": port}, "timeout_seconds": 5}
+
+
+def _configuration(
+    prefix: str, pod: ServicePod, vault: Vault, edge: envoy.Envoy, opts: pulumi.ResourceOptions
 ) -> k8s.core.v1.ConfigMap:
-    """Declare the key that operators sign their tokens with: private in Vault, public for the gateway."""
+    """Declare what both containers read, and the key that operators sign their tokens with.
+
+    Its private half is in Vault, its public one for the gateway; Envoy is told where its certificates are.
+    """
     own = pulumi.ResourceOptions(parent=opts.parent)
     key = AccessKey(f"{prefix}-operators-key", own)
     SecretV2(
@@ -204,7 +250,10 @@ def _operators(
     return k8s.core.v1.ConfigMap(
         f"{prefix}-configuration",
         metadata={"name": _NAME, "namespace": NAMESPACE, "labels": pod.labels},
-        data={_OPERATORS: key.public.apply(lambda public: json.dumps({"keys": [public]}, sort_keys=True))},
+        data={
+            _OPERATORS: key.public.apply(lambda public: json.dumps({"keys": [public]}, sort_keys=True)),
+            **edge.certificate_files(),
+        },
         opts=opts,
     )
 
@@ -214,7 +263,9 @@ def _openings(redis: Redis) -> list[Opening]:
     runtime = pods(shared_runtime.NAMESPACE, shared_runtime.SELECTED)
     monitoring: Peer = {"namespace_selector": {"match_labels": {"kubernetes.io/metadata.name": "monitoring"}}}
     return [
-        Opening(name="from-internet", direction="ingress", peers=[PUBLIC], ports=[("TCP", _PUBLIC_PORT)]),
+        Opening(
+            name="from-internet", direction="ingress", peers=[PUBLIC], ports=[("TCP", envoy.PUBLIC_PORT)]
+        ),
         Opening(
             name="from-agents",
             direction="ingress",
@@ -222,7 +273,10 @@ def _openings(redis: Redis) -> list[Opening]:
             ports=[("TCP", GATEWAY_PORT)],
         ),
         Opening(
-            name="from-monitoring", direction="ingress", peers=[monitoring], ports=[("TCP", _HEALTH_PORT)]
+            name="from-monitoring",
+            direction="ingress",
+            peers=[monitoring],
+            ports=[("TCP", _HEALTH_PORT), ("TCP", envoy.STATISTICS_PORT)],
         ),
         TO_DNS,
         TO_KUBERNETES,

@@ -4,7 +4,6 @@ A public authority vouches for names on the internet only. To agents, which call
 cluster, the gateway then shows a certificate of the platform's own authority.
 """
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,13 +23,12 @@ _AGENTS = "gateway-agents-tls"
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """What the gateway's pods need to show them."""
+    """What Envoy needs to show them."""
 
-    environment: Mapping[str, str]
+    folders: Mapping[str, str]
+    """The folder of each, by whom it is shown to: `public` and `agents`."""
     files: Mapping[str, Source]
-    """Volumes, by the folder in which the gateway looks for them."""
-    annotations: Mapping[str, str]
-    """Of its pods: others for another certificate."""
+    """Volumes, by the folder in which Envoy looks for them."""
     authority: pulumi.Output[str] | None
     """Who vouches for the one that agents are shown (PEM); None: an authority that everybody trusts."""
     declared: list[pulumi.Resource]
@@ -51,7 +49,6 @@ def gateway_certificates(
         issued = certificates().server("gateway", namespace, [f"*.{settings.domain}", name_inside], opts)
         return Shown(
             **_mounted(_PUBLIC, _PUBLIC),
-            annotations={},
             authority=certificates().authority,
             declared=[issued],
         )
@@ -63,33 +60,27 @@ def gateway_certificates(
         string_data={"tls.crt": pulumi.Output.secret(chain), "tls.key": pulumi.Output.secret(key)},
         opts=opts,
     )
-    # The gateway reads it when it starts.
-    annotations = {"agent-platform/certificate": hashlib.sha256(chain.encode()).hexdigest()}
     if chosen.authority:
         return Shown(
             **_mounted(_PUBLIC, _PUBLIC),
-            annotations=annotations,
             authority=pulumi.Output.from_input(chosen.authority),
             declared=[given],
         )
     issued = certificates().server("gateway-agents", namespace, [name_inside], opts)
     return Shown(
         **_mounted(_PUBLIC, _AGENTS),
-        annotations=annotations,
         authority=certificates().authority,
         declared=[given, issued],
     )
 
 
 def _mounted(public: str, agents: str) -> dict[str, Any]:
-    """The environment and the volumes for those two Secrets."""
-    environment: dict[str, str] = {}
-    files: dict[str, Source] = {}
-    for prefix, secret in (("TLS", public), ("AGENTS_TLS", agents)):
-        folder = f"/etc/{secret}"
-        environment |= {f"{prefix}_CERTIFICATE": f"{folder}/tls.crt", f"{prefix}_KEY": f"{folder}/tls.key"}
-        files[folder] = from_secret(secret)
-    return {"environment": environment, "files": files}
+    """The folders and the volumes for those two Secrets."""
+    folders = {name: f"/etc/{secret}" for name, secret in (("public", public), ("agents", agents))}
+    return {
+        "folders": folders,
+        "files": {folders["public"]: from_secret(public), folders["agents"]: from_secret(agents)},
+    }
 
 
 def _revealed(value: SecretStr | None) -> str:

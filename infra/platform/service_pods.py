@@ -21,8 +21,28 @@ _REDIS = "/etc/redis"
 _AUTHORITY = "ca.crt"
 _PASSWORD = "password"  # noqa: S105 — a file's name
 _READ_BY_GROUP = 0o440
+_CONFINED: Mapping[str, Any] = {
+    "allow_privilege_escalation": False,
+    "read_only_root_filesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
 _DEADLINE = 50
 """Seconds: a job ends before the next one begins."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sidecar:
+    """A second container of a service's pod, of the same image."""
+
+    name: str
+    requests: Mapping[str, str]
+    memory_limit: str
+    container: Mapping[str, Any]
+    """What else is said of it: command, ports, probes."""
+    files: Mapping[str, Source]
+    """Its volumes, by the folder in which it finds them; those that the service has as well are the same."""
+    shared: str
+    """The folder in memory in which both meet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +74,14 @@ class ServicePod:
         environment: Mapping[str, pulumi.Input[str]],
         files: Mapping[str, Source],
         container: Mapping[str, Any],
+        sidecar: Sidecar | None = None,
     ) -> k8s.core.v1.PodSpecArgsDict:
         """The pod's specification, with ways into Redis and the Kubernetes API; otherwise as `bare`."""
         return self.bare(
             environment={**_redis_environment(self.name, redis), **environment},
             files={_KUBERNETES: _kubernetes_token(), _REDIS: _redis_files(self.name), **files},
             container=container,
+            sidecar=sidecar,
         )
 
     def bare(
@@ -68,12 +90,13 @@ class ServicePod:
         environment: Mapping[str, pulumi.Input[str]],
         files: Mapping[str, Source],
         container: Mapping[str, Any] = MappingProxyType({}),
+        sidecar: Sidecar | None = None,
     ) -> k8s.core.v1.PodSpecArgsDict:
         """The pod's specification, within the pod security standard `restricted`; it writes nowhere.
 
-        `files` are volumes by the folder in which the container finds them; `container` adds to it.
+        `files` are volumes by the folder in which the container finds them; `container` adds to it. What a
+        `sidecar` shares with it may be written by both.
         """
-        volumes = {re.sub(r"[^a-z]+", "-", folder).strip("-"): folder for folder in files}
         named: list[k8s.core.v1.EnvVarArgsDict] = [
             {"name": name, "value": value} for name, value in environment.items()
         ]
@@ -81,18 +104,15 @@ class ServicePod:
             "name": self.name,
             "image": self.image,
             "command": ["python", "-m", self.module],
-            "security_context": {
-                "allow_privilege_escalation": False,
-                "read_only_root_filesystem": True,
-                "capabilities": {"drop": ["ALL"]},
-            },
+            "security_context": _CONFINED,
             "resources": {"requests": self.requests, "limits": {"memory": self.memory_limit}},
             **container,
             "env": [*named, *container.get("env", ())],
-            "volume_mounts": [
-                {"name": name, "mount_path": folder, "read_only": True} for name, folder in volumes.items()
-            ],
+            "volume_mounts": _mounts(files, sidecar),
         }
+        volumes = {**files, **(sidecar.files if sidecar else {})}
+        if sidecar:
+            volumes[sidecar.shared] = {"empty_dir": {"medium": "Memory", "size_limit": "1Mi"}}
         return {
             "service_account_name": self.name,
             # Not the account's ordinary token, but one of an hour that is bound to the pod, below.
@@ -106,7 +126,20 @@ class ServicePod:
                 "seccomp_profile": {"type": "RuntimeDefault"},
             },
             "containers": [complete],
-            "volumes": [_volume(name, files[folder]) for name, folder in volumes.items()],
+            "init_containers": [self._beside(sidecar)] if sidecar else [],
+            "volumes": [_volume(_volume_name(folder), source) for folder, source in volumes.items()],
+        }
+
+    def _beside(self, sidecar: Sidecar) -> Any:
+        """A container that Kubernetes starts before the service's own and ends after it."""
+        return {
+            "name": sidecar.name,
+            "image": self.image,
+            "restart_policy": "Always",
+            "security_context": _CONFINED,
+            "resources": {"requests": sidecar.requests, "limits": {"memory": sidecar.memory_limit}},
+            **sidecar.container,
+            "volume_mounts": _mounts(sidecar.files, sidecar),
         }
 
 
@@ -186,6 +219,16 @@ def on_different_nodes(selected: Mapping[str, str]) -> k8s.core.v1.AffinityArgsD
             ]
         }
     }
+
+
+def _mounts(files: Mapping[str, Source], sidecar: Sidecar | None) -> list[dict[str, Any]]:
+    read = [{"name": _volume_name(folder), "mount_path": folder, "read_only": True} for folder in files]
+    shared = [{"name": _volume_name(sidecar.shared), "mount_path": sidecar.shared}] if sidecar else []
+    return [*read, *shared]
+
+
+def _volume_name(folder: str) -> str:
+    return re.sub(r"[^a-z]+", "-", folder).strip("-")
 
 
 def _volume(name: str, source: Source) -> k8s.core.v1.VolumeArgsDict:

@@ -9,6 +9,7 @@ import functools
 import os
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ _NO_RIGHTS = ("setpriv", "--inh-caps=-all", "--no-new-privs")
 CODE = "/opt/agent-platform"
 """The folder in which a container finds our code and its packages; no volume of a Pod is mounted over it."""
 PYTHON = f"{CODE}/venv/bin/python"
+ENVOY = f"{CODE}/venv/{Path(sysconfig.get_path('purelib')).relative_to(sys.prefix)}/envoy/_bin/envoy"
 _FIRST_ACCOUNT = 1 << 30
 """Beyond the ids that a system or its users' own containers are given."""
 

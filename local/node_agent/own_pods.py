@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
+from local.node_agent import pods
 from local.node_agent.containers import Attempt, Containers
 from local.node_agent.kube import Api, Object
 from local.node_agent.pods import Container, ended
@@ -25,7 +26,7 @@ class OwnPods:
         self._server = server
         self._containers = containers
         self._renewals: dict[str, float] = {}
-        self._terminating: set[str] = set()
+        self._terminating: set[tuple[str, str]] = set()
 
     def run(self, pod: Object, addresses: Mapping[str, str]) -> tuple[dict[str, Container], float | None]:
         """Start what is to run; return all containers, and in how many seconds to look again."""
@@ -34,47 +35,56 @@ class OwnPods:
         sandbox = Sandbox(self._api, pod, self._containers.folder(uid), self._server, addresses)
         looks = []
         try:
-            if pod["spec"].get("initContainers"):
-                raise ConfigurationError("init containers of our own images are not supported here")
+            sidecars = pods.sidecars(pod)
+            if len(sidecars) != len(pod["spec"].get("initContainers") or ()):
+                raise ConfigurationError(
+                    "an init container of our own images has to be a sidecar here (restartPolicy: Always)"
+                )
             if now >= self._renewals.get(uid, 0):
                 self._renewals[uid] = sandbox.write_volumes() or float("inf")
             if self._renewals[uid] != float("inf"):
                 looks.append(self._renewals[uid] - now)
         except ConfigurationError as error:
-            return {c["name"]: _misconfigured(error) for c in pod["spec"]["containers"]}, _RETRY_SECONDS
+            return {c["name"]: _misconfigured(error) for c in pods.containers(pod)}, _RETRY_SECONDS
         known = {}
-        for container in pod["spec"]["containers"]:
+        for container in pods.containers(pod):
             known[container["name"]], look = self._container(pod, container, sandbox, now)
             looks += [look] if look is not None else []
         return known, min(looks, default=None)
 
     def end(self, pod: Object) -> tuple[dict[str, Container], float | None]:
-        """Let the containers end in the Pod's grace period; return them, and when to look if some run."""
+        """Let the containers end in the Pod's grace period; return them, and when to look if some run.
+
+        Sidecars are told to end once all others have.
+        """
         uid = pod["metadata"]["uid"]
         left = datetime.fromisoformat(pod["metadata"]["deletionTimestamp"]).timestamp() - time.time()
-        known = {}
-        for container in pod["spec"]["containers"]:
-            attempt = self._containers.last(uid, container["name"])
-            if attempt is None:
-                known[container["name"]] = Container(
-                    state={"terminated": ended(0, *[_time(time.time())] * 2)}
-                )
-                continue
-            if attempt.exit_code is None and left <= 0:
-                self._containers.signal(uid, container["name"], signal.SIGKILL)
-            elif attempt.exit_code is None and uid not in self._terminating:
-                self._containers.signal(uid, container["name"], signal.SIGTERM)
-            known[container["name"]] = _reported(attempt)
-        self._terminating.add(uid)
+        known: dict[str, Container] = {}
+        for group in (pod["spec"]["containers"], pods.sidecars(pod)):
+            served = any("running" in container.state for container in known.values())
+            for container in group:
+                known[container["name"]] = self._end(uid, container["name"], left, told=not served)
         running = any("running" in container.state for container in known.values())
         return known, (max(left, 0.1) if running else None)
+
+    def _end(self, uid: str, name: str, left: float, *, told: bool) -> Container:
+        """Let a container end, if it is `told` to; kill it once nothing of the grace period is left."""
+        attempt = self._containers.last(uid, name)
+        if attempt is None:
+            return Container(state={"terminated": ended(0, *[_time(time.time())] * 2)})
+        if attempt.exit_code is None and left <= 0:
+            self._containers.signal(uid, name, signal.SIGKILL)
+        elif attempt.exit_code is None and told and (uid, name) not in self._terminating:
+            self._containers.signal(uid, name, signal.SIGTERM)
+            self._terminating.add((uid, name))
+        return _reported(attempt)
 
     def sweep(self, uids: set[str]) -> None:
         """Kill and remove what is left of all Pods but those with `uids`."""
         for uid in self._containers.known() - uids:
             self._containers.remove(uid)
             self._renewals.pop(uid, None)
-            self._terminating.discard(uid)
+            self._terminating = {told for told in self._terminating if told[0] != uid}
 
     def _container(
         self, pod: Object, container: Object, sandbox: Sandbox, now: float
@@ -82,7 +92,7 @@ class OwnPods:
         uid, name = pod["metadata"]["uid"], container["name"]
         attempt = self._containers.last(uid, name)
         if attempt is not None:
-            if attempt.exit_code is None or not _restarts(pod, attempt):
+            if attempt.exit_code is None or not _restarts(pod, container, attempt):
                 return _reported(attempt), None
             wait = attempt.finished + _backoff(attempt) - now
             if wait > 0:
@@ -100,8 +110,8 @@ class OwnPods:
         return (_reported(started) if started else Container(state={"waiting": {}})), None
 
 
-def _restarts(pod: Object, attempt: Attempt) -> bool:
-    policy = pod["spec"].get("restartPolicy", "Always")
+def _restarts(pod: Object, container: Object, attempt: Attempt) -> bool:
+    policy = container.get("restartPolicy") or pod["spec"].get("restartPolicy", "Always")
     return bool(policy == "Always" or (policy == "OnFailure" and attempt.exit_code != 0))
 
 

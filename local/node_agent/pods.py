@@ -27,6 +27,16 @@ def is_own(pod: Object) -> bool:
     return all(OWN_IMAGE in container["image"] for container in pod["spec"]["containers"])
 
 
+def sidecars(pod: Object) -> list[Object]:
+    """Return the init containers of `pod` that run beside its other containers."""
+    return [each for each in pod["spec"].get("initContainers") or () if each.get("restartPolicy") == "Always"]
+
+
+def containers(pod: Object) -> list[Object]:
+    """Return all containers of `pod` that run side by side, in the order in which they are started."""
+    return [*sidecars(pod), *pod["spec"]["containers"]]
+
+
 def is_launcher(pod: Object) -> bool:
     """Return whether `pod` holds a KubeVirt guest."""
     return (pod["metadata"].get("labels") or {}).get("kubevirt.io") == "virt-launcher"
@@ -65,9 +75,12 @@ def ended(exit_code: int, started: str, finished: str) -> Object:
 def status(
     pod: Object, containers: Mapping[str, Container], addresses: Mapping[str, str], *, now: str
 ) -> Object:
-    """Return the status of a Pod on a node; the times of what did not change stay."""
+    """Return the status of a Pod on a node; the times of what did not change stay.
+
+    `containers` has the sidecars of a Pod of ours, too.
+    """
     before = pod.get("status", {})
-    phase = _phase(pod, list(containers.values()))
+    phase = _phase(pod, [containers[container["name"]] for container in pod["spec"]["containers"]])
     ready = phase == "Running" and all(
         "running" in container.state and container.ready for container in containers.values()
     )
@@ -98,7 +111,10 @@ def status(
         "podIPs": [{"ip": addresses["podIP"]}],
         "startTime": before.get("startTime", now),
         "initContainerStatuses": [
-            _init(pod, container, now) for container in pod["spec"].get("initContainers") or ()
+            _container(container, containers[container["name"]])
+            if container["name"] in containers
+            else _init(pod, container, now)
+            for container in pod["spec"].get("initContainers") or ()
         ],
         "containerStatuses": [
             _container(container, containers[container["name"]]) for container in pod["spec"]["containers"]

@@ -14,10 +14,11 @@ from urllib.parse import urlsplit
 from kubernetes.client.exceptions import ApiException
 
 from local.node_agent.containers import Command
-from local.node_agent.isolation import PYTHON, Isolation, Mount
+from local.node_agent.isolation import ENVOY, PYTHON, Isolation, Mount
 from local.node_agent.kube import NOT_FOUND, Api, Object
 
 SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
+_PROGRAMS = {"python": PYTHON, "python3": PYTHON, "envoy": ENVOY}
 _REFERENCE = re.compile(r"\$(\$|\(([-._a-zA-Z][-._a-zA-Z0-9]*)\))")
 
 
@@ -57,7 +58,7 @@ class Sandbox:
         return {path.name: path.read_bytes() for path in sorted((self._volumes / volume["name"]).iterdir())}
 
     def command(self, container: Object) -> Command:
-        """Return what to run for `container`; `python` is this interpreter."""
+        """Return what to run for `container`; `python` is this interpreter, `envoy` that of its packages."""
         environment = self._environment(container)
         arguments = [
             _expand(text, environment) for text in [*container.get("command", ()), *container.get("args", ())]
@@ -66,8 +67,7 @@ class Sandbox:
             raise ConfigurationError(
                 f"container {container['name']} has no command: the image's own is unknown here, set one"
             )
-        if arguments[0] in ("python", "python3"):
-            arguments[0] = PYTHON
+        arguments[0] = _PROGRAMS.get(arguments[0], arguments[0])
         mounts = [self._mount(mount) for mount in container.get("volumeMounts") or ()]
         _check_apart(mounts)
         isolation = Isolation(

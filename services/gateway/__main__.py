@@ -11,31 +11,28 @@ from pathlib import Path
 
 import uvloop
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from services import kube, parts
 from services.activity import connection
 from services.activity.holds import Holds
 from services.activity.store import Activity
-from services.gateway import asgi, console, internal, metrics
-from services.gateway.app import App
-from services.gateway.assertions import Assertions
+from services.gateway import access_log, console, envoy, internal, metrics, own
+from services.gateway.access_log import AccessLog
+from services.gateway.assertions import Assertions, signing_key
 from services.gateway.auth import Keys, SignedTokens
+from services.gateway.authorizer import Authorizer
 from services.gateway.cluster import Cluster
-from services.gateway.listener import Certificate, Handle, Listener
-from services.gateway.proxy import Proxy
+from services.gateway.in_flight import InFlight
 from services.gateway.routes import RouteError, Routes, public_keys
-from services.gateway.settings import (
-    AGENTS_PORT,
-    HEALTH_PORT,
-    PUBLIC_PORT,
-    CertificateFiles,
-    Settings,
-    SettingsError,
-)
-from services.gateway.upstream import Upstreams
+from services.gateway.servers import server
+from services.gateway.settings import HEALTH_PORT, Settings, SettingsError
 from services.gateway.wake import Wakes
 
 log = logging.getLogger(__name__)
+
+_LAST_SECONDS = 1
+"""For those who are held to hear that they are to ask again."""
 
 
 async def serve(settings: Settings) -> None:
@@ -43,32 +40,28 @@ async def serve(settings: Settings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    certificate, agents_certificate = _certificate(settings.public), _certificate(settings.agents)
-    operator_keys = _operator_keys(settings.operator_keys)
-    assertions = _assertions(settings.assertion_key)
-    limits = settings.limits
+    operator_keys, key = _operator_keys(settings.operator_keys), _signing_key(settings.assertion_key)
+    limits, sockets = settings.limits, settings.sockets
     api = kube.Api(kube.Access.find())
     routes, cluster = Routes(api, settings.routes_namespace), Cluster(api)
     redis = connection.connect()
     activity = Activity(redis)
     holds = Holds(activity, settings.pod_name)
+    in_flight = InFlight(holds, routes)
+    assertions = Assertions(key, in_flight)
     wakes = Wakes(cluster, activity, routes)
-    app = App(
+    authenticator = SignedTokens()
+    authorizer = Authorizer(
         domain=settings.domain,
         limits=limits,
         routes=routes,
-        holds=holds,
+        in_flight=in_flight,
         wakes=wakes,
-        proxy=Proxy(Upstreams(limits), limits),
-        console=console.application(routes, wakes, activity),
-        authenticator=SignedTokens(),
+        authenticator=authenticator,
         operator_keys=operator_keys,
         assertions=assertions,
         agents_at=settings.agents_at,
     )
-    public = Listener(app.handle, limits, certificate)
-    to_agents = internal.application(cluster, activity, routes, assertions)
-    agents = Listener(_applied(to_agents), limits, agents_certificate)
 
     def ready() -> bool:
         return routes.synced.is_set() and cluster.synced and not stop.is_set()
@@ -76,33 +69,44 @@ async def serve(settings: Settings) -> None:
     def silence() -> dict[str, float]:
         return {"routes": routes.silence, "machines and pods": cluster.silence}
 
-    health = Listener(_applied(metrics.application(routes, activity, ready, silence)), limits)
+    pages = own.application(
+        domain=settings.domain,
+        routes=routes,
+        authenticator=authenticator,
+        operator_keys=operator_keys,
+        console=console.application(routes, wakes, activity),
+        ready=ready,
+    )
+    health = metrics.application(routes, activity, ready, silence)
+    agents = internal.application(cluster, activity, routes, assertions)
+    served = {
+        "authoriser": server(authorizer, path=sockets / "authorizer.sock"),
+        "pages": server(pages, path=sockets / "pages.sock"),
+        "API for agents": server(agents, path=sockets / "agents-api.sock"),
+        "health": server(health, address=settings.address, port=HEALTH_PORT),
+    }
+    log_server = access_log.server(AccessLog(in_flight, wakes, settings.domain, routes), sockets / "log.sock")
+    background = {
+        "routes": routes.follow(),
+        "machines and pods": cluster.follow(),
+        "holds": holds.run(),
+        "requests in flight": in_flight.run(),
+        **{name: found.serve() for name, found in served.items()},
+    }
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(api.close)
         stack.push_async_callback(redis.aclose)
         stack.push_async_callback(wakes.close)
-        for listener, port in ((health, HEALTH_PORT), (public, PUBLIC_PORT), (agents, AGENTS_PORT)):
-            await listener.listen(settings.address, port)
-            stack.push_async_callback(listener.drain, 0)
-        log.info(
-            "serving %s on %s, ports %d and %d", settings.domain, settings.address, PUBLIC_PORT, AGENTS_PORT
-        )
-        background = {
-            "routes": routes.follow(),
-            "machines and pods": cluster.follow(),
-            "holds": holds.run(),
-            "certificate": certificate.follow(),
-            "agents' certificate": agents_certificate.follow(),
-        }
+        await log_server.start()
+        stack.push_async_callback(log_server.stop, 0)
         async with _meanwhile(parts.together(background)):
+            log.info("serving %s in %s", settings.domain, sockets)
             await stop.wait()
             log.info("draining for %.0f s at most", limits.drain_seconds)
-            await asyncio.gather(public.drain(limits.drain_seconds), agents.drain(limits.drain_seconds))
-            await health.drain(0)
-
-
-def _applied(application: asgi.Application) -> Handle:
-    return lambda exchange: asgi.run(application, exchange)
+            await envoy.drain(sockets / "admin.sock")
+            await in_flight.drained(limits.drain_seconds)
+            authorizer.stop()
+            await in_flight.drained(_LAST_SECONDS)
 
 
 @contextlib.asynccontextmanager
@@ -112,16 +116,6 @@ async def _meanwhile(work: Coroutine[object, object, None]) -> AsyncIterator[Non
         task = group.create_task(work)
         yield
         await parts.end([task])
-
-
-def _certificate(files: CertificateFiles) -> Certificate:
-    try:
-        return Certificate(files.certificate, files.key)
-    except OSError as error:
-        raise SettingsError(
-            f"{files.certificate} does not load with {files.key} ({error}), so the gateway does not start; "
-            "both have to be PEM and to belong together"
-        ) from None
 
 
 def _operator_keys(file: Path) -> Keys:
@@ -134,9 +128,9 @@ def _operator_keys(file: Path) -> Keys:
         ) from None
 
 
-def _assertions(file: Path) -> Assertions:
+def _signing_key(file: Path) -> Ed25519PrivateKey:
     try:
-        return Assertions.signed_by(file)
+        return signing_key(file)
     except (OSError, ValueError, UnsupportedAlgorithm) as error:
         raise SettingsError(
             f"{file} (ASSERTION_KEY) holds no private Ed25519 key in PEM, so the gateway does not start "

@@ -10,8 +10,7 @@ from typing import Protocol
 import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from services.gateway.exchange import Request
-from services.gateway.headers import cookie
+from services.gateway.request import Request
 
 Keys = Mapping[str, Ed25519PublicKey]
 """Public keys by their ids."""
@@ -67,7 +66,7 @@ class SignedTokens:
             if scheme.lower() != "bearer":
                 raise Refused("The Authorization header holds no bearer token.")
             return self.verify(token.strip(), audience, keys)
-        crumb = cookie(request)
+        crumb = request.token()
         if crumb is None:
             raise Refused("A token is needed: Authorization: Bearer TOKEN.")
         caller = self.verify(crumb, audience, keys)
@@ -84,7 +83,7 @@ class SignedTokens:
             if key is None:
                 raise Refused("The token is signed with a key that is not known here.")
             caller = self._verified(token, audience, key.public_bytes_raw())
-        except jwt.PyJWTError as error:
+        except (jwt.PyJWTError, ValueError, OverflowError, RecursionError) as error:
             raise Refused(f"The token is not valid: {error}.") from None
         now = time.time()
         if caller.expires <= now - _LEEWAY_SECONDS:
@@ -124,5 +123,9 @@ def _from_own_page(request: Request) -> bool:
     if origin is not None or request.websocket or request.method not in ("GET", "HEAD"):
         return origin == request.origin
     if request.header(b"sec-fetch-site") in (b"cross-site", b"same-site"):
-        return request.header(b"sec-fetch-mode") == b"navigate"
+        # Its user has followed a link; in a frame, it is another page that shows ours.
+        return (
+            request.header(b"sec-fetch-mode") == b"navigate"
+            and request.header(b"sec-fetch-dest") == b"document"
+        )
     return True

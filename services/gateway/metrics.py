@@ -3,9 +3,11 @@
 Every gateway also tells what the idle suspender left in Redis: that one is gone before anybody can ask it.
 """
 
+import functools
 import logging
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -42,7 +44,17 @@ STARTS = Counter("gateway_starts_total", "Starts that KubeVirt took from this ga
 WAKING = Gauge("gateway_wakes_in_progress", "Tenants that are being woken, queued ones included.")
 WAITING = Gauge("gateway_waiting_requests", "Requests that wait for a tenant to wake.")
 REQUESTS = Counter(
-    "gateway_requests_total", "Requests by the status that was answered.", ["tenant", "status"]
+    "gateway_requests_total",
+    "Requests by the class of the status that was answered, such as 2xx; broken: by none.",
+    ["tenant", "status"],
+)
+RECEIVED = Counter("gateway_received_bytes_total", "Bytes of requests' bodies.", ["tenant"])
+SENT = Counter("gateway_sent_bytes_total", "Bytes of answers' bodies.", ["tenant"])
+REQUEST_SECONDS = Histogram(
+    "gateway_request_seconds",
+    "From a request's first byte to the first byte of its agent's answer, wakes included.",
+    ["tenant"],
+    buckets=(0.01, 0.1, 1, 10, 60),
 )
 IN_FLIGHT = Gauge(
     "gateway_requests_in_flight", "Requests and streams that hold their tenant awake.", ["kind"]
@@ -52,6 +64,32 @@ SILENCE = Gauge(
     "For how long the Kubernetes API has said nothing of routes, or of machines and pods.",
     ["collection"],
 )
+
+
+def ended(tenant: str, entry: Any) -> None:
+    """Count a request by Envoy's log entry at its end (`envoy.data.accesslog.v3.HTTPAccessLogEntry`)."""
+    common, response = entry.common_properties, entry.response
+    status = response.response_code.value
+    # An answer that broke off has a status that promised more.
+    broken = not status or common.response_flags.downstream_connection_termination
+    requests, received, sent, seconds = _of(tenant, "broken" if broken else f"{status // 100}xx")
+    requests.inc()
+    received.inc(entry.request.request_body_bytes)
+    sent.inc(response.response_body_bytes)
+    if common.HasField("time_to_first_upstream_rx_byte"):
+        taken = common.time_to_first_upstream_rx_byte
+        seconds.observe(taken.seconds + taken.nanos / 1e9)
+
+
+@functools.lru_cache(maxsize=4096)
+def _of(tenant: str, status: str) -> tuple[Counter, Counter, Counter, Histogram]:
+    """Return a tenant's own series: to look them up takes longer than to count."""
+    return (
+        REQUESTS.labels(tenant, status),
+        RECEIVED.labels(tenant),
+        SENT.labels(tenant),
+        REQUEST_SECONDS.labels(tenant),
+    )
 
 
 def application(

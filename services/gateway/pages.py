@@ -104,3 +104,8 @@ def failed(route: Route, failure: CannotWake) -> Response:
 def sign_in(title: str, problem: str = "", target: str = "/") -> Response:
     """Return 401 and a form that posts `token` and `target` to /.gateway/sign-in; `problem` is shown."""
     return page(401, "sign_in.html", title=title, problem=problem, target=target)
+
+
+def sign_out(title: str) -> Response:
+    """Return a form that posts to /.gateway/sign-out."""
+    return page(200, "sign_out.html", title=title)

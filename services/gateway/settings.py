@@ -5,18 +5,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-PUBLIC_PORT = 8443
 AGENTS_PORT = 8444
+"""Envoy's, for the API for agents."""
 HEALTH_PORT = 9090
 
 _REQUIRED = (
     "DOMAIN",
     "POD_NAME",
     "POD_IP",
-    "TLS_CERTIFICATE",
-    "TLS_KEY",
-    "AGENTS_TLS_CERTIFICATE",
-    "AGENTS_TLS_KEY",
+    "SOCKETS",
     "REDIS_URL",
     "REDIS_PASSWORD_FILE",
     "OPERATOR_KEYS",
@@ -31,35 +28,16 @@ class SettingsError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What one client may use, in bytes, seconds and numbers."""
+    """What one tenant may use, in bytes, seconds and numbers; what one connection may, Envoy bounds."""
 
     body: int = 2**30
-    """The largest request body."""
-    head: int = 32 * 1024
-    """The largest request or response head, and the largest amount of anything that is neither."""
-    headers: int = 100
-    head_seconds: float = 10
-    """From a connection, or the first byte of a further request, to the end of its head."""
-    keep_alive_seconds: float = 75
-    stall_seconds: float = 60
-    """How long a client may neither send what it announced nor take what it asked for."""
-    idle_seconds: float = 600
-    """How long an agent may say nothing to a request, and both sides nothing through a WebSocket."""
-    connections: int = 10_000
-    tenant_connections: int = 1_024
-    """Connections to the agents of one tenant."""
+    """The largest request body that may be announced."""
+    tenant_requests: int = 1_024
+    """Requests and streams of one tenant that are in flight at a time."""
     patience_seconds: float = 60
     """How long the request of a program is held while its tenant wakes."""
     drain_seconds: float = 25
     """How long requests may go on after SIGTERM."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CertificateFiles:
-    """A certificate with its chain, and its private key, both PEM."""
-
-    certificate: Path
-    key: Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,10 +47,8 @@ class Settings:
     domain: str
     pod_name: str
     address: str
-    public: CertificateFiles
-    """Shown to everybody, for the names below the domain."""
-    agents: CertificateFiles
-    """Shown to agents, for the name under which they reach the gateway; may be the same."""
+    sockets: Path
+    """The folder in which Envoy finds the gateway, and the gateway Envoy's administration."""
     operator_keys: Path
     assertion_key: Path
     """The private key, in PEM, that signs the assertions for the shared runtime."""
@@ -98,8 +74,7 @@ class Settings:
             domain=environment["DOMAIN"].lower().strip("."),
             pod_name=environment["POD_NAME"],
             address=environment["POD_IP"],
-            public=_files(environment, "TLS"),
-            agents=_files(environment, "AGENTS_TLS"),
+            sockets=Path(environment["SOCKETS"]),
             operator_keys=Path(environment["OPERATOR_KEYS"]),
             assertion_key=Path(environment["ASSERTION_KEY"]),
             routes_namespace=environment["ROUTES_NAMESPACE"],
@@ -108,12 +83,6 @@ class Settings:
                 patience_seconds=_number(environment, "PATIENCE_SECONDS", int(Limits.patience_seconds)),
             ),
         )
-
-
-def _files(environment: Mapping[str, str], prefix: str) -> CertificateFiles:
-    return CertificateFiles(
-        certificate=Path(environment[f"{prefix}_CERTIFICATE"]), key=Path(environment[f"{prefix}_KEY"])
-    )
 
 
 def _number(environment: Mapping[str, str], name: str, default: int) -> int:

@@ -101,12 +101,10 @@ class Wakes:
         if known is None or known.state != "active":
             state = known.state if known else "declared no more"
             raise CannotWake("not-active", f"the tenant is {state}", _NOT_ACTIVE_SECONDS)
+        if address := self.ready(route, claim):
+            return address
         if route.served_by != "machine":
             return await self._endpoint(route, patience)
-        if claim is None:
-            machine = self._cluster.machine(route)
-            if machine.status == "running" and self._ready.get(route.tenant) == machine.instance:
-                return machine.address
         waking = self._wakings.get(route.tenant)
         if waking is None:
             if failure := self._failing(route):
@@ -116,9 +114,22 @@ class Wakes:
             waking.heed(claim)
         return await self._wait(waking, patience)
 
-    def invalidate(self, route: Route) -> None:
+    def ready(self, route: Route, claim: Claim | None = None) -> str | None:
+        """Return the address of an active tenant that need not be waited for; see `awake`."""
+        if route.served_by != "machine":
+            found = self._cluster.endpoints(route)
+            if not found:
+                return None
+            # Another Pod each time.
+            self._turns[route.tenant] += 1
+            return found[self._turns[route.tenant] % len(found)]
+        machine = self._cluster.machine(route)
+        ready = machine.status == "running" and self._ready.get(route.tenant) == machine.instance
+        return machine.address if ready and claim is None else None
+
+    def invalidate(self, tenant: str) -> None:
         """Take back that the tenant is ready: a connection to it was refused."""
-        self._ready.pop(route.tenant, None)
+        self._ready.pop(tenant, None)
 
     def _failing(self, route: Route) -> _Failure | None:
         failure = self._failures.get(route.tenant)
@@ -201,12 +212,11 @@ class Wakes:
         task.add_done_callback(self._records.discard)
 
     async def _endpoint(self, route: Route, patience: float) -> str:
-        """Return the address of a Pod that is ready, another one each time."""
+        """Return the address of a Pod once one is ready."""
         began = time.monotonic()
-        while not (found := self._cluster.endpoints(route)):
+        while not (address := self.ready(route)):
             left = patience - (time.monotonic() - began)
             if left <= 0:
                 raise StillWaking("start", time.monotonic() - began)
             await self._cluster.change(route, min(_LOOK_SECONDS, left))
-        self._turns[route.tenant] += 1
-        return found[self._turns[route.tenant] % len(found)]
+        return address

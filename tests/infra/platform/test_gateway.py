@@ -1,11 +1,13 @@
 """The gateway and the idle suspender as declared: what they may, what they are told, who reaches them."""
 
 import json
-from pathlib import Path
-from typing import Any
+import re
+from typing import Any, cast
 
 import pytest
 
+from infra.errors import ConfigurationError
+from infra.platform import envoy
 from services.gateway.settings import Settings
 from tests.infra.platform.test_platform import platform, secret
 from tests.infra.recording import CERTIFICATE, SECRETS, Recorder, local_stack, stack
@@ -102,7 +104,9 @@ def test_a_service_has_one_short_lived_token_and_writes_nowhere(declared: Record
     ]
     assert tokens == [{"path": "token", "expirationSeconds": 3600}]
     (container,) = spec["containers"]
-    assert all(mount["readOnly"] for mount in container["volumeMounts"])
+    written = [mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")]
+    # Where it meets Envoy, in memory.
+    assert written == (["/run/gateway"] if pod is gateway_pod else [])
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
 
 
@@ -126,8 +130,8 @@ def test_every_file_that_is_named_is_mounted(declared: Recorder) -> None:
         for value in environment(gateway_pod(declared)).values()
         if isinstance(value, str) and value.startswith("/")
     ]
-    assert len(files) >= 6
-    assert {file.rpartition("/")[0] for file in files} <= folders
+    assert len(files) >= 4
+    assert {file for file in files if not {file, file.rpartition("/")[0]} & folders} == set()
 
 
 def test_its_pods_are_apart_and_go_one_after_the_other(declared: Recorder) -> None:
@@ -169,7 +173,7 @@ def test_the_network_around_both_is_closed(declared: Recorder) -> None:
         "gateway-default-deny": [],
         "gateway-from-internet": [8443],
         "gateway-from-agents": [8444],
-        "gateway-from-monitoring": [9090],
+        "gateway-from-monitoring": [9090, 9091],
         "gateway-to-dns": [53, 53],
         "gateway-to-kubernetes": [443, 6443],
         "gateway-to-redis": redis,
@@ -199,14 +203,64 @@ def test_agents_verify_a_certificate_of_the_platforms_own_where_everybodys_is_pu
     pair = {name: SECRETS[name] for name in ("gatewayCertificate", "gatewayKey")}
     recorder = platform(values, pair)
     told = Settings.read(environment(gateway_pod(recorder)))
-    assert told.public.certificate == Path("/etc/gateway-tls/tls.crt")
-    assert told.agents.certificate == Path("/etc/gateway-agents-tls/tls.crt")
+    files = recorder[f"{GATEWAY}-configuration"].inputs["data"]
+    assert '"/etc/gateway-tls/tls.crt"' in files["public.json"]
+    assert '"/etc/gateway-agents-tls/tls.crt"' in files["agents.json"]
     assert told.domain == "agents.localhost"
     issued = recorder["platform-certificates-gateway-agents-tls"].inputs
     assert issued["spec"]["dnsNames"] == ["gateway.gateway.svc"]
     assert secret(recorder[f"{GATEWAY}-tls"].inputs["stringData"])["tls.crt"] == CERTIFICATE
 
 
-def test_another_certificate_replaces_the_pods(given: Recorder) -> None:
-    template = given[f"{GATEWAY}-deployment"].inputs["spec"]["template"]
-    assert len(template["metadata"]["annotations"]["agent-platform/certificate"]) == 64
+def envoy_container(recorder: Recorder) -> dict[str, Any]:
+    (container,) = gateway_pod(recorder)["initContainers"]
+    return cast(dict[str, Any], container)
+
+
+def test_envoy_runs_beside_the_gateway_and_is_as_confined(declared: Recorder) -> None:
+    (gateway,), beside = gateway_pod(declared)["containers"], envoy_container(declared)
+    assert beside["restartPolicy"] == "Always"
+    assert beside["image"] == gateway["image"]
+    assert beside["securityContext"] == gateway["securityContext"]
+    written = [mount["mountPath"] for mount in beside["volumeMounts"] if not mount.get("readOnly")]
+    assert written == ["/run/gateway"]
+    mounted = {mount["mountPath"] for mount in beside["volumeMounts"]}
+    # Neither the account's token, nor the way into Redis, nor the key that vouches for requests.
+    assert mounted <= {"/etc/gateway", "/etc/gateway-tls", "/etc/gateway-agents-tls", "/run/gateway"}
+    assert "/etc/gateway-tls" not in {mount["mountPath"] for mount in gateway["volumeMounts"]}
+    heap = json.loads(beside["args"][-1])["overload_manager"]["resource_monitors"][0]["typed_config"]
+    assert heap["max_heap_size_bytes"] < 0.8 * 384 * 2**20
+    assert beside["resources"]["limits"]["memory"] == "384Mi"
+
+
+def test_envoy_finds_what_its_bootstrap_names(declared: Recorder) -> None:
+    beside = envoy_container(declared)
+    mounted = {mount["mountPath"] for mount in beside["volumeMounts"]}
+    files = declared[f"{GATEWAY}-configuration"].inputs["data"]
+    bootstrap = beside["args"][-1]
+    for path in re.findall(r'"path": "(/[^"]+/[^"/]+\.[a-z]+)"', bootstrap):
+        folder, _, name = path.rpartition("/")
+        assert folder in mounted
+        assert folder == "/run/gateway" or name in files
+    for name in ("public.json", "agents.json"):
+        (secret_,) = json.loads(files[name])["resources"]
+        assert secret_["tls_certificate"]["watched_directory"]["path"] in mounted
+    listened = set(re.findall(r'"address": "([^"]+)",\s+"port_value"', bootstrap))
+    assert listened == {"$(POD_IP)"}
+    assert [each["name"] for each in beside["env"]] == ["POD_IP"]
+
+
+def test_a_bootstrap_that_envoy_refuses_fails_the_preview_with_its_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(envoy._BOUNDS, "drain_timeout", "many seconds")
+    envoy.check.cache_clear()
+    with pytest.raises(ConfigurationError, match=r"Envoy refuses the bootstrap(.|\n)*many seconds"):
+        envoy.check("agents.example.ch")
+
+
+def test_without_an_envoy_nobody_says_that_the_bootstrap_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(envoy, "executable", lambda: "/nowhere/envoy")
+    envoy.check.cache_clear()
+    with pytest.raises(ConfigurationError, match="Envoy cannot be run"):
+        envoy.check("agents.example.ch")

@@ -4,14 +4,20 @@ The steps in Redis are the store's own scripts on a real server; as a script's o
 what is kept and its arguments, each is run once per case. What is around them (machine, network, processes)
 is simulated. Time passes in ticks of 7.5 s and is kept relative to now, so that the states are finitely many.
 
-What is taken for granted: a stop that was sent arrives within 15 s or never; a gateway with a request in
-flight renews its hold; what a watch tells of a machine is at most a tick old; nothing is declared anew
-between a gateway's last look and its start.
+A gateway is a process that judges requests, and an Envoy that carries those which are let through. Where both
+are disturbed, Envoys die, processes are restarted, and what an Envoy logs of a request comes late or never.
+
+What is taken for granted: a stop that was sent arrives within 15 s or never; a process renews the hold of
+each request that it knows of; what a watch tells of a machine is at most a tick old; nothing is declared anew
+between a gateway's last look and its start. Of a request that goes on, a process hears within 15 s of a
+restart, however many follow it, and otherwise within 15 s of letting go of it. Here it lets go after 15 s of
+silence, not 60 (`SILENT_SECONDS`). That and the limit are shorter than a hold, so that nothing but holds
+protects a request: with a limit longer than a hold, Envoy may be silent for as much longer.
 """
 
 import json
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -24,8 +30,17 @@ LIMIT = 15
 _SEND_TICKS = 1
 _ARRIVE_TICKS = 2
 _LEASE_SECONDS = 15
+_SILENT_TICKS = 2
+"""Until a process lets go of a request of which it hears nothing."""
+_LEARN_TICKS = 2
+_LOST_TICKS = _SILENT_TICKS + 2
+"""The longest that nothing is heard of a request that goes on, after a restart and otherwise."""
 _OLD = -LIMIT - TICK
 """Anything older is as good as this old."""
+
+_JUDGED = ("waiting", "looked", "off", "begun")
+"""How far a request has got while the process judges it, and Envoy waits for its word."""
+_GIVING_UP = ("gives up", "'s Envoy dies", "'s process is restarted")
 
 Phase = Literal["off", "starting", "running", "stopping"]
 
@@ -58,6 +73,10 @@ class Request(NamedTuple):
     gateway: str
     phase: Literal["new", "waiting", "looked", "off", "begun", "proxied", "done"] = "new"
     generation: int = 0
+    known: bool = False
+    """True if the process takes it for one that Envoy carries; it may be over."""
+    silent: int = 0
+    """Ticks since Envoy was heard of it; more after a restart, so that it is heard in time."""
 
 
 class Sweep(NamedTuple):
@@ -89,6 +108,8 @@ class State(NamedTuple):
     """True if the tenant is yet to be suspended."""
     declared: bool = True
     """True if the tenant is active and its machine declared to run."""
+    disturbed: bool = False
+    """True if Envoys may die, processes be restarted, and words of Envoy's be late or lost."""
 
 
 class Broken(Exception):  # noqa: N818 - what the check is for
@@ -105,6 +126,10 @@ class Check:
     """A broken suspender: it withdraws its claim when a stop was not answered."""
     looks_again: bool = True
     """True if a gateway looks at the declaration once more, right before it starts."""
+    learns: bool = True
+    """True if a process enters a request that it does not know when Envoy speaks of it."""
+    silent_ticks: int = _SILENT_TICKS
+    """After so many without a word of Envoy's a process lets go of a request."""
     _known: dict[tuple[Kept, str, tuple[object, ...]], tuple[object, Kept]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -125,7 +150,7 @@ class Check:
             for step, after in self._steps(state):
                 if isinstance(after, str):
                     raise Broken(f"{after}: {_way(came, state)}, {step}")
-                if step != "gives up":
+                if not step.endswith(_GIVING_UP):
                     back.setdefault(after, []).append(state)
                 if after not in came:
                     came[after] = (state, step)
@@ -151,7 +176,8 @@ class Check:
                 raise Broken(f"request {index} waits for ever: {_way(came, state)}")
 
     def _steps(self, state: State) -> Iterator[tuple[str, State | str]]:
-        yield "time passes", self._later(state)
+        if not any(self._is_due(request) for request in state.requests):
+            yield "time passes", self._later(state)
         if state.suspends:
             yield "the tenant is suspended", state._replace(suspends=False, declared=False)
         if not state.declared and state.machine in ("starting", "running"):
@@ -165,18 +191,24 @@ class Check:
         for index, request in enumerate(state.requests):
             for step, after in self._request(state, index, request):
                 yield f"{request.gateway} {step}", after
-            if request.phase in ("waiting", "looked", "off", "begun"):
+            if request.phase in _JUDGED:
                 yield "gives up", _with(state, index, Request(request.gateway, "done"))
+        for gateway in sorted({request.gateway for request in state.requests}) if state.disturbed else ():
+            yield f"{gateway}'s Envoy dies", _each(state, gateway, _broken_off)
+            yield f"{gateway}'s process is restarted", _each(state, gateway, _forgotten)
         for index, sweep in enumerate(state.sweeps):
             for step, after in self._sweep(state, index, sweep):
                 yield f"sweep {index} {step}", after
 
     def _later(self, state: State) -> State:
-        kept = state.kept.later()
-        for request in state.requests:
-            if request.phase not in ("new", "done"):
+        kept, requests = state.kept.later(), state.requests
+        if state.disturbed:
+            requests = tuple(map(self._unheard, requests))
+        for request in requests:
+            if request.known or request.phase in _JUDGED:
                 _, kept = self._script("gateway", "enter", kept, "acme", f"{request.gateway}/request")
         return state._replace(
+            requests=requests,
             kept=kept,
             told=state.machine,
             since=max(state.since - TICK, _OLD) if state.machine == "running" else 0,
@@ -190,6 +222,21 @@ class Check:
                 for sweep in state.sweeps
             ),
         )
+
+    def _is_due(self, request: Request) -> bool:
+        """Tell whether Envoy is heard of it before any more time passes."""
+        heeded = request.known or self.learns
+        return request.phase == "proxied" and request.silent == _LOST_TICKS and heeded
+
+    def _unheard(self, request: Request) -> Request:
+        """What becomes of a request in a tick in which Envoy is not heard of it."""
+        if request.phase != "proxied" and not request.known:
+            return request
+        silent = min(request.silent + 1, _LOST_TICKS)
+        known = request.known and silent < self.silent_ticks
+        if request.phase == "done" and not known:
+            return Request(request.gateway, "done")
+        return request._replace(known=known, silent=silent)
 
     def _take_lease(self, state: State) -> State:
         answer, kept = self._script("gateway", "lease", state.kept, "acme", "job", _LEASE_SECONDS, 14400, 32)
@@ -233,6 +280,20 @@ class Check:
                 yield "looks once more and starts it", self._start(state, index, request)
             case "proxied":
                 yield "is answered", _with(state, index, Request(request.gateway, "done"))
+                if state.disturbed:
+                    yield from self._log(state, index, request)
+            case "done" if request.known:
+                yield "hears that it is over", _with(state, index, Request(request.gateway, "done"))
+
+    def _log(self, state: State, index: int, request: Request) -> Iterator[tuple[str, State | str]]:
+        """What Envoy says of a request that it carries, or fails to say of its end."""
+        heard = request._replace(known=True, silent=0)
+        if request.known:
+            yield "is answered unheard", _with(state, index, request._replace(phase="done"))
+            yield "hears that it goes on", _with(state, index, heard)
+        elif self.learns:
+            _, kept = self._script("gateway", "enter", state.kept, "acme", f"{request.gateway}/request")
+            yield "hears of it and enters it", _with(state._replace(kept=kept), index, heard)
 
     def _start(self, state: State, index: int, request: Request) -> State | str:
         if self.looks_again and not state.declared:
@@ -250,7 +311,10 @@ class Check:
             if machine != "running":
                 yield f"{step} and waits", _with(state, index, Request(request.gateway, "waiting"))
             elif state.machine == "running":
-                yield f"{step} and proxies", _with(state, index, Request(request.gateway, "proxied"))
+                yield (
+                    f"{step} and proxies",
+                    _with(state, index, Request(request.gateway, "proxied", known=True)),
+                )
             elif state.machine == "stopping" and state.declared:
                 yield f"{step} and proxies", "a request was proxied to a machine that was being stopped"
             else:
@@ -380,6 +444,20 @@ def _harm(state: State, sweep: Sweep) -> str | None:
     return None
 
 
+def _broken_off(request: Request) -> Request:
+    """What is left of a request when its Envoy dies: whoever asked is told so, the process is not."""
+    if request.phase == "new":
+        return request
+    return request._replace(phase="done") if request.known else Request(request.gateway, "done")
+
+
+def _forgotten(request: Request) -> Request:
+    """What is left of a request when its process is restarted: Envoy carries on what it was let through."""
+    if request.phase == "proxied":
+        return request._replace(known=False, silent=max(request.silent, _LOST_TICKS - _LEARN_TICKS))
+    return request if request.phase == "new" else Request(request.gateway, "done")
+
+
 def _done(sweep: Sweep) -> Sweep:
     """Its process has ended; what is on the wire stays there."""
     return Sweep(phase="done") if sweep.wire is None else sweep._replace(phase="done")
@@ -400,6 +478,11 @@ def _lasting(times: tuple[tuple[str, float], ...]) -> tuple[tuple[str, float], .
 def _with(state: State, index: int, request: Request) -> State:
     requests = (*state.requests[:index], request, *state.requests[index + 1 :])
     return state._replace(requests=requests)
+
+
+def _each(state: State, gateway: str, change: Callable[[Request], Request]) -> State:
+    requests = (change(request) if request.gateway == gateway else request for request in state.requests)
+    return state._replace(requests=tuple(requests))
 
 
 def _swept(state: State, index: int, sweep: Sweep) -> State:

@@ -12,6 +12,18 @@ _RACES = {
     "two gateways, a sweep, a tenant that is suspended": State(
         requests=(Request("a"), Request("b")), sweeps=(Sweep(),), agent="done", suspends=True
     ),
+    "two disturbed gateways, a sweep": State(
+        requests=(Request("a"), Request("b")), sweeps=(Sweep(),), agent="done", disturbed=True
+    ),
+    "two requests of a disturbed gateway, a sweep": State(
+        requests=(Request("a"), Request("a")), sweeps=(Sweep(),), agent="done", disturbed=True
+    ),
+    "two sweeps, a disturbed gateway": State(
+        requests=(Request("a"),), sweeps=(Sweep(), Sweep()), agent="done", disturbed=True
+    ),
+    "a disturbed gateway, a sweep, a lease, a tenant that is suspended": State(
+        requests=(Request("a"),), sweeps=(Sweep(),), suspends=True, disturbed=True
+    ),
 }
 
 
@@ -52,3 +64,19 @@ def test_what_is_declared_must_be_looked_at_right_before_a_start(redis_server: V
     with pytest.raises(Broken, match="declared not to run"):
         Check(redis_server, scripts(), looks_again=False).run(suspended)
     assert Check(redis_server, scripts()).run(suspended)
+
+
+_DISTURBED = _ONE_OF_EACH._replace(disturbed=True)
+
+
+def test_a_restarted_gateway_must_learn_what_envoy_still_carries(redis_server: Valkey) -> None:
+    # None is let go of here, so that nothing but a restart makes a request unknown.
+    never = 100
+    assert Check(redis_server, scripts(), silent_ticks=never).run(_DISTURBED)
+    with pytest.raises(Broken, match=r"with a request in flight: .*a's process is restarted"):
+        Check(redis_server, scripts(), silent_ticks=never, learns=False).run(_DISTURBED)
+
+
+def test_a_gateway_must_not_let_go_of_a_request_for_one_word_that_it_missed(redis_server: Valkey) -> None:
+    with pytest.raises(Broken, match="with a request in flight"):
+        Check(redis_server, scripts(), silent_ticks=1).run(_DISTURBED)

@@ -3,12 +3,17 @@
 import asyncio
 import datetime
 import ipaddress
+import itertools
+import os
+import re
 import socket
 import ssl
+import subprocess
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -24,16 +29,20 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 from starlette.responses import PlainTextResponse
 
+from infra.platform.envoy import OPTIONS, PUBLIC_PORT, Envoy, executable
 from services.activity.holds import Holds
 from services.activity.store import Activity
-from services.gateway.app import App
+from services.gateway import access_log, own
+from services.gateway.access_log import AccessLog
 from services.gateway.assertions import Assertions
 from services.gateway.auth import SignedTokens
-from services.gateway.listener import Certificate, Listener
-from services.gateway.proxy import Proxy
+from services.gateway.authorizer import Authorizer
+from services.gateway.in_flight import InFlight
+from services.gateway.request import Application
 from services.gateway.routes import Route, Routes
+from services.gateway.servers import server
 from services.gateway.settings import Limits
-from services.gateway.upstream import Upstreams
+from services.gateway.states import State
 from services.gateway.wake import Wakes
 from tests.services.valkey import Valkey, scripts
 
@@ -82,21 +91,32 @@ class Places:
     found: dict[str, str | Exception] = field(default_factory=dict)
     asked: list[tuple[str, float]] = field(default_factory=list)
     invalidated: list[str] = field(default_factory=list)
-    then: dict[str, str | Exception] = field(default_factory=dict)
-    """Where a tenant is found after it was invalidated."""
+    woken: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set: who sleeps is awake."""
+    asleep: set[str] = field(default_factory=set)
+
+    def ready(self, found: Route, _: object = None) -> str | None:
+        """Return where the tenant is if it is awake."""
+        place = self.found[found.tenant]
+        return None if isinstance(place, Exception) or found.tenant in self.asleep else place
 
     async def awake(self, found: Route, patience: float, _: object = None) -> str:
-        """Return where the tenant is."""
+        """Return where the tenant is, once it is awake."""
         self.asked.append((found.tenant, patience))
         place = self.found[found.tenant]
         if isinstance(place, Exception):
             raise place
+        if found.tenant in self.asleep:
+            await self.woken.wait()
         return place
 
-    def invalidate(self, found: Route) -> None:
-        """Go on with `then`."""
-        self.invalidated.append(found.tenant)
-        self.found |= self.then
+    def state(self, _: Route) -> State:
+        """Return that it boots."""
+        return State(phase="boot", seconds=1)
+
+    def invalidate(self, tenant: str) -> None:
+        """Note who takes no connections."""
+        self.invalidated.append(tenant)
 
 
 class Table:
@@ -112,21 +132,21 @@ class Table:
 
 @dataclass
 class Gateway:
-    """What is running."""
+    """What is running: Envoy as a process, the gateway in a thread's loop."""
 
     loop: asyncio.AbstractEventLoop
-    listener: Listener
+    envoy: "subprocess.Popen[bytes]"
+    address: str
     places: Places
     holds: Holds
+    in_flight: InFlight
     agent: "Agent"
-    certificate: Certificate
     folder: Path
     assertions: Assertions
+    authorizer: Authorizer
+    servers: "Servers"
 
-    @property
-    def port(self) -> int:
-        """The public port."""
-        return self.listener.port
+    port = PUBLIC_PORT
 
     def run(self, work: Coroutine[Any, Any, _T]) -> _T:
         """Run in the gateway's loop."""
@@ -139,11 +159,11 @@ class Gateway:
     @property
     def base(self) -> str:
         """What a client connects to; it names its tenant in the header `Host`."""
-        return f"https://127.0.0.1:{self.port}"
+        return f"https://{self.address}:{self.port}"
 
     def tcp(self) -> socket.socket:
         """Return a connection without TLS."""
-        return socket.create_connection(("127.0.0.1", self.port), timeout=20)
+        return socket.create_connection((self.address, self.port), timeout=20)
 
     def tls(self, *protocols: str) -> ssl.SSLSocket:
         """Return a connection."""
@@ -154,17 +174,105 @@ class Gateway:
 
     def trust(self) -> ssl.SSLContext:
         """Return what trusts the gateway."""
-        return ssl.create_default_context(cafile=str(self.folder / "tls.crt"))
+        context = ssl.create_default_context(cafile=str(self.folder / "tls.crt"))
+        context.check_hostname = False
+        return context
+
+    def statistics(self) -> dict[str, int]:
+        """Return Envoy's counters and gauges."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(self.folder / "admin.sock"))
+            connection.sendall(b"GET /stats HTTP/1.1\r\nHost: envoy\r\nConnection: close\r\n\r\n")
+            with connection.makefile("rb") as stream:
+                told = stream.read().decode()
+        found = re.findall(r"^(\S+): (\d+)$", told, re.MULTILINE)
+        return {name: int(value) for name, value in found}
+
+    @property
+    def connections(self) -> int:
+        """Return how many clients are connected."""
+        return self.statistics()["http.public.downstream_cx_active"]
+
+
+class Servers:
+    """The gateway's servers, which may end and begin anew while Envoy goes on."""
+
+    def __init__(
+        self, folder: Path, applications: dict[str, Any], in_flight: InFlight, access_log_: AccessLog
+    ) -> None:
+        self._in_flight = in_flight
+        self._folder = folder
+        self._applications = applications
+        self._access_log = access_log_
+
+    async def start(self) -> None:
+        """Begin."""
+        self._servers = [
+            server(application, path=self._folder / f"{name}.sock")
+            for name, application in self._applications.items()
+        ]
+        self._tasks = [asyncio.create_task(each.serve()) for each in self._servers]
+        self._tasks.append(asyncio.create_task(self._in_flight.run()))
+        self._log = access_log.server(self._access_log, self._folder / "log.sock")
+        await self._log.start()
+        while not all(each.started for each in self._servers):
+            await asyncio.sleep(0.01)
+
+    async def stop(self) -> None:
+        """End at once."""
+        for each in self._servers:
+            each.should_exit = each.force_exit = True
+            for connection in list(each.server_state.connections):
+                connection.transport.abort()
+        self._tasks.pop().cancel()
+        await asyncio.gather(*self._tasks)
+        await self._log.stop(0)
+
+
+@asynccontextmanager
+async def served(application: Application) -> AsyncIterator[str]:
+    """Serve an application without Envoy before it; yield its address."""
+    found = server(application, address="127.0.0.1", port=0)
+    task = asyncio.create_task(found.serve())
+    while not found.started:
+        await asyncio.sleep(0.005)
+    try:
+        yield f"http://127.0.0.1:{found.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        found.should_exit = found.force_exit = True
+        await task
+
+
+_ADDRESSES = itertools.count(1)
 
 
 @contextmanager
-def gateway(folder: Path, server: Valkey, limits: Limits | None = None) -> Iterator[Gateway]:
-    """Run a gateway and an agent.
+def gateway(
+    folder: Path, redis: Valkey, limits: Limits | None = None, *, replaced: Mapping[str, str] | None = None
+) -> Iterator[Gateway]:
+    """Run a gateway and an agent; `replaced` is what is to stand in Envoy's bootstrap for what stands there.
 
     acme is awake there, globex has a machine, too, paused is suspended, and robin is in the shared runtime.
     """
     limits = limits or Limits()
+    folder = Path(tempfile.mkdtemp(dir=folder)) if len(str(folder)) < 70 else Path(tempfile.mkdtemp())
     make_certificate(folder)
+    # Each test process has addresses of its own, so that the ports may be those of production.
+    address = f"127.78.{os.getpid() % 250 + 1}.{next(_ADDRESSES) % 250 + 1}"
+    envoy = Envoy(
+        domain=DOMAIN,
+        address=address,
+        sockets=str(folder),
+        certificates={"public": str(folder), "agents": str(folder)},
+        secrets=str(folder),
+    )
+    for name, text in envoy.certificate_files().items():
+        (folder / name).write_text(text)
+    bootstrap = envoy.bootstrap()
+    for old, new in (replaced or {}).items():
+        assert old in bootstrap
+        bootstrap = bootstrap.replace(old, new)
+    (folder / "bootstrap.json").write_text(bootstrap)
     loop = uvloop.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
@@ -175,35 +283,77 @@ def gateway(folder: Path, server: Valkey, limits: Limits | None = None) -> Itera
         places = Places({"acme": base, "globex": base, "robin": base})
         starter = route("robin", tier="starter", served_by="shared runtime", namespace="runtime")
         paused = route("paused", state="suspended")
-        assertions = Assertions(KEYS["assertions"])
-        holds = Holds(Activity(server.client("gateway"), scripts()), "gateway-7f")
-        app = App(
+        routes = cast(Routes, Table(route("acme"), route("globex"), paused, starter))
+        holds = Holds(Activity(redis.client("gateway"), scripts()), "gateway-7f")
+        in_flight = InFlight(holds, routes)
+        assertions = Assertions(KEYS["assertions"], in_flight)
+        keys = {"console": KEYS["console"].public_key()}
+        wakes = cast(Wakes, places)
+        authorizer = Authorizer(
             domain=DOMAIN,
             limits=limits,
-            routes=cast(Routes, Table(route("acme"), route("globex"), paused, starter)),
-            holds=holds,
-            wakes=cast(Wakes, places),
-            proxy=Proxy(Upstreams(limits), limits),
-            console=PlainTextResponse("the operators' page"),
+            routes=routes,
+            in_flight=in_flight,
+            wakes=wakes,
             authenticator=SignedTokens(),
-            operator_keys={"console": KEYS["console"].public_key()},
+            operator_keys=keys,
             assertions=assertions,
             agents_at="https://192.0.2.7:8444",
         )
-        certificate = Certificate(folder / "tls.crt", folder / "tls.key")
-        listener = Listener(app.handle, limits, certificate)
-        await listener.listen("127.0.0.1", 0)
-        return Gateway(loop, listener, places, holds, agent, certificate, folder, assertions)
+        pages = own.application(
+            domain=DOMAIN,
+            routes=routes,
+            authenticator=SignedTokens(),
+            operator_keys=keys,
+            console=PlainTextResponse("the operators' page"),
+            ready=lambda: True,
+        )
+        applications = {"authorizer": authorizer, "pages": pages}
+        servers = Servers(folder, applications, in_flight, AccessLog(in_flight, wakes, DOMAIN, routes))
+        await servers.start()
+        with (folder / "envoy.log").open("wb") as log:
+            process = subprocess.Popen(
+                [executable(), "-c", str(folder / "bootstrap.json"), *OPTIONS],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        return Gateway(
+            loop,
+            process,
+            address,
+            places,
+            holds,
+            in_flight,
+            agent,
+            folder,
+            assertions,
+            authorizer,
+            servers,
+        )
 
     running = asyncio.run_coroutine_threadsafe(start(), loop).result(30)
     try:
+        until(lambda: listens(running), 30)
         yield running
     finally:
-        running.run(running.listener.drain(0))
+        running.envoy.terminate()
+        running.envoy.wait(30)
+        running.run(running.servers.stop())
         running.run(running.agent.stop())
         loop.call_soon_threadsafe(loop.stop)
         thread.join(10)
         loop.close()
+
+
+def listens(gateway: Gateway) -> bool:
+    """Return whether Envoy shows its certificate; raise if it has ended."""
+    if gateway.envoy.poll() is not None:
+        raise RuntimeError((gateway.folder / "envoy.log").read_text()[-2000:])
+    try:
+        gateway.tls().close()
+    except OSError:
+        return False
+    return True
 
 
 def make_certificate(folder: Path, serial: int = 1) -> None:
@@ -228,8 +378,13 @@ def make_certificate(folder: Path, serial: int = 1) -> None:
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )
-    (folder / "tls.crt").write_bytes(certificate.public_bytes(Encoding.PEM))
-    (folder / "tls.key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    # The key first: as with a mounted Secret, the new pair is whole when its last file is moved into place.
+    for file, content in (
+        ("tls.key", key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())),
+        ("tls.crt", certificate.public_bytes(Encoding.PEM)),
+    ):
+        (folder / f".{file}").write_bytes(content)
+        (folder / f".{file}").replace(folder / file)
 
 
 class Agent:

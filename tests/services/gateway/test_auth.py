@@ -82,7 +82,9 @@ def test_a_neighbours_page_cannot_use_the_cookie(gateway: Gateway) -> None:
     embedded = {**mine, "Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "no-cors"}
     assert ask(gateway, headers=embedded).status_code == 403
     followed = {**mine, "Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "navigate"}
-    assert ask(gateway, headers=followed).status_code == 200
+    assert ask(gateway, headers={**followed, "Sec-Fetch-Dest": "document"}).status_code == 200
+    for frame in ("iframe", "frame", "embed", "object"):
+        assert ask(gateway, headers={**followed, "Sec-Fetch-Dest": frame}).status_code == 403
 
 
 def test_the_gateways_own_paths_never_reach_an_agent(gateway: Gateway) -> None:

@@ -12,15 +12,14 @@ import pytest
 from redis.asyncio import Redis
 
 from services.activity.store import Activity, Published
-from services.gateway import asgi, console, pages
+from services.gateway import console, pages
 from services.gateway.cluster import Cluster
-from services.gateway.listener import Listener
 from services.gateway.routes import Price, Route, Routes
-from services.gateway.settings import Limits
 from services.gateway.states import CannotWake, Kind, State, StillWaking
 from services.gateway.wake import Wakes
 from services.kube import Access, Api
 from tests.services.gateway.api import route
+from tests.services.gateway.harness import served
 from tests.services.valkey import Valkey
 
 MONTH = datetime.now(UTC).strftime("%Y-%m")
@@ -44,12 +43,10 @@ async def serving(redis: Redis, *routes: Route) -> AsyncIterator[str]:
     known = Known(*routes)
     wakes = Wakes(Cluster(api), activity, known)
     application = console.application(known, wakes, activity)
-    listener = Listener(lambda exchange: asgi.run(application, exchange), Limits())
-    await listener.listen("127.0.0.1", 0)
     try:
-        yield f"http://127.0.0.1:{listener.port}"
+        async with served(application) as base:
+            yield base
     finally:
-        await listener.drain(0)
         await wakes.close()
         await api.close()
         await redis.aclose()

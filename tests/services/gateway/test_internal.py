@@ -14,21 +14,21 @@ import aiohttp
 import jwt
 import pytest
 
+from services.activity.holds import Holds
 from services.activity.store import LEASE_CAP_SECONDS, Activity
 from services.agent_runtime import identity
 from services.agent_runtime.credentials import Assertion
 from services.agent_runtime.gateway import Gateway as Client
 from services.agent_runtime.gateway import StoppingError
 from services.agent_runtime.identity import Identity, NotReadyError
-from services.gateway import asgi, internal
+from services.gateway import internal
 from services.gateway.assertions import Assertions
 from services.gateway.cluster import Cluster
-from services.gateway.listener import Listener
+from services.gateway.in_flight import Asked, InFlight
 from services.gateway.routes import Routes
-from services.gateway.settings import Limits
 from tests.services.gateway import api
 from tests.services.gateway.api import route
-from tests.services.gateway.harness import KEYS, Table
+from tests.services.gateway.harness import KEYS, Table, served
 from tests.services.valkey import Valkey
 
 
@@ -46,7 +46,18 @@ class Agents:
     server: Valkey
     session: aiohttp.ClientSession
     folder: Path
+    in_flight: InFlight
     assertions: Assertions
+
+    @asynccontextmanager
+    async def asked(self, tenant: str) -> AsyncIterator[str]:
+        """Have a request of the tenant's in flight; yield its assertion."""
+        request = f"request-{time.monotonic()}"
+        await self.in_flight.enter(request, Asked(tenant, "ada", "request"))
+        try:
+            yield self.assertions.of_request(request)
+        finally:
+            self.in_flight.leave(request)
 
     def known(self, tenant: str) -> str:
         """Return a token that the API server knows."""
@@ -85,18 +96,15 @@ async def serving(server: Valkey, folder: Path) -> AsyncIterator[Agents]:
     redis = server.client("gateway")
     table = Table(route("acme"), route("globex"), route("paused", state="suspended"))
     async with api.serve() as (kubernetes, connection), aiohttp.ClientSession() as session:
-        assertions = Assertions(KEYS["assertions"])
-        application = internal.application(
-            Cluster(connection), Activity(redis), cast(Routes, table), assertions
-        )
-        listener = Listener(lambda exchange: asgi.run(application, exchange), Limits())
-        await listener.listen("127.0.0.1", 0)
+        activity, routes = Activity(redis), cast(Routes, table)
+        in_flight = InFlight(Holds(activity, "gateway-7f"), routes)
+        assertions = Assertions(KEYS["assertions"], in_flight)
+        application = internal.application(Cluster(connection), activity, routes, assertions)
         try:
-            base = f"http://127.0.0.1:{listener.port}"
-            yield Agents(base, kubernetes, server, session, folder, assertions)
+            async with served(application) as base:
+                yield Agents(base, kubernetes, server, session, folder, in_flight, assertions)
+                await session.close()
         finally:
-            await session.close()
-            await listener.drain(0)
             await redis.aclose()
 
 
@@ -244,7 +252,7 @@ def test_without_the_api_server_or_redis_an_agent_is_told_to_ask_again(check: Ch
 
 def test_a_run_in_flight_gets_a_word_for_itself_and_no_other_does(check: Check) -> None:
     async def what(agents: Agents) -> None:
-        with agents.assertions.of_request("acme", "ada") as given:
+        async with agents.asked("acme") as given:
             status, said = await agents.ask("POST", "/v1/assertions", given)
             assert (status, list(said)) == (200, ["assertion"])
             renewed = jwt.decode(said["assertion"], options={"verify_signature": False})
@@ -267,7 +275,7 @@ def test_a_run_in_flight_gets_a_word_for_itself_and_no_other_does(check: Check) 
 
 def test_nobody_else_gets_a_word(check: Check) -> None:
     async def what(agents: Agents) -> None:
-        with agents.assertions.of_request("acme", "ada") as given:
+        async with agents.asked("acme") as given:
             claims = jwt.decode(given, options={"verify_signature": False})
             forged = jwt.encode(claims, KEYS["acme"], "EdDSA")
             unsigned = jwt.encode(claims, "", "none")
@@ -279,7 +287,7 @@ def test_nobody_else_gets_a_word(check: Check) -> None:
                 assert (await agents.ask("POST", "/v1/assertions", token))[0] == 401
             # Nor is the word an account's token.
             assert (await agents.ask("POST", "/v1/activity", given, {"signals": ["ssh"]}))[0] == 401
-        with agents.assertions.of_request("paused", "ada") as given:
+        async with agents.asked("paused") as given:
             assert (await agents.ask("POST", "/v1/assertions", given))[0] == 403
 
     check(what)
@@ -288,7 +296,7 @@ def test_nobody_else_gets_a_word(check: Check) -> None:
 def test_the_runtime_shows_a_word_once_and_then_a_new_one(check: Check) -> None:
     async def what(agents: Agents) -> None:
         server = identity.Server(address=agents.base, authority=None)
-        with agents.assertions.of_request("acme", "ada") as given:
+        async with agents.asked("acme") as given:
             word = Assertion(given, server)
             assert word.shown() == given
             again = await asyncio.to_thread(word.shown)

@@ -14,8 +14,9 @@ from services import kube
 from services.activity import connection
 from services.activity.holds import Holds
 from services.gateway import __main__ as program
-from services.gateway.listener import Certificate
-from services.gateway.settings import HEALTH_PORT, CertificateFiles, Limits, Settings
+from services.gateway.in_flight import InFlight
+from services.gateway.servers import Server
+from services.gateway.settings import HEALTH_PORT, Limits, Settings
 from services.kube import Access, Watched
 from services.parts import together
 from tests.services.gateway import api, harness
@@ -29,18 +30,15 @@ PODS = "/api/v1/pods"
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    harness.make_certificate(tmp_path)
     keys = json.loads(declared()["data"]["route.json"])["keys"]
     (tmp_path / "operators.json").write_text(json.dumps(keys))
     key = harness.KEYS["assertions"].private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     (tmp_path / "assertions.pem").write_bytes(key)
-    files = CertificateFiles(certificate=tmp_path / "tls.crt", key=tmp_path / "tls.key")
     return Settings(
         domain="agents.localhost",
         pod_name="gateway-7f",
         address=ADDRESS,
-        public=files,
-        agents=files,
+        sockets=tmp_path,
         operator_keys=tmp_path / "operators.json",
         assertion_key=tmp_path / "assertions.pem",
         routes_namespace="gateway",
@@ -86,7 +84,8 @@ _PARTS: dict[str, tuple[type, str, str]] = {
     "instances": (Watched, "follow", INSTANCES),
     "pods": (Watched, "follow", PODS),
     "holds": (Holds, "run", ""),
-    "certificates": (Certificate, "follow", ""),
+    "requests in flight": (InFlight, "run", ""),
+    "servers": (Server, "serve", ""),
 }
 
 

@@ -21,10 +21,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
         "DOMAIN": "Agents.Example.CH.",
         "POD_NAME": "gateway-1",
         "POD_IP": "127.0.0.1",
-        "TLS_CERTIFICATE": str(tmp_path / "tls.crt"),
-        "TLS_KEY": str(tmp_path / "tls.key"),
-        "AGENTS_TLS_CERTIFICATE": str(tmp_path / "tls.crt"),
-        "AGENTS_TLS_KEY": str(tmp_path / "tls.key"),
+        "SOCKETS": str(tmp_path),
         "REDIS_URL": "redis://gateway@127.0.0.1:1",
         "REDIS_PASSWORD_FILE": str(tmp_path / "password"),
         "OPERATOR_KEYS": str(tmp_path / "operators.json"),
@@ -51,9 +48,9 @@ def test_the_domain_is_compared_as_hosts_are(environment: dict[str, str]) -> Non
 
 def test_everything_that_is_missing_is_named_at_once(environment: dict[str, str]) -> None:
     del environment["REDIS_URL"]
-    environment["AGENTS_TLS_KEY"] = ""
+    environment["SOCKETS"] = ""
 
-    with pytest.raises(SettingsError, match="lacks AGENTS_TLS_KEY, REDIS_URL, so the gateway does not start"):
+    with pytest.raises(SettingsError, match="lacks SOCKETS, REDIS_URL, so the gateway does not start"):
         Settings.read(environment)
 
 
@@ -61,20 +58,6 @@ def test_everything_that_is_missing_is_named_at_once(environment: dict[str, str]
 def test_a_limit_is_a_whole_number(environment: dict[str, str], text: str) -> None:
     with pytest.raises(SettingsError, match=r"BODY_BYTES .* whole number, such as 1073741824"):
         Settings.read(environment | {"BODY_BYTES": text})
-
-
-def test_a_key_of_another_certificate_is_told_in_one_line(
-    environment: dict[str, str], tmp_path: Path
-) -> None:
-    (tmp_path / "other").mkdir()
-    make_certificate(tmp_path / "other")
-
-    refused = start(environment | {"AGENTS_TLS_KEY": str(tmp_path / "other/tls.key")})
-
-    assert refused.returncode == 1
-    (told,) = refused.stderr.splitlines()
-    assert told.startswith(f"{tmp_path}/tls.crt does not load with {tmp_path}/other/tls.key (")
-    assert told.endswith("the gateway does not start; both have to be PEM and to belong together.")
 
 
 def test_no_keys_of_operators_is_told_in_one_line(environment: dict[str, str]) -> None:
@@ -88,13 +71,15 @@ def test_no_keys_of_operators_is_told_in_one_line(environment: dict[str, str]) -
 @pytest.mark.parametrize(
     "key", [None, b"", b"-----BEGIN PRIVATE KEY-----\n-----END PRIVATE KEY-----\n", "of another kind"]
 )
-def test_no_key_that_vouches_for_requests_is_told_in_one_line(environment: dict[str, str], key: Any) -> None:
+def test_no_key_that_vouches_for_requests_is_told_in_one_line(
+    environment: dict[str, str], tmp_path: Path, key: Any
+) -> None:
     (Path(environment["OPERATOR_KEYS"])).write_text(
         '{"keys": [{"kty": "OKP", "crv": "Ed25519", "kid": "a", '
         '"x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}'
     )
     if key == "of another kind":
-        key = Path(environment["TLS_KEY"]).read_bytes()
+        key = (tmp_path / "tls.key").read_bytes()
     if key is not None:
         Path(environment["ASSERTION_KEY"]).write_bytes(key)
 
