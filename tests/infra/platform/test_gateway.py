@@ -255,8 +255,10 @@ def test_a_bootstrap_that_envoy_refuses_fails_the_preview_with_its_reason(
 ) -> None:
     monkeypatch.setitem(envoy._BOUNDS, "drain_timeout", "many seconds")
     envoy.check.cache_clear()
-    with pytest.raises(ConfigurationError, match=r"Envoy refuses the bootstrap(.|\n)*many seconds"):
+    with pytest.raises(ConfigurationError, match="Envoy refuses the bootstrap") as refused:
         envoy.check("agents.example.ch")
+    assert "drain_timeout" in str(refused.value) and "duration must" in str(refused.value)
+    assert len(str(refused.value)) < 1000
 
 
 def test_without_an_envoy_nobody_says_that_the_bootstrap_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
