@@ -57,7 +57,8 @@ RECIPES = {
         seconds=120,
     ),
     "gateway": Recipe(
-        packages=("ca-certificates", "python3"),
+        # The C++ library is grpcio's.
+        packages=("ca-certificates", "libstdc++6", "python3"),
         wheels=(
             *(
                 "aiohttp",

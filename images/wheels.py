@@ -13,14 +13,8 @@ from local.paths import ROOT
 
 LOCK = ROOT / "requirements.lock"
 _NAME = re.compile(r"([a-z0-9][a-z0-9.-]*)==")
-_PLATFORMS = (
-    "manylinux_2_36_x86_64",
-    "manylinux_2_31_x86_64",
-    "manylinux_2_28_x86_64",
-    "manylinux_2_17_x86_64",
-    "manylinux2014_x86_64",
-)
-"""What Debian 12's C library runs."""
+_PYTHON, _PLATFORM = "3.11.2", "x86_64-manylinux_2_36"
+"""Debian 12's: what a package needs for an older Python than this one is not left out."""
 
 
 def needed(lock: str, roots: Collection[str]) -> str:
@@ -52,10 +46,9 @@ def install(requirements: str, folder: Path, log: IO[bytes]) -> None:
     listed.write_text(requirements)
     subprocess.run(
         [
-            *(sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"),
-            *("--require-hashes", "--no-deps", "--no-compile", "--only-binary", ":all:"),
-            *("--implementation", "cp", "--python-version", "3.11"),
-            *(argument for platform in _PLATFORMS for argument in ("--platform", platform)),
+            *(Path(sys.executable).with_name("uv"), "pip", "install", "--quiet", "--link-mode", "copy"),
+            *("--require-hashes", "--no-deps", "--only-binary", ":all:"),
+            *("--python-version", _PYTHON, "--python-platform", _PLATFORM),
             *("--target", folder, "--requirement", listed),
         ],
         check=True,

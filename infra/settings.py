@@ -8,9 +8,13 @@ import difflib
 import ipaddress
 import json
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 from urllib.parse import urlsplit
 
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.x509 import load_pem_x509_certificate
 from pulumi.runtime.config import CONFIG, get_config_env, is_config_secret
 from pydantic import (
     Field,
@@ -602,12 +606,35 @@ def _rules_across_keys(data: Mapping[str, Any]) -> Iterator[str]:
             yield f"{secret}: stands in the file in the clear; change it at the service, then {remedy}"
         elif secret in data and not needed:
             yield f"{secret}: is used by nothing, since there is no {section}; remove it"
+    yield from _rules_of_certificate(data.get("gatewayCertificate"), data.get("gatewayKey"))
     managed = [service for service in ("database", "redis", "vault") if _has(data, f"{service}.managed")]
     if managed and not data.get("operatorNetworks"):
         yield (
             f"operatorNetworks: is missing, so nobody could reach the {' and the '.join(managed)} managed "
             "here; list the networks (CIDR) that engineers and CI work from"
         )
+
+
+def _rules_of_certificate(chain: Any, key: Any) -> Iterator[str]:
+    """Whether the gateway could show its certificate, if both halves are there."""
+    if not chain or not key:
+        return
+    unread = "so the gateway could show none and nobody would connect"
+    try:
+        certificate = load_pem_x509_certificate(str(chain).encode())
+    except ValueError:
+        yield f"gatewayCertificate: is no certificate in PEM, {unread}; write it first, its chain after it"
+        return
+    try:
+        private = load_pem_private_key(str(key).encode(), None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        yield f"gatewayKey: is no private key in PEM without a password, {unread}; write the right one"
+        return
+    if private.public_key() != certificate.public_key():
+        yield f"gatewayKey: does not fit gatewayCertificate, {unread}; write the key that it was issued for"
+    if certificate.not_valid_after_utc < datetime.now(UTC):
+        expired = certificate.not_valid_after_utc.date()
+        yield f"gatewayCertificate: expired on {expired}, so every client would refuse it; write the new one"
 
 
 def _rules_of_layers(data: Mapping[str, Any], layers: list[Layer]) -> Iterator[str]:

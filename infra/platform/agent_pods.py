@@ -19,7 +19,7 @@ GATEWAY_AUTHORITY = "gateway-ca.pem"
 """What the gateway is verified by, likewise."""
 DATABASE_AUTHORITY = "database-ca.pem"
 """The certificate of the platform's own authority, where PostgreSQL is verified by it."""
-_COMMAND = ["python", "-m", "services.agent_runtime"]
+_COMMAND = ["python3", "-m", "services.agent_runtime"]
 _TOKEN = "/var/run/secrets/vault"  # noqa: S105 — a folder, not a token
 _USER = 65532
 

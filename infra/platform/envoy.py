@@ -563,10 +563,17 @@ _OWN_ANSWERS: list[Message] = [
         **_told("Nobody can be let in right now; ask again."),
     },
     {
-        "filter": _flagged(["UF"]),
+        "filter": _flagged(
+            ["UF"], {"header_filter": {"header": {"name": "x-tenant", "present_match": True}}}
+        ),
         "status_code": 503,
         "headers_to_add": _LATER,
         **_told("%REQ(X-TENANT)% takes no connections right now; ask again."),
+    },
+    {
+        "filter": _flagged(["UF"]),
+        "headers_to_add": _LATER,
+        **_told("The gateway is away right now; ask again."),
     },
     {
         "filter": _flagged(["UC", "UPE", "UR", "UT"]),

@@ -103,7 +103,7 @@ class ServicePod:
         complete: Any = {
             "name": self.name,
             "image": self.image,
-            "command": ["python", "-m", self.module],
+            "command": ["python3", "-m", self.module],
             "security_context": _CONFINED,
             "resources": {"requests": self.requests, "limits": {"memory": self.memory_limit}},
             **container,

@@ -1,11 +1,12 @@
 """What the gateway answers itself: signing in and out on every host, below `/.gateway/`, and the console."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from urllib.parse import parse_qs, urlsplit
 
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Mount
 from starlette.routing import Route as Endpoint
@@ -102,10 +103,12 @@ def _of_our_own(request: Request) -> bool:
 
 async def _form(request: Request) -> dict[str, list[str]] | None:
     body = b""
-    async for piece in request.stream():
-        body += piece
-        if len(body) > _FORM_BYTES:
-            return None
+    # Whoever goes away meanwhile hears no answer.
+    with contextlib.suppress(ClientDisconnect):
+        async for piece in request.stream():
+            body += piece
+            if len(body) > _FORM_BYTES:
+                return None
     try:
         return parse_qs(body.decode("utf-8", errors="replace"), max_num_fields=8)
     except ValueError:

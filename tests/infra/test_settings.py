@@ -6,7 +6,7 @@ import pytest
 
 from infra.errors import ConfigurationError
 from infra.settings import GivenDatabase, ManagedDatabase, Settings, load_settings
-from tests.infra.recording import SECRETS, configure, local_stack, stack
+from tests.infra.recording import SECRETS, certificate, configure, local_stack, stack
 
 
 def load(values: dict[str, Any], secrets: dict[str, str] | None = None) -> Settings:
@@ -227,6 +227,22 @@ def test_a_given_service_needs_its_secret() -> None:
         "gatewayKey: is missing, so gateway.certificate.given would let nobody in",
     ]
     assert all("pulumi config set --secret agent-platform:" in line for line in found)
+
+
+def test_a_certificate_that_cannot_be_shown_is_refused() -> None:
+    other, its_key = certificate("*.agents.localhost")
+    expired, expired_key = certificate("*.agents.localhost", days=-1)
+    shows_none = "so the gateway could show none and nobody would connect"
+    for pair, expected in (
+        ((other, SECRETS["gatewayKey"]), f"gatewayKey: does not fit gatewayCertificate, {shows_none}"),
+        (("half", its_key), f"gatewayCertificate: is no certificate in PEM, {shows_none}"),
+        ((other, "half"), f"gatewayKey: is no private key in PEM without a password, {shows_none}"),
+        ((expired, expired_key), "gatewayCertificate: expired on "),
+    ):
+        chain, key = pair
+        (found,) = mistakes(local_stack(), {**SECRETS, "gatewayCertificate": chain, "gatewayKey": key})
+        assert found.startswith(expected)
+        assert key not in found
 
 
 def test_a_secret_in_the_clear_is_refused_and_not_repeated() -> None:

@@ -74,7 +74,7 @@ def test_it_leads_to_pods_that_the_gateway_looks_for(recorder: Recorder) -> None
         pod = deployment["spec"]["template"]
         assert pod["metadata"]["labels"]["app.kubernetes.io/part-of"] == "agent-platform"
         (container,) = pod["spec"]["containers"]
-        assert container["command"] == ["python", "-m", "services.agent_runtime"]
+        assert container["command"] == ["python3", "-m", "services.agent_runtime"]
         assert {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}} in container[
             "env"
         ]

@@ -162,6 +162,8 @@ def test_while_the_gateway_is_away_nobody_is_let_in(gateway: Gateway) -> None:
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
     assert answer.text == "Nobody can be let in right now; ask again.\n"
     assert gateway.agent.requests == []
+    page = ask(gateway, "/.gateway/sign-in")
+    assert (page.status_code, page.text) == (503, "The gateway is away right now; ask again.\n")
     gateway.run(gateway.servers.start())
     with client(gateway) as session:
         until(lambda: session.get("/").status_code == 200)
