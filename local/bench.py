@@ -22,6 +22,7 @@ from rich.console import Console
 
 from local import (
     bench_database,
+    bench_floods,
     bench_gateway,
     bench_runtime,
     bench_slices,
@@ -154,17 +155,34 @@ def _sweep(console: Console) -> list[Figure]:
 def _gateway(console: Console) -> list[Figure]:
     """What the gateway adds to a request of a machine that is awake."""
     found = bench_gateway.measure()
-    direct = found["p50"]["direct"]
+    p50, p99 = found["p50"], found["p99"]
+    above = statistics.median(over - below for over, below in zip(p50["gateway"], p50["direct"], strict=True))
+    figures = [_bounded("gateway: median over a direct connection's", above, "ms", 1.5, console)]
+    if "nginx" in p99:
+        ratios = [mine / peers for mine, peers in zip(p99["gateway"], p99["nginx"], strict=True)]
+        figures.append(_bounded("p99, gateway / nginx", statistics.median(ratios), "ratio", 2, console))
+    if "gateway" in found["most"]:
+        each = 10**6 / found["most"]["gateway"]
+        figures.append(_bounded("a request as fast as it can", each, "µs", 100, console))
+    for name, way in (("download", found["down"]), ("upload", found["up"])):
+        if "nginx" in way:
+            slower = way["nginx"] / way["gateway"]
+            figures.append(_bounded(f"{name} of a GiB, nginx' MB/s / gateway's", slower, "ratio", 2, console))
+    return figures
+
+
+def _floods(console: Console) -> list[Figure]:
+    """What one client's floods and one tenant's token cost the others."""
+    found = bench_floods.measure()
     return [
-        _bounded(
-            f"{way}: median over a direct connection's",
-            statistics.median(above - below for above, below in zip(found["p50"][way], direct, strict=True)),
-            "ms",
-            1.5,
-            console,
-        )
-        for way in found["p50"]
-        if way != "direct"
+        *(
+            _bounded(f"p95 of another client during {kind} / before", slower, "ratio", 2, console)
+            for kind, slower in found["slower"].items()
+        ),
+        *(
+            _bounded(f"Envoy and gateway with {kind}", mib, "MiB", 512, console)
+            for kind, mib in found["mib"].items()
+        ),
     ]
 
 
@@ -329,6 +347,7 @@ BENCHES: Mapping[str, Callable[[Console], list[Figure]]] = {
     "slices": _one_slice,
     "sweep": _sweep,
     "gateway": _gateway,
+    "floods": _floods,
     "wake": _wake,
     "database": _database,
     "runtime": _runtime,

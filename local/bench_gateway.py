@@ -1,8 +1,9 @@
 """What the gateway adds to a request of a machine that is awake: against a direct connection, and nginx.
 
-Gateway, nginx and agent are processes of their own; the agent answers at once. All are asked over the same
-number of connections: at a steady rate by a client of ours, and, where wrk is installed, as fast as they can
-answer. The gateway and nginx speak TLS to the client, the agent does not, as in the cluster.
+Envoy, gateway, nginx and agent are processes of their own; the agent answers at once. All are asked over the
+same number of connections: at a steady rate by a client of ours, and, where wrk is installed, as fast as they
+can answer. Where curl is installed, a GiB goes down and up. Envoy and nginx speak TLS to the client; the
+agent does not, as in the cluster.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
@@ -44,31 +45,38 @@ _ROUNDS = 5
 _SECONDS = 6
 _DOMAIN = "agents.localhost"
 _TENANT = "bench"
+HOST = f"{_TENANT}.{_DOMAIN}"
 _NAMESPACE = f"tenant-{_TENANT}"
 _AGENT, _GATEWAY, _NGINX = "127.77.0.1", "127.77.0.2", "127.77.0.3"
 _AGENT_PORT, _TLS_PORT = 8080, 8443
+_TRANSFER = 2**30
+_PIECE = bytes(2**17)
 _ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 13\r\n\r\nHello, world\n"
 
 
 class Measured(TypedDict):
-    """Each round's median and 99th percentile in ms, by way; and wrk's requests a second, where it is."""
+    """Each round's median and 99th percentile in ms, by way; wrk's requests a second and curl's MB/s."""
 
     p50: dict[str, list[float]]
     p99: dict[str, list[float]]
     most: dict[str, float]
+    down: dict[str, float]
+    up: dict[str, float]
 
 
 @dataclass(frozen=True)
-class _Way:
+class Way:
+    """Where a request goes: the agent itself, or what stands before it."""
+
     name: str
     address: str
     port: int
     tls: bool
 
 
-_DIRECT = _Way("direct", _AGENT, _AGENT_PORT, False)
-_THROUGH = _Way("gateway", _GATEWAY, _TLS_PORT, True)
-_PEER = _Way("nginx", _NGINX, _TLS_PORT, True)
+_DIRECT = Way("direct", _AGENT, _AGENT_PORT, False)
+THROUGH = Way("gateway", _GATEWAY, _TLS_PORT, True)
+_PEER = Way("nginx", _NGINX, _TLS_PORT, True)
 
 
 def measure() -> Measured:
@@ -77,7 +85,9 @@ def measure() -> Measured:
     return found
 
 
-async def _measure(console: Console) -> Measured:
+@contextlib.asynccontextmanager
+async def standing() -> AsyncIterator["Edge"]:
+    """Run the agent, and Envoy and the gateway before it."""
     folder = Path(tempfile.mkdtemp())
     certificate, key = certificates.issue(_DOMAIN, hosts=[f"*.{_DOMAIN}"])
     (folder / "tls.crt").write_text(certificate, encoding="utf-8")
@@ -86,27 +96,38 @@ async def _measure(console: Console) -> Measured:
     says = {"aud": _TENANT, "sub": "bench", "exp": int(time.time()) + 3600}
     token = jwt.encode(says, signing, "EdDSA", {"kid": _TENANT})
     await _declare(signing)
-    ways = [_DIRECT, _THROUGH]
+    with (
+        _running([sys.executable, "-m", "local.bench_gateway", "agent"]),
+        _running([sys.executable, "-m", "services.gateway"], _environment(folder, signing)) as gateway,
+        _running(_envoy(folder)) as envoy,
+    ):
+        await _until_answering(THROUGH, request_with(token))
+        yield Edge(folder, token, gateway, envoy)
+    shutil.rmtree(folder)
+
+
+async def _measure(console: Console) -> Measured:
+    async with standing() as edge:
+        return await _compare(edge, console)
+
+
+async def _compare(edge: "Edge", console: Console) -> Measured:
+    folder, token, request = edge.folder, edge.token, request_with(edge.token)
+    ways = [_DIRECT, THROUGH]
     if nginx := shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin"):
         ways.append(_PEER)
     else:
         console.print("nginx is not installed (Debian's nginx-light), so there is no peer to compare with.")
     with contextlib.ExitStack() as processes:
-        processes.enter_context(_running([sys.executable, "-m", __spec__.name, "agent"]))
-        processes.enter_context(
-            _running([sys.executable, "-m", "services.gateway"], _environment(folder, signing))
-        )
-        processes.enter_context(_running(_envoy(folder)))
         if nginx:
             processes.enter_context(_running([nginx, "-c", str(_nginx_conf(folder))]))
-        request = _request(token)
         for way in ways:
             await _until_answering(way, request)
         p50: dict[str, list[float]] = {way.name: [] for way in ways}
         p99: dict[str, list[float]] = {way.name: [] for way in ways}
         for turn in range(_ROUNDS):
             for way in ways:
-                cuts = statistics.quantiles(await _steadily(way, request), n=100)
+                cuts = statistics.quantiles(await steadily(way, request, _SECONDS), n=100)
                 p50[way.name].append(cuts[49] * 1000)
                 p99[way.name].append(cuts[98] * 1000)
             told = ", ".join(f"{way.name} {p50[way.name][-1]:.2f}/{p99[way.name][-1]:.2f}" for way in ways)
@@ -118,8 +139,24 @@ async def _measure(console: Console) -> Measured:
             for way in ways:
                 most[way.name] = await asyncio.to_thread(_as_fast_as_it_can, wrk, way, token)
                 console.print(f"{way.name}: {most[way.name]:.0f} requests/s at most")
-    shutil.rmtree(folder)
-    return {"p50": p50, "p99": p99, "most": most}
+        down: dict[str, float] = {}
+        up: dict[str, float] = {}
+        if curl := shutil.which("curl"):
+            for way in ways:
+                down[way.name] = await asyncio.to_thread(_megabytes, curl, way, token)
+                up[way.name] = await asyncio.to_thread(_megabytes, curl, way, token, folder / "upload")
+                console.print(f"{way.name}: {down[way.name]:.0f} MB/s down, {up[way.name]:.0f} MB/s up")
+    return {"p50": p50, "p99": p99, "most": most, "down": down, "up": up}
+
+
+@dataclass(frozen=True)
+class Edge:
+    """What runs: its folder with the certificate, a token, and the processes of gateway and Envoy."""
+
+    folder: Path
+    token: str
+    gateway: "subprocess.Popen[bytes]"
+    envoy: "subprocess.Popen[bytes]"
 
 
 async def _declare(signing: Ed25519PrivateKey) -> None:
@@ -209,6 +246,9 @@ def _nginx_conf(folder: Path) -> Path:
             uwsgi_temp_path {folder}/uwsgi;
             scgi_temp_path {folder}/scgi;
             keepalive_requests 1000000;
+            client_max_body_size 0;
+            proxy_request_buffering off;
+            proxy_max_temp_file_size 0;
             upstream agent {{
                 server {_AGENT}:{_AGENT_PORT};
                 keepalive {CONNECTIONS};
@@ -233,29 +273,32 @@ def _nginx_conf(folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _running(command: Sequence[str], environment: dict[str, str] | None = None) -> Iterator[None]:
+def _running(
+    command: Sequence[str], environment: dict[str, str] | None = None
+) -> Iterator["subprocess.Popen[bytes]"]:
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             command, cwd=ROOT, env={**os.environ, **(environment or {})}, stdout=log, stderr=subprocess.STDOUT
         )
         try:
-            yield
+            yield process
         finally:
             process.terminate()
             process.wait(30)
 
 
-def _request(token: str) -> bytes:
+def request_with(token: str) -> bytes:
+    """Return a request of the tenant's."""
     return (
         f"GET /hello HTTP/1.1\r\nHost: {_TENANT}.{_DOMAIN}\r\nAuthorization: Bearer {token}\r\n\r\n"
     ).encode()
 
 
-def _tls(way: _Way) -> ssl.SSLContext | None:
+def _tls(way: Way) -> ssl.SSLContext | None:
     return ssl.create_default_context(cafile=str(certificates.CA_FILE)) if way.tls else None
 
 
-async def _until_answering(way: _Way, request: bytes) -> None:
+async def _until_answering(way: Way, request: bytes) -> None:
     deadline = time.monotonic() + 60
     while True:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
@@ -269,7 +312,7 @@ async def _until_answering(way: _Way, request: bytes) -> None:
         await asyncio.sleep(0.2)
 
 
-async def _connect(way: _Way) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def _connect(way: Way) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     name = f"{_TENANT}.{_DOMAIN}" if way.tls else None
     return await asyncio.open_connection(way.address, way.port, ssl=_tls(way), server_hostname=name)
 
@@ -283,7 +326,7 @@ async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, reque
     return head
 
 
-async def _steadily(way: _Way, request: bytes) -> list[float]:
+async def steadily(way: Way, request: bytes, seconds: float) -> list[float]:
     """Seconds from when each request was due to its answer: what keeps the next ones waiting counts."""
     taken: list[float] = []
     connections = [await _connect(way) for _ in range(CONNECTIONS)]
@@ -292,7 +335,7 @@ async def _steadily(way: _Way, request: bytes) -> list[float]:
     async def ask(number: int) -> None:
         reader, writer = connections[number]
         due = start + number / RATE
-        while due < start + _SECONDS:
+        while due < start + seconds:
             await asyncio.sleep(due - time.perf_counter())
             head = await _ask(reader, writer, request)
             if not head.startswith(b"HTTP/1.1 200 "):
@@ -306,7 +349,7 @@ async def _steadily(way: _Way, request: bytes) -> list[float]:
     return taken
 
 
-def _as_fast_as_it_can(wrk: str, way: _Way, token: str) -> float:
+def _as_fast_as_it_can(wrk: str, way: Way, token: str) -> float:
     url = f"{'https' if way.tls else 'http'}://{way.address}:{way.port}/hello"
     headers = ("-H", f"Host: {_TENANT}.{_DOMAIN}", "-H", f"Authorization: Bearer {token}")
     command = [wrk, "-t1", f"-c{CONNECTIONS}", f"-d{_SECONDS}s", *headers, url]
@@ -317,14 +360,59 @@ def _as_fast_as_it_can(wrk: str, way: _Way, token: str) -> float:
     return float(found[1])
 
 
+def _megabytes(curl: str, way: Way, token: str, upload: Path | None = None) -> float:
+    """Return the MB/s of a GiB down, or up."""
+    url = f"{'https' if way.tls else 'http'}://{way.address}:{way.port}/{'up' if upload else 'down'}"
+    command = [curl, "--silent", "--insecure", "--http1.1", "--output", "/dev/null", "--noproxy", "*"]
+    command += ["--header", f"Host: {_TENANT}.{_DOMAIN}", "--header", f"Authorization: Bearer {token}"]
+    if upload:
+        with upload.open("wb") as file:
+            file.truncate(_TRANSFER)
+        command += ["--upload-file", str(upload)]
+    written = f"%{{http_code}} %{{{'speed_upload' if upload else 'speed_download'}}}"
+    told = subprocess.run([*command, "--write-out", written, url], capture_output=True, text=True, check=True)
+    status, speed = told.stdout.split()
+    if status != "200":
+        raise RuntimeError(f"{way.name}: {status}")
+    return float(speed) / 10**6
+
+
 class _Agent(asyncio.Protocol):
-    """Answers every request that has no body."""
+    """Answers every request at once: /down with a GiB, /up once as much has come, others with a line."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport: Any = transport
+        self._to_come = self._to_go = 0
+        self._paused = False
 
     def data_received(self, data: bytes) -> None:
-        self.transport.write(_ANSWER * data.count(b"\r\n\r\n"))
+        if self._to_come:
+            self._to_come -= len(data)
+            if self._to_come <= 0:
+                self.transport.write(_ANSWER)
+        elif data.startswith(b"PUT /up"):
+            head, _, body = data.partition(b"\r\n\r\n")
+            self._to_come = _TRANSFER - len(body)
+            if b"100-continue" in head.lower():
+                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        elif data.startswith(b"GET /down"):
+            self._to_go = _TRANSFER
+            self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % _TRANSFER)
+            self._go_on()
+        else:
+            self.transport.write(_ANSWER * data.count(b"\r\n\r\n"))
+
+    def pause_writing(self) -> None:
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        self._go_on()
+
+    def _go_on(self) -> None:
+        while self._to_go and not self._paused:
+            self._to_go -= len(_PIECE)
+            self.transport.write(_PIECE)
 
 
 async def _serve_agent() -> None:

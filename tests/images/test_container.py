@@ -110,7 +110,9 @@ def test_envoy_and_the_gateway_meet_in_their_containers(tmp_path: Path) -> None:
         files = {**shared, **account(tmp_path / "account")}
         with container.started(found, program, told, files, tmp_path / "gateway.log") as served:
             deadline = time.monotonic() + 20
-            while (answer := until_it_answers(url, served, tmp_path / "gateway.log")).text != "The gateway is not ready.\n":
+            while (
+                answer := until_it_answers(url, served, tmp_path / "gateway.log")
+            ).text != "The gateway is not ready.\n":
                 assert time.monotonic() < deadline, (tmp_path / "gateway.log").read_text()
                 time.sleep(0.1)
             # As the Kubernetes API is away.
