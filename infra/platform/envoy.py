@@ -322,7 +322,7 @@ def check(domain: str) -> None:
             ) from None
     if done.returncode:
         # Its line of the log, without what is before its words, and without the bootstrap that may follow.
-        said = done.stderr.rpartition(f"{checked}':")[2].partition(": {\n")[0].strip()
+        said = " ".join(done.stderr.rpartition(f"{checked}':")[2].partition(": {\n")[0].split())
         raise ConfigurationError(
             "infra/platform/envoy.py: Envoy refuses the bootstrap, so the gateway's pods would not start. "
             f"Mend it there; nothing was changed. Envoy says: {said or done.returncode}"

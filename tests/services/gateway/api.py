@@ -125,6 +125,8 @@ class Cluster:
         address = f"127.77.0.{number}"
         application = web.Application()
         application.router.add_get("/readyz", self._readyz)
+        application.router.add_get("/stream", _stream)
+        application.router.add_get("/", _hello)
         runner = self._guests[name] = web.AppRunner(application, handler_cancellation=True)
         await runner.setup()
         await web.TCPSite(runner, address, PORT).start()
@@ -230,6 +232,19 @@ async def serve() -> AsyncIterator[tuple[Cluster, Api]]:
         await api.close()
         await cluster.close()
         await server.cleanup()
+
+
+async def _hello(_: web.Request) -> web.Response:
+    return web.Response(text="hello")
+
+
+async def _stream(request: web.Request) -> web.StreamResponse:
+    """Begin to answer, and never end."""
+    response = web.StreamResponse()
+    await response.prepare(request)
+    await response.write(b"begins")
+    await asyncio.Event().wait()
+    return response
 
 
 def _application(cluster: Cluster) -> web.Application:

@@ -246,6 +246,39 @@ async def served(application: Application) -> AsyncIterator[str]:
 _ADDRESSES = itertools.count(1)
 
 
+def prepared(folder: Path, replaced: Mapping[str, str]) -> tuple[Path, str]:
+    """Write what Envoy needs; return its folder, whose path is short enough for sockets, and its address."""
+    folder = Path(tempfile.mkdtemp(dir=folder)) if len(str(folder)) < 70 else Path(tempfile.mkdtemp())
+    make_certificate(folder)
+    # Each test process has addresses of its own, so that the ports may be those of production.
+    address = f"127.78.{os.getpid() % 250 + 1}.{next(_ADDRESSES) % 250 + 1}"
+    declared = Envoy(
+        domain=DOMAIN,
+        address=address,
+        sockets=str(folder),
+        certificates={"public": str(folder), "agents": str(folder)},
+        secrets=str(folder),
+    )
+    for name, text in declared.certificate_files().items():
+        (folder / name).write_text(text)
+    bootstrap = declared.bootstrap()
+    for old, new in replaced.items():
+        assert old in bootstrap
+        bootstrap = bootstrap.replace(old, new)
+    (folder / "bootstrap.json").write_text(bootstrap)
+    return folder, address
+
+
+def envoy(folder: Path) -> "subprocess.Popen[bytes]":
+    """Start Envoy with what is `prepared`."""
+    with (folder / "envoy.log").open("wb") as log:
+        return subprocess.Popen(
+            [executable(), "-c", str(folder / "bootstrap.json"), *OPTIONS],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+
+
 @contextmanager
 def gateway(
     folder: Path, redis: Valkey, limits: Limits | None = None, *, replaced: Mapping[str, str] | None = None
@@ -255,24 +288,7 @@ def gateway(
     acme is awake there, globex has a machine, too, paused is suspended, and robin is in the shared runtime.
     """
     limits = limits or Limits()
-    folder = Path(tempfile.mkdtemp(dir=folder)) if len(str(folder)) < 70 else Path(tempfile.mkdtemp())
-    make_certificate(folder)
-    # Each test process has addresses of its own, so that the ports may be those of production.
-    address = f"127.78.{os.getpid() % 250 + 1}.{next(_ADDRESSES) % 250 + 1}"
-    envoy = Envoy(
-        domain=DOMAIN,
-        address=address,
-        sockets=str(folder),
-        certificates={"public": str(folder), "agents": str(folder)},
-        secrets=str(folder),
-    )
-    for name, text in envoy.certificate_files().items():
-        (folder / name).write_text(text)
-    bootstrap = envoy.bootstrap()
-    for old, new in (replaced or {}).items():
-        assert old in bootstrap
-        bootstrap = bootstrap.replace(old, new)
-    (folder / "bootstrap.json").write_text(bootstrap)
+    folder, address = prepared(folder, replaced or {})
     loop = uvloop.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
@@ -311,15 +327,9 @@ def gateway(
         applications = {"authorizer": authorizer, "pages": pages}
         servers = Servers(folder, applications, in_flight, AccessLog(in_flight, wakes, DOMAIN, routes))
         await servers.start()
-        with (folder / "envoy.log").open("wb") as log:
-            process = subprocess.Popen(
-                [executable(), "-c", str(folder / "bootstrap.json"), *OPTIONS],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
         return Gateway(
             loop,
-            process,
+            envoy(folder),
             address,
             places,
             holds,
