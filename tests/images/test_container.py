@@ -18,8 +18,6 @@ from local.errors import LocalError
 from tests.services.gateway import harness
 from tests.services.gateway.test_routes import declared
 
-pytestmark = pytest.mark.integration
-
 ADDRESS = "127.79.0.1"
 _ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 

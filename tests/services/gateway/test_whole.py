@@ -5,7 +5,7 @@ import json
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +40,11 @@ class Whole:
         self.kubernetes = kubernetes
         self.running = running
 
-    def client(self, count: int) -> httpx.AsyncClient:
+    def client(self, count: int, *, http2: bool = False) -> httpx.AsyncClient:
         """Return a client with so many connections."""
         return httpx.AsyncClient(
+            http1=not http2,
+            http2=http2,
             verify=False,
             trust_env=False,
             timeout=60,
@@ -105,8 +107,9 @@ def test_a_thousand_requests_to_who_sleeps_are_answered_by_one_start(
     tmp_path: Path, redis_server: Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def check() -> None:
-        async with whole(tmp_path, redis_server, monkeypatch) as here, here.client(1000) as client:
-            answers = await asyncio.gather(*(client.get("/") for _ in range(1000)))
+        async with whole(tmp_path, redis_server, monkeypatch) as here, AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(here.client(1, http2=True)) for _ in range(10)]
+            answers = await asyncio.gather(*(client.get("/") for client in clients for _ in range(100)))
             assert {(answer.status_code, answer.text) for answer in answers} == {(200, "hello")}
             assert here.kubernetes.starts[ACME] == 1
 
