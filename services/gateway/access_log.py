@@ -42,7 +42,7 @@ class AccessLog(als_pb2_grpc.AccessLogServiceServicer):  # type: ignore[misc]
     def _note(self, entry: Any) -> None:
         common, request = entry.common_properties, entry.request
         if common.access_log_type == _ENDS:
-            asked = self._in_flight.leave(request.request_id)
+            asked = self._in_flight.end(request.request_id)
             metrics.ended(asked.tenant if asked else self._named(request.authority), entry)
             if asked and common.response_flags.upstream_connection_failure:
                 self._wakes.invalidate(asked.tenant)

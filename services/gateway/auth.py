@@ -84,7 +84,9 @@ class SignedTokens:
                 raise Refused("The token is signed with a key that is not known here.")
             caller = self._verified(token, audience, key.public_bytes_raw())
         except (jwt.PyJWTError, ValueError, OverflowError, RecursionError) as error:
-            raise Refused(f"The token is not valid: {error}.") from None
+            # What it says of the token may be the token's own text, such as half a surrogate pair.
+            said = str(error).encode("ascii", "replace").decode()
+            raise Refused(f"The token is not valid: {said}.") from None
         now = time.time()
         if caller.expires <= now - _LEEWAY_SECONDS:
             raise Refused("The token has expired.")

@@ -17,7 +17,7 @@ from starlette.responses import PlainTextResponse, Response
 from services import parts
 from services.activity.store import Claim
 from services.gateway import hosts, pages
-from services.gateway.assertions import Assertions
+from services.gateway.assertions import Assertions, OverError
 from services.gateway.auth import Authenticator, Caller, Keys, Refused
 from services.gateway.in_flight import Asked, InFlight
 from services.gateway.request import Header, Message, Receive, Request, Send
@@ -121,20 +121,24 @@ class Authorizer:
             address = self._wakes.ready(route, claim)
             if address is None:
                 address = await self._awake(request, receive, route, claim)
-            goes_on = address is not None
+            if address is not None:
+                said = self._said(request, asked, route, address)
+                goes_on = True
         except StillWaking as still:
             if request.from_browser:
                 return pages.waiting(route, still)
             return _later(f"{route.tenant} is waking ({still}); ask again.", still.retry_after)
         except CannotWake as failure:
             return _cannot(request, route, failure)
+        except OverError:
+            address = None  # its end was heard meanwhile
         finally:
             if not goes_on:
                 self._in_flight.leave(request.id)
         if address is None:  # nobody is there to hear this
             return _later("The request was taken back.", _RETRY_SECONDS)
         self._in_flight.begin(request.id)
-        return self._said(request, asked, route, address)
+        return said
 
     async def _awake(
         self, request: Request, receive: Receive, route: Route, claim: Claim | None

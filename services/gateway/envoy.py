@@ -11,7 +11,7 @@ _SECONDS = 5
 
 
 async def drain(admin: Path) -> None:
-    """Have Envoy take no new connections and end kept ones after their next answer.
+    """Have Envoy end kept connections after their next answer.
 
     An Envoy that is away has none; that is told, and no failure.
     """
@@ -20,7 +20,8 @@ async def drain(admin: Path) -> None:
             aiohttp.ClientSession(
                 connector=aiohttp.UnixConnector(str(admin)), timeout=aiohttp.ClientTimeout(total=_SECONDS)
             ) as session,
-            session.post("http://envoy/drain_listeners?graceful") as answer,
+            # It goes on listening: if this process alone starts anew, its Envoy is still of use.
+            session.post("http://envoy/drain_listeners?graceful&skip_exit") as answer,
         ):
             answer.raise_for_status()
     except (aiohttp.ClientError, OSError, TimeoutError) as error:

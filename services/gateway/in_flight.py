@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 SILENT_SECONDS = 60
 """Envoy speaks of each request every five seconds."""
 _LOOK_SECONDS = 5
+_ENDED = 10_000
+"""Requests whose end is remembered in case they are still to be entered."""
 _IN_FLIGHT: dict[Kind, Gauge] = {kind: metrics.IN_FLIGHT.labels(kind) for kind in get_args(Kind)}
 
 
@@ -51,6 +53,7 @@ class InFlight:
         self._routes = routes
         self._asked: dict[str, Asked] = {}
         self._of: Counter[str] = Counter()
+        self._ended: dict[str, bool] = {}
         self._to_be_held = asyncio.Event()
         self._none = asyncio.Event()
         self._none.set()
@@ -81,8 +84,22 @@ class InFlight:
 
     def begin(self, request: str) -> None:
         """Expect Envoy to speak of the request from now on, unless it has ended already."""
-        if asked := self._asked.get(request):
+        if self._ended.pop(request, False):
+            self.leave(request)
+        elif asked := self._asked.get(request):
             asked.heard = time.monotonic()
+
+    def end(self, request: str) -> Asked | None:
+        """End a request, by Envoy's word; return it if it was in flight.
+
+        That word may be heard before the authoriser gets to the request itself, whose client has gone.
+        """
+        asked = self.leave(request)
+        if asked is None:
+            self._ended[request] = True
+            if len(self._ended) > _ENDED:
+                del self._ended[next(iter(self._ended))]
+        return asked
 
     def leave(self, request: str) -> Asked | None:
         """End a request; return it if it was in flight."""

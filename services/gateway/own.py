@@ -3,7 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
@@ -81,15 +81,13 @@ def application(
     async def readyz(_: Request) -> Response:
         return _text(200, "ok") if ready() else _text(503, "The gateway is not ready.")
 
-    async def other(_: Request) -> Response:
-        return _text(404, "There are /.gateway/sign-in and /.gateway/sign-out.")
-
     return Starlette(
         routes=[
             Endpoint("/.gateway/sign-in", sign_in, methods=["GET", "POST"]),
             Endpoint("/.gateway/sign-out", sign_out, methods=["GET", "POST"]),
             Endpoint("/.gateway/readyz", readyz),
-            Endpoint("/.gateway/{path:path}", other),
+            # Whatever the method: nobody is asked about these paths, and the console is not for everybody.
+            Mount("/.gateway", _text(404, "There are /.gateway/sign-in and /.gateway/sign-out.")),
             Mount("/", console),
         ]
     )
@@ -117,7 +115,7 @@ async def _form(request: Request) -> dict[str, list[str]] | None:
 
 def _target(text: str) -> str:
     """Return a path on this host; anything that a browser could take for another place is `/`."""
-    plain = text.isascii() and text.isprintable() and " " not in text and not urlsplit(text).netloc
+    plain = text.isascii() and text.isprintable() and " " not in text
     return text if plain and text.startswith("/") and text[1:2] not in ("/", "\\") else "/"
 
 

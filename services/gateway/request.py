@@ -79,7 +79,9 @@ class Request:
         """Return what an agent gets as `Cookie`; None if that is what was sent."""
         if not any(key == b"cookie" and COOKIE in value for key, value in self.headers):
             return None
-        return b"; ".join(crumb for crumb in self._crumbs() if crumb and not _is_ours(crumb))
+        kept = b"; ".join(crumb for crumb in self._crumbs() if crumb and not _is_ours(crumb))
+        # As where two headers were joined by a comma.
+        return b"" if COOKIE in kept else kept
 
     def _crumbs(self) -> list[bytes]:
         return [

@@ -32,8 +32,8 @@ class Limits:
 
     body: int = 2**30
     """The largest request body that may be announced."""
-    tenant_requests: int = 1_024
-    """Requests and streams of one tenant that are in flight at a time."""
+    tenant_requests: int = 2_048
+    """Requests and streams of one tenant that are in flight at a time, or ended a moment ago."""
     patience_seconds: float = 60
     """How long the request of a program is held while its tenant wakes."""
     drain_seconds: float = 25

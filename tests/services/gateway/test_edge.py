@@ -1,6 +1,8 @@
 """Envoy and the gateway together: what is decided, held and told, whichever of the two is away."""
 
 import asyncio
+import base64
+import json
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -130,6 +132,70 @@ def test_agents_headers_that_reach_beyond_their_host_are_dropped(gateway: Gatewa
     assert told.get_list("content-security-policy") == ["default-src 'none'", "frame-ancestors 'self'"]
     assert told["x-frame-options"] == "SAMEORIGIN"
     assert told["strict-transport-security"] == "max-age=31536000"
+
+
+@pytest.mark.parametrize(
+    "cookie",
+    ["a" + " " * 55_000 + "x", "a=1;" + " " * 55_000 + "x", "a=1" + ";" * 55_000, " " * 55_000 + "=="],
+)
+def test_no_cookie_of_an_agents_keeps_envoy_busy(gateway: Gateway, cookie: str) -> None:
+    """By backtracking over it: both of Envoy's workers would be out of service for everybody."""
+    answer = f"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nSet-Cookie: {cookie}\r\n\r\n".encode()
+    for _ in range(3):
+        assert through(gateway, answer)[0] == 200
+
+
+@pytest.mark.parametrize(
+    "cookie",
+    [
+        "__Host-agent-platform=x",
+        " __HOST-agent-platform =x; Path=/",
+        "=__Host-agent-platform=x",
+        "= =__Host-agent-platform=x",
+        "__Host-agent-platform",
+    ],
+)
+def test_no_agent_sets_the_gateways_cookie(gateway: Gateway, cookie: str) -> None:
+    answer = f"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nSet-Cookie: {cookie}\r\n\r\n".encode()
+
+    async def run() -> httpx.Response:
+        async with answering(answer) as (address, _):
+            gateway.places.found["acme"] = address
+            with client(gateway) as session:
+                return await asyncio.to_thread(session.get, "/")
+
+    assert "set-cookie" not in asyncio.run(run()).headers
+
+
+def test_an_upgrade_that_nobody_has_asked_for_is_the_agents_fault(gateway: Gateway) -> None:
+    answer = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nbytes"
+    assert through(gateway, answer, "POST") == (502, 1)
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "OPTIONS", "PATCH", "POST"])
+@pytest.mark.parametrize("path", ["/.gateway/sign-in", "/.gateway/x", "/.gateway/"])
+def test_below_our_own_paths_nobody_finds_the_console(gateway: Gateway, method: str, path: str) -> None:
+    for host in (gateway.authority(), gateway.authority("console"), "nobody"):
+        answer = ask(gateway, path, method=method, host=host)
+        assert "the operators' page" not in answer.text
+        assert answer.status_code in (303, 401, 404)
+
+
+def test_a_strangers_odd_words_are_refused_without_a_trace(gateway: Gateway) -> None:
+    form = {"token": token("acme"), "target": "//["}
+    assert ask(gateway, "/.gateway/sign-in", method="POST", data=form).headers["location"] == "/"
+    head = {"alg": "EdDSA", "kid": "acme", "crit": ["\ud800"]}
+    odd = ".".join(
+        base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode() for part in (head, {}, "x")
+    )
+    answer = ask(gateway, headers={"Authorization": f"Bearer {odd}"})
+    assert (answer.status_code, answer.text[:23]) == (401, "The token is not valid:")
+
+
+def test_a_cookie_that_was_joined_to_another_is_not_shown_to_agents(gateway: Gateway) -> None:
+    with client(gateway) as session:
+        told = session.get("/", headers=[("Cookie", "a=1"), ("Cookie", f"{COOKIE}={token('acme')}")]).json()
+    assert COOKIE not in str(told)
 
 
 def test_a_browser_signs_out(gateway: Gateway) -> None:
@@ -340,6 +406,30 @@ def test_an_end_that_comes_before_the_word_to_go_on_leaves_nothing(gateway: Gate
         return gateway.in_flight.count("acme")
 
     assert gateway.run(run()) == 0
+
+
+def test_an_end_that_comes_before_the_request_is_judged_leaves_nothing(gateway: Gateway) -> None:
+    async def run() -> int:
+        gateway.in_flight.end("a")
+        await gateway.in_flight.enter("a", Asked("acme", "ada", "request"))
+        gateway.in_flight.begin("a")
+        return gateway.in_flight.count("acme")
+
+    assert gateway.run(run()) == 0
+    assert not gateway.holds._open
+
+
+def test_no_end_is_lost_in_a_burst(gateway: Gateway) -> None:
+    async def run() -> None:
+        headers = {"Authorization": f"Bearer {token('acme')}", "Host": gateway.authority()}
+        async with httpx.AsyncClient(
+            http1=False, http2=True, verify=gateway.trust(), headers=headers, trust_env=False
+        ) as session:
+            await asyncio.gather(*(session.get(f"{gateway.base}/") for _ in range(1500)))
+
+    asyncio.run(run())
+    until(lambda: gateway.in_flight.count("acme") == 0)
+    assert gateway.statistics()["access_logs.grpc_access_log.logs_dropped"] == 0
 
 
 def test_tenants_at_one_address_share_no_connection(gateway: Gateway) -> None:
