@@ -74,9 +74,9 @@ _SAID_BY_US = (
 )
 _SAID_BY_US_WITH = ("x-envoy-", "x-forwarded-", "x-request-id", "x-declared-")
 _ANSWERS = """
--- An agent's status has three digits, and is 101 only if the client has asked for it. A cookie with Domain would
--- be every tenant's, and one with the name of the gateway's would sign somebody in. Every pattern takes time that
--- is linear in the text: an agent chooses the text, and Envoy waits for Lua.
+-- An agent's status has three digits, and is 101 only if the client has asked for it. A cookie with Domain
+-- would be every tenant's, and one with the name of the gateway's would sign somebody in. Every pattern takes
+-- time that is linear in the text: an agent chooses the text, and Envoy waits for Lua.
 local function name_of(text)
   return string.lower((string.gsub(string.match(text, "^([^=]*)=") or text, "%s", "")))
 end
@@ -87,7 +87,9 @@ function envoy_on_response(handle)
   headers:remove("x-upgrade-asked")
   local status = tonumber(headers:get(":status"))
   local upgraded = status == 101 and asked ~= "" and asked ~= "-"
-  if not upgraded and (status == nil or status < 200 or status > 599) then headers:replace(":status", "502") end
+  if not upgraded and (status == nil or status < 200 or status > 599) then
+    headers:replace(":status", "502")
+  end
   local count = headers:getNumValues("set-cookie")
   if count == 0 then return end
   local kept = {}
