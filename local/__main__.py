@@ -22,6 +22,7 @@ from rich.table import Table
 from infra.tenants.roster import load_roster
 from local import (
     consoles,
+    edge,
     engine,
     machines,
     roster_schema,
@@ -198,6 +199,7 @@ def _status(options: argparse.Namespace) -> None:
         return
     _print_tenants(console, ("id", "tier", "sleep", "since", "reason", "last_wake"), map(_readable, tenants))
     console.print(f"Guests: {servers.node_agent.guests()}.")
+    console.print(f"Gateway: {edge.told()}.")
     if trouble:
         console.print(trouble, style="yellow")
 

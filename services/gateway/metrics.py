@@ -9,7 +9,15 @@ from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Summary,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -27,16 +35,18 @@ _SILENT_SECONDS = 180
 
 _SECONDS = (0.5, 1, 2, 3, 5, 8, 13, 20, 30, 60, 120, 300)
 
-WAKE_SECONDS = Histogram(
+# There may be ten thousand tenants: each has few series, and what is spread over buckets is all tenants'.
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+WAKE_SECONDS = Summary(
     "gateway_wake_seconds",
     "From the request that found the tenant asleep until its agents were ready.",
     ["tenant"],
-    buckets=_SECONDS,
 )
 WAKE_PHASE_SECONDS = Histogram(
     "gateway_wake_phase_seconds",
-    "The phases of a wake: queued for its turn, start of the machine, boot until it answers, ready.",
-    ["tenant", "phase"],
+    "The phases of all wakes: queued for its turn, start of the machine, boot until it answers, ready.",
+    ["phase"],
     buckets=_SECONDS,
 )
 WAKE_FAILURES = Counter("gateway_wake_failures_total", "Wakes that failed, by why.", ["tenant", "kind"])
@@ -54,7 +64,7 @@ REQUEST_SECONDS = Histogram(
     "gateway_request_seconds",
     "From a request's first byte to the first byte of its agent's answer, wakes included.",
     ["tenant"],
-    buckets=(0.01, 0.1, 1, 10, 60),
+    buckets=(0.1, 1, 10),
 )
 IN_FLIGHT = Gauge(
     "gateway_requests_in_flight", "Requests and streams that hold their tenant awake.", ["kind"]

@@ -178,7 +178,7 @@ class Wakes:
             seconds, phases = waking.seconds, waking.phases()
             metrics.WAKE_SECONDS.labels(route.tenant).observe(seconds)
             for phase, took in phases.items():
-                metrics.WAKE_PHASE_SECONDS.labels(route.tenant, phase).observe(took)
+                metrics.WAKE_PHASE_SECONDS.labels(phase).observe(took)
             told = ", ".join(f"{phase} {took:.1f} s" for phase, took in phases.items())
             log.info("%s is awake after %.1f s: %s", route.tenant, seconds, told)
             self._later(self._record(route, {"seconds": seconds, **phases}))
