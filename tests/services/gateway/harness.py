@@ -439,8 +439,8 @@ class Agent:
         size = 0
         async for piece in request.content.iter_any():
             size += len(piece)
-        # An answer that is whole before the request's last frame has come ends the stream, and httpx, which sends
-        # that frame apart, takes this for a mistake of its own.
+        # An answer that is whole before the request's last frame has come ends the stream, and httpx, which
+        # sends that frame apart, takes this for a mistake of its own.
         await asyncio.sleep(0.05)
         return web.json_response({"body": size})
 
