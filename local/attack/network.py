@@ -74,9 +74,12 @@ def _sold_inwards(end: End, *, vpn: bool) -> Ports:
 
 
 def _sold_at_gateway(source: End) -> Ports:
-    """Who may reach the gateway, agents apart: everybody where it asks for a token, and monitoring."""
+    """Who may reach the gateway, agents apart: everybody where it asks for a token, and monitoring.
+
+    Monitoring asks the gateway on 9090, and Envoy beside it on 9091.
+    """
     if isinstance(source, Pod):
-        return ports("TCP", 9090) if source.namespace == "monitoring" else NONE
+        return ports("TCP", 9090) | ports("TCP", 9091) if source.namespace == "monitoring" else NONE
     return ports("TCP", 8443) if _is_public(source) else NONE
 
 
