@@ -616,7 +616,7 @@ def _rules_across_keys(data: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _rules_of_certificate(chain: Any, key: Any) -> Iterator[str]:
-    """Whether the gateway could show its certificate, if both halves are there."""
+    """Rules for the gateway's certificate and its key, if both are given."""
     if not chain or not key:
         return
     unread = "so the gateway could show none and nobody would connect"

@@ -172,7 +172,7 @@ def _gateway(console: Console) -> list[Figure]:
 
 
 def _floods(console: Console) -> list[Figure]:
-    """What one client's floods and one tenant's token cost the others."""
+    """Another client's p95 during one client's floods, and the memory that one tenant's token fills."""
     found = bench_floods.measure()
     return [
         *(

@@ -1,4 +1,4 @@
-"""What one client costs the others at the edge, by frames that cost it nothing or answers that nobody reads.
+"""Harm by one client at the edge: floods of frames that cost it nothing, and answers that nobody reads.
 
 Another client asks at a steady rate meanwhile, over connections of its own. Each kind of harm runs for some
 seconds from a process of its own and ends by itself; all of it stays on loopback. The memory is that of Envoy

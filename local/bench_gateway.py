@@ -30,7 +30,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from jwt.algorithms import OKPAlgorithm
 from rich.console import Console
 
-from infra.platform.envoy import OPTIONS, Envoy, executable
+from infra.platform.envoy import OPTIONS, executable, prepared
 from local import bench_cluster
 from local.bench_cluster import VIRTUAL_MACHINES
 from local.paths import ROOT
@@ -216,17 +216,7 @@ def _environment(folder: Path, signing: Ed25519PrivateKey) -> dict[str, str]:
 
 
 def _envoy(folder: Path) -> list[str]:
-    envoy = Envoy(
-        domain=_DOMAIN,
-        address=_GATEWAY,
-        sockets=str(folder),
-        certificates={"public": str(folder), "agents": str(folder)},
-        secrets=str(folder),
-    )
-    for name, text in envoy.certificate_files().items():
-        (folder / name).write_text(text, encoding="utf-8")
-    (folder / "bootstrap.json").write_text(envoy.bootstrap(), encoding="utf-8")
-    return [executable(), *OPTIONS, "-c", str(folder / "bootstrap.json")]
+    return [executable(), *OPTIONS, "-c", str(prepared(_DOMAIN, _GATEWAY, folder))]
 
 
 def _nginx_conf(folder: Path) -> Path:

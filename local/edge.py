@@ -36,11 +36,7 @@ def _troubles(pod: Any) -> Iterator[str]:
         waiting, ended = container.state.waiting, container.state.terminated
         why = "is not ready"
         if waiting:
-            why = (
-                f"waits ({waiting.reason}: {waiting.message})"
-                if waiting.message
-                else f"waits ({waiting.reason})"
-            )
+            why = f"waits ({': '.join(filter(None, (waiting.reason, waiting.message)))})"
         elif ended:
             why = f"has ended with {ended.exit_code}"
         yield f"{container.name} of {pod.metadata.name} {why}"

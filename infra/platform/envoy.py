@@ -6,7 +6,6 @@ in flight. Both are containers of one pod and meet at Unix sockets. The fields a
 <https://www.envoyproxy.io/docs/envoy/v1.40.0/api-v3/config/bootstrap/v3/bootstrap.proto>.
 """
 
-import functools
 import json
 import shutil
 import subprocess
@@ -18,33 +17,25 @@ from pathlib import Path
 from typing import Any
 
 from infra.errors import ConfigurationError
+from infra.platform.network_policies import GATEWAY_PORT
 
 PUBLIC_PORT = 8443
-AGENTS_PORT = 8444
 STATISTICS_PORT = 9091
 
 OPTIONS = (
-    *(
-        "--concurrency",
-        "2",
-        "--drain-strategy",
-        "immediate",
-        "--drain-time-s",
-        "25",
-        "--log-level",
-        "warning",
-    ),
+    *("--concurrency", "2", "--log-level", "warning"),
+    *("--drain-strategy", "immediate", "--drain-time-s", "25"),
     # It would share memory with an Envoy that takes over from it; here each has a pod of its own.
     "--disable-hot-restart",
 )
 """Envoy's, on its command line. Workers: as many as the node's cores would be more memory than it is sold."""
 
 LOG_SECONDS = 5
-"""How often the gateway is told of each request in flight; it lets go of one after missing a dozen."""
+"""The interval at which Envoy logs each request in flight; after a dozen in silence the gateway lets go."""
 CONNECTIONS = 10_000
-"""At each port: one client's connections, and everybody's."""
+"""The clients' connections at each port, all clients together."""
 HEAP_BYTES = 288 * 2**20
-"""What Envoy may use before it refuses new requests; it sheds load from three quarters of it on."""
+"""The heap at which Envoy refuses new requests; it sheds load from three quarters of it on."""
 
 _HEAD_KIB = 32
 _HEADERS = 100
@@ -57,21 +48,12 @@ _BUFFER = 64 * 1024
 _PATIENCE_SECONDS = 70
 """Longer than the gateway holds a request while its tenant wakes."""
 _IDLE_SECONDS = 600
-"""How long an agent may say nothing to a request, and both sides nothing through a WebSocket."""
+"""The longest silence of an agent that is asked, and of both sides of a WebSocket."""
 
 _OWN_STATUS = 423
 """The authoriser's word for 503, which Envoy would take for a fault of the authoriser's own."""
 
-_SAID_BY_US = (
-    "authorization",
-    "forwarded",
-    "via",
-    "x-assertion",
-    "x-gateway",
-    "x-real-ip",
-    "x-subject",
-    "x-tenant",
-)
+_SAID_BY_US = ("forwarded", "via", "x-assertion", "x-gateway", "x-real-ip", "x-subject", "x-tenant")
 _SAID_BY_US_WITH = ("x-envoy-", "x-forwarded-", "x-request-id", "x-declared-")
 _ANSWERS = """
 -- An agent's status has three digits, and is 101 only if the client has asked for it. A cookie with Domain
@@ -116,12 +98,12 @@ Message = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Envoy:
-    """Where one Envoy finds what it needs."""
+    """One Envoy: its domain, its address, and the folders with its files."""
 
     domain: str
     """The domain under which tenants are reached."""
     address: str
-    """Where it listens."""
+    """The address that it listens at."""
     sockets: str
     """The folder with the gateway's sockets, and that of Envoy's administration."""
     certificates: Mapping[str, str]
@@ -137,7 +119,7 @@ class Envoy:
             "static_resources": {
                 "listeners": [
                     self._listener("public", PUBLIC_PORT, self._public()),
-                    self._listener("agents", AGENTS_PORT, self._agents()),
+                    self._listener("agents", GATEWAY_PORT, self._agents()),
                     self._statistics(),
                 ],
                 "clusters": [
@@ -211,7 +193,7 @@ class Envoy:
                     "transport_socket": _extension(
                         "envoy.transport_sockets.tls",
                         "extensions.transport_sockets.tls.v3.DownstreamTlsContext",
-                        {"common_tls_context": tls, "disable_stateless_session_resumption": False},
+                        {"common_tls_context": tls},
                     ),
                 }
             ],
@@ -306,22 +288,26 @@ class Envoy:
         }
 
 
-@functools.lru_cache(maxsize=8)
+def prepared(domain: str, address: str, folder: Path) -> Path:
+    """Write the files of an Envoy that has everything in one folder; return its bootstrap.
+
+    The folder also has to have the certificate, as `tls.crt` and `tls.key`, when Envoy starts.
+    """
+    place = str(folder)
+    certificates = {"public": place, "agents": place}
+    envoy = Envoy(domain=domain, address=address, sockets=place, certificates=certificates, secrets=place)
+    for name, text in envoy.certificate_files().items():
+        (folder / name).write_text(text, encoding="utf-8")
+    bootstrap = folder / "bootstrap.json"
+    bootstrap.write_text(envoy.bootstrap(), encoding="utf-8")
+    return bootstrap
+
+
 def check(domain: str) -> None:
     """Let Envoy itself judge the bootstrap. Raises `ConfigurationError` with its reason."""
     with tempfile.TemporaryDirectory() as folder:
-        envoy = Envoy(
-            domain=domain,
-            address="127.0.0.1",
-            sockets=folder,
-            certificates={"public": folder, "agents": folder},
-            secrets=folder,
-        )
-        files = {**envoy.certificate_files(), "bootstrap.json": envoy.bootstrap()}
-        for name, text in files.items():
-            Path(folder, name).write_text(text, encoding="utf-8")
-        checked = f"{folder}/bootstrap.json"
-        command = [executable(), "--mode", "validate", "--log-level", "error", "-c", checked]
+        checked = prepared(domain, "127.0.0.1", Path(folder))
+        command = [executable(), "--mode", "validate", "--log-level", "error", "-c", str(checked)]
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
         except OSError as error:
@@ -460,7 +446,7 @@ _BOUNDS: Message = {
             "extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
             {
                 "mutations": [
-                    *({"remove": name} for name in _SAID_BY_US if name != "authorization"),
+                    *({"remove": name} for name in _SAID_BY_US),
                     *({"remove_on_match": {"key_matcher": {"prefix": name}}} for name in _SAID_BY_US_WITH),
                 ]
             },

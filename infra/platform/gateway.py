@@ -53,7 +53,7 @@ _NAME = "gateway"
 _HEALTH_PORT = 9090
 _CONFIGURATION = "/etc/gateway"
 _SOCKETS = "/run/gateway"
-"""Where the gateway and Envoy meet."""
+"""The folder with the sockets at which the gateway and Envoy meet."""
 _OPERATORS = "operators.json"
 _ASSERTIONS = "gateway-assertions"
 _SIGNING_KEY = "key.pem"
@@ -94,7 +94,6 @@ def declare_gateway(
         requests={"cpu": "500m", "memory": "128Mi"},
         memory_limit="512Mi",
     )
-    envoy.check(settings.domain)
     home = namespace(f"{prefix}-namespace", NAMESPACE, "restricted", opts)
     inside = pulumi.ResourceOptions.merge(opts, _after(home))
     account = k8s.core.v1.ServiceAccount(
@@ -201,7 +200,7 @@ def _envoy_container(edge: envoy.Envoy) -> Mapping[str, Any]:
         "command": ["envoy"],
         "args": [*envoy.OPTIONS, "--config-yaml", edge.bootstrap()],
         "env": [_from_field("POD_IP", "status.podIP")],
-        "ports": _ports(public=envoy.PUBLIC_PORT, agents=envoy.AGENTS_PORT, statistics=envoy.STATISTICS_PORT),
+        "ports": _ports(public=envoy.PUBLIC_PORT, agents=GATEWAY_PORT, statistics=envoy.STATISTICS_PORT),
         "startup_probe": {**_probe("/ready", "statistics"), "failure_threshold": 30, "period_seconds": 2},
         "liveness_probe": _probe("/ready", "statistics"),
         # As a client comes: it shows its certificate, and the gateway behind it answers.

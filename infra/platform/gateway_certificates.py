@@ -23,7 +23,7 @@ _AGENTS = "gateway-agents-tls"
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """What Envoy needs to show them."""
+    """The certificates as files of Envoy's."""
 
     folders: Mapping[str, str]
     """The folder of each, by whom it is shown to: `public` and `agents`."""

@@ -38,7 +38,7 @@ class Sidecar:
     requests: Mapping[str, str]
     memory_limit: str
     container: Mapping[str, Any]
-    """What else is said of it: command, ports, probes."""
+    """Its other fields: command, ports, probes."""
     files: Mapping[str, Source]
     """Its volumes, by the folder in which it finds them; those that the service has as well are the same."""
     shared: str

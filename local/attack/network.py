@@ -74,9 +74,9 @@ def _sold_inwards(end: End, *, vpn: bool) -> Ports:
 
 
 def _sold_at_gateway(source: End) -> Ports:
-    """Who may reach the gateway, agents apart: everybody where it asks for a token, and monitoring.
+    """Return the ports sold at the gateway: everybody's, where it asks for a token, and monitoring's.
 
-    Monitoring asks the gateway on 9090, and Envoy beside it on 9091.
+    Agents' are apart. Monitoring asks the gateway on 9090, and Envoy beside it on 9091.
     """
     if isinstance(source, Pod):
         return ports("TCP", 9090) | ports("TCP", 9091) if source.namespace == "monitoring" else NONE

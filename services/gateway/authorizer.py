@@ -10,9 +10,8 @@ import base64
 import contextlib
 import re
 import secrets
-from collections.abc import Mapping
 
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 
 from services import parts
 from services.activity.store import Claim
@@ -86,9 +85,9 @@ class Authorizer:
         """Return what Envoy adds to the request on its way, or the client's answer."""
         label = hosts.label(request.authority, self._domain)
         if not _TARGET.fullmatch(request.target):
-            return _text(400, "The target of a request is a path.")
+            return pages.line(400, "The target of a request is a path.")
         if not request.method.isalpha() or request.method in _NO_METHODS:
-            return _text(400, "The method is not offered.")
+            return pages.line(400, "The method is not offered.")
         if label == hosts.CONSOLE:
             try:
                 self._authenticator.caller(request, hosts.CONSOLE, self._operator_keys)
@@ -97,13 +96,13 @@ class Authorizer:
             return _NOTHING_MORE
         route = self._routes.find(label) if label else None
         if route is None:
-            return _text(404, "There is nothing at this address.")
+            return pages.line(404, "There is nothing at this address.")
         try:
             caller = self._authenticator.caller(request, route.tenant, route.keys)
         except Refused as refused:
             return _refused(request, route.tenant, refused)
         if _declared_length(request) > self._limits.body:
-            return _text(413, f"A body has {self._limits.body} bytes at most.")
+            return pages.line(413, f"A body has {self._limits.body} bytes at most.")
         if route.state != "active":
             return _cannot(request, route, CannotWake("not-active", f"the tenant is {route.state}", 60))
         if self._in_flight.count(route.tenant) >= self._limits.tenant_requests:
@@ -197,20 +196,16 @@ def _refused(request: Request, audience: str, refused: Refused) -> Response:
     if request.from_browser and refused.status == 401:
         return pages.sign_in(audience, target=request.target.decode("ascii"))
     challenge = {"www-authenticate": "Bearer"} if refused.status == 401 else {}
-    return _text(refused.status, str(refused), challenge)
+    return pages.line(refused.status, str(refused), challenge)
 
 
 def _cannot(request: Request, route: Route, failure: CannotWake) -> Response:
     if request.from_browser:
         return pages.failed(route, failure)
     if failure.kind == "not-active":
-        return _text(403, f"{route.tenant} is not in use.")
+        return pages.line(403, f"{route.tenant} is not in use.")
     return _later(f"{route.tenant} cannot be woken ({failure}).", failure.retry_after)
 
 
 def _later(message: str, seconds: int) -> Response:
-    return _text(503, message, {"retry-after": str(seconds)})
-
-
-def _text(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
-    return PlainTextResponse(f"{message}\n", status, {"cache-control": "no-store", **(headers or {})})
+    return pages.line(503, message, {"retry-after": str(seconds)})

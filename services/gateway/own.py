@@ -7,7 +7,7 @@ from urllib.parse import parse_qs
 
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Mount
 from starlette.routing import Route as Endpoint
 
@@ -41,15 +41,15 @@ def application(
     async def sign_in(request: Request) -> Response:
         found = audience(request)
         if found is None:
-            return _text(404, "There is nothing at this address.")
+            return pages.line(404, "There is nothing at this address.")
         name, keys = found
         if request.method != "POST":
             return pages.sign_in(name)
         if not _of_our_own(request):
-            return _text(403, "The form of another site signs nobody in.")
+            return pages.line(403, "The form of another site signs nobody in.")
         form = await _form(request)
         if form is None:
-            return _text(413, f"A form has {_FORM_BYTES} bytes at most.")
+            return pages.line(413, f"A form has {_FORM_BYTES} bytes at most.")
         token, target = form.get("token", [""])[0].strip(), _target(form.get("target", ["/"])[0])
         try:
             caller = authenticator.verify(token, name, keys)
@@ -69,17 +69,17 @@ def application(
     async def sign_out(request: Request) -> Response:
         found = audience(request)
         if found is None:
-            return _text(404, "There is nothing at this address.")
+            return pages.line(404, "There is nothing at this address.")
         if request.method != "POST":
             return pages.sign_out(found[0])
         if not _of_our_own(request):
-            return _text(403, "The form of another site signs nobody out.")
+            return pages.line(403, "The form of another site signs nobody out.")
         response = RedirectResponse("/.gateway/sign-in", 303)
         response.delete_cookie(COOKIE.decode(), secure=True, httponly=True, samesite="lax")
         return response
 
     async def readyz(_: Request) -> Response:
-        return _text(200, "ok") if ready() else _text(503, "The gateway is not ready.")
+        return pages.line(200, "ok") if ready() else pages.line(503, "The gateway is not ready.")
 
     return Starlette(
         routes=[
@@ -87,7 +87,7 @@ def application(
             Endpoint("/.gateway/sign-out", sign_out, methods=["GET", "POST"]),
             Endpoint("/.gateway/readyz", readyz),
             # Whatever the method: nobody is asked about these paths, and the console is not for everybody.
-            Mount("/.gateway", _text(404, "There are /.gateway/sign-in and /.gateway/sign-out.")),
+            Mount("/.gateway", pages.line(404, "There are /.gateway/sign-in and /.gateway/sign-out.")),
             Mount("/", console),
         ]
     )
@@ -117,7 +117,3 @@ def _target(text: str) -> str:
     """Return a path on this host; anything that a browser could take for another place is `/`."""
     plain = text.isascii() and text.isprintable() and " " not in text
     return text if plain and text.startswith("/") and text[1:2] not in ("/", "\\") else "/"
-
-
-def _text(status: int, message: str) -> Response:
-    return PlainTextResponse(f"{message}\n", status, {"cache-control": "no-store"})

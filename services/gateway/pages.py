@@ -5,11 +5,12 @@ Each is one document: it loads nothing, runs no script, and its policy lets it d
 
 import base64
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
 from services.gateway.routes import Route
 from services.gateway.states import CannotWake, Kind, Phase, StillWaking
@@ -65,6 +66,11 @@ def page(status: int, template: str, *, retry_after: int | None = None, **values
     headers = _HEADERS if retry_after is None else {**_HEADERS, "Retry-After": str(retry_after)}
     body = _environment.get_template(template).render(style=_STYLE, **values)
     return HTMLResponse(body, status, headers)
+
+
+def line(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
+    """Return a line of text, for programs."""
+    return PlainTextResponse(f"{message}\n", status, {"cache-control": "no-store", **(headers or {})})
 
 
 def waiting(route: Route, still: StillWaking) -> Response:

@@ -46,11 +46,6 @@ class Request:
         )
 
     @property
-    def path(self) -> str:
-        """Return the path without the query."""
-        return self.target.partition(b"?")[0].decode("latin-1")
-
-    @property
     def origin(self) -> bytes:
         """Return the origin of our own pages on this host, as browsers tell it."""
         return b"https://" + self.authority.lower().encode("latin-1")

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -254,7 +255,6 @@ def test_a_bootstrap_that_envoy_refuses_fails_the_preview_with_its_reason(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(envoy._BOUNDS, "drain_timeout", "many seconds")
-    envoy.check.cache_clear()
     with pytest.raises(ConfigurationError, match="Envoy refuses the bootstrap") as refused:
         envoy.check("agents.example.ch")
     assert "drain_timeout" in str(refused.value) and "duration must" in str(refused.value)
@@ -263,6 +263,10 @@ def test_a_bootstrap_that_envoy_refuses_fails_the_preview_with_its_reason(
 
 def test_without_an_envoy_nobody_says_that_the_bootstrap_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(envoy, "executable", lambda: "/nowhere/envoy")
-    envoy.check.cache_clear()
     with pytest.raises(ConfigurationError, match="Envoy cannot be run"):
         envoy.check("agents.example.ch")
+
+
+def test_the_bootstrap_is_judged_before_the_first_resource_is_registered() -> None:
+    program = (Path(__file__).resolve().parents[3] / "infra/__main__.py").read_text()
+    assert 0 < program.index("envoy.check(settings.domain)") < program.index("async def ")

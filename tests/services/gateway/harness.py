@@ -29,7 +29,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 from starlette.responses import PlainTextResponse
 
-from infra.platform.envoy import OPTIONS, PUBLIC_PORT, Envoy, executable
+from infra.platform import envoy as envoys
+from infra.platform.envoy import OPTIONS, PUBLIC_PORT, executable
 from services.activity.holds import Holds
 from services.activity.store import Activity
 from services.gateway import access_log, own
@@ -252,20 +253,12 @@ def prepared(folder: Path, replaced: Mapping[str, str]) -> tuple[Path, str]:
     make_certificate(folder)
     # Each test process has addresses of its own, so that the ports may be those of production.
     address = f"127.78.{os.getpid() % 250 + 1}.{next(_ADDRESSES) % 250 + 1}"
-    declared = Envoy(
-        domain=DOMAIN,
-        address=address,
-        sockets=str(folder),
-        certificates={"public": str(folder), "agents": str(folder)},
-        secrets=str(folder),
-    )
-    for name, text in declared.certificate_files().items():
-        (folder / name).write_text(text)
-    bootstrap = declared.bootstrap()
+    file = envoys.prepared(DOMAIN, address, folder)
+    bootstrap = file.read_text()
     for old, new in replaced.items():
         assert old in bootstrap
         bootstrap = bootstrap.replace(old, new)
-    (folder / "bootstrap.json").write_text(bootstrap)
+    file.write_text(bootstrap)
     return folder, address
 
 
