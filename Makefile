@@ -7,7 +7,7 @@ STACK ?= local
 PLUGINS ?= any
 
 .DEFAULT_GOAL := help
-.PHONY: help up preview status token demo review env logs down tenant attack check test bench lint style types docs lock \
+.PHONY: help up preview status token monitor costs restore drill demo review env logs down tenant attack check test bench lint style types docs lock \
   images manifests
 
 help: ## list the targets
@@ -25,6 +25,18 @@ up: $(VENV)/.ready ## bring up cluster, platform and tenants on this machine (PL
 
 preview: $(VENV)/.ready ## show what `up` would change (STACK=prod: the whole production plan, no server needed)
 	@$(PYTHON) -m local preview --stack $(STACK) --plugins $(PLUGINS)
+
+monitor: $(VENV)/.ready ## start Prometheus beside the platform; what it scrapes, shows and warns of
+	@$(PYTHON) -m local monitor
+
+costs: $(VENV)/.ready ## what each tenant has cost, by the ledger (MONTH=2026-11; ARGS="--json", --csv, --invoice FILE)
+	@$(PYTHON) -m local costs $(if $(MONTH),--month $(MONTH)) $(ARGS)
+
+restore: $(VENV)/.ready ## bring back what a tenant had: TENANT=acme WHAT=database|objects AT=2026-11-28T10:00Z
+	@$(PYTHON) -m local restore $(TENANT) $(WHAT) --at "$(AT)" $(if $(YES),--yes $(YES))
+
+drill: $(VENV)/.ready ## destroy what disasters destroy on the embedded platform, bring it back, and compare
+	@$(PYTHON) -m local drill
 
 demo: $(VENV)/.ready ## the tour: a machine sleeps, is woken by a request, idles and is suspended, as it happens
 	@$(PYTHON) -m local demo
@@ -60,6 +72,7 @@ style: $(VENV)/.ready
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/lint-imports
 	$(PYTHON) -m local actionlint
+	$(PYTEST) -q tests/local/test_roster_schema.py
 
 types: $(VENV)/.ready
 	$(VENV)/bin/mypy
@@ -69,9 +82,9 @@ SIDE_BY_SIDE := $(MAKE) --no-print-directory --output-sync=target
 
 # A group is a process: the servers that a group starts share a data folder with nobody else's. `tests/local` stands
 # for its own files alone.
-LONGEST := tests/infra/servers tests/infra tests/services tests/policy types tests/local/node_agent tests/review \
+LONGEST := tests/infra/servers tests/infra tests/services tests/policy types tests/local/node_agent tests/review tests/costs \
   tests/local/servers tests/local/providers style
-CHECKED := $(filter types style tests/infra tests/policy tests/review,$(LONGEST))
+CHECKED := $(filter types style tests/infra tests/policy tests/review tests/costs,$(LONGEST))
 ALL_TESTS := $(patsubst %/__init__.py,%,$(wildcard tests/*/__init__.py tests/local/*/__init__.py))
 GROUPS_OF_TESTS := tests/infra/servers $(filter-out tests/integration,$(ALL_TESTS))
 PYTEST := $(VENV)/bin/pytest --durations=5 --durations-min=2
@@ -111,7 +124,7 @@ docs: $(VENV)/.ready ## make docs/policies.md from the rules
 	@$(PYTHON) -m policy.table
 
 lock: $(VENV)/.ready ## resolve requirements.txt into requirements.lock
-	@$(UV) pip compile --quiet --generate-hashes --no-emit-index-url --python-version 3.11 --universal requirements.txt -o requirements.lock
+	@$(UV) pip compile --quiet --generate-hashes --no-emit-index-url --python-version 3.11 --universal --override requirements-overrides.txt requirements.txt -o requirements.lock
 
 images: $(VENV)/.ready ## build the machine disk and the containers (NAME=agent-machine for one)
 	@$(PYTHON) -m images build $(NAME)

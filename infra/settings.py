@@ -52,6 +52,7 @@ ContainerImage = Annotated[
 """An image with its registry, and its version, its digest, or both."""
 
 Pem = Annotated[str, Field(pattern=r"^\s*-----BEGIN CERTIFICATE-----\n")]
+_EMAIL = r"^[A-Za-z0-9._%+-]+@([A-Za-z0-9-]+\.)+[A-Za-z]{2,}$"
 AbsolutePath = Annotated[str, Field(pattern=r"^/[A-Za-z0-9._/-]+$")]
 
 Layer = Literal["cluster", "platform", "tenants"]
@@ -329,6 +330,60 @@ class ManagedLonghorn(Section):
     """Longhorn from its own chart, backing up to the backups bucket."""
 
 
+class GivenMonitoring(Section):
+    """A Prometheus, an Alertmanager and a Grafana run already; whoever runs them takes what the ConfigMaps of
+    the namespace `monitoring` hold (`infra/platform/monitoring/stack.py`)."""
+
+
+class Webhook(Section):
+    """Alerts go to an address, the secret `alertWebhook`, as Alertmanager's JSON."""
+
+
+class Heartbeat(Section):
+    """An alert that always fires goes every five minutes to an address, the secret `alertHeartbeat`, of a
+    service outside, which raises an alarm once it no longer comes."""
+
+
+class Email(Section):
+    """Alerts go to an e-mail address, through a server that speaks STARTTLS."""
+
+    to: str = Field(pattern=_EMAIL, description="the e-mail address that alerts go to")
+    sender: str = Field(pattern=_EMAIL, description="the e-mail address that alerts come from")
+    server: str = Field(
+        pattern=r"^[A-Za-z0-9.-]+:[0-9]{1,5}$",
+        description="the mail server as HOST:PORT, such as smtp.example.ch:587",
+    )
+    username: str | None = Field(
+        default=None,
+        description="who logs in there, with the secret alertEmailPassword; left out: nobody does",
+    )
+
+
+class ManagedMonitoring(Section):
+    """kube-prometheus-stack from its own chart."""
+
+    retention_days: int = Field(default=30, ge=4, le=365, description="how long figures are kept, in days")
+    storage_gib: int = Field(default=50, ge=5, description="Prometheus' volume in GiB")
+    email: Email | None = Field(default=None, description="a mapping of to, sender, server and username")
+    webhook: Webhook | None = Field(
+        default=None,
+        validate_default=True,
+        description="a mapping, {}: its address is the secret alertWebhook",
+    )
+
+    heartbeat: Heartbeat | None = Field(
+        default=None, description="a mapping, {}: its address is the secret alertHeartbeat"
+    )
+
+    @field_validator("webhook")
+    @classmethod
+    def _somebody(cls, webhook: Webhook | None, info: ValidationInfo) -> Webhook | None:
+        # An `email` that failed its own validation is absent from `data`, yet it was written.
+        if webhook is None and info.data.get("email", "written") is None:
+            raise _mistake("is missing, and so is email: nobody would hear of an alert; write one of the two")
+        return webhook
+
+
 class GivenCertificate(Section):
     """A certificate from elsewhere: the secrets `gatewayCertificate`, with its chain, and `gatewayKey`."""
 
@@ -384,6 +439,9 @@ class Prices(Section):
         ge=0, description="CHF an hour for a CPU with 4 GiB of memory on a node, such as 0.04667"
     )
     disk_gib_hour: float = Field(ge=0, description="CHF an hour for a GiB of a node's disk, such as 0.00014")
+    chf_per_usd: float | None = Field(
+        default=None, gt=0, description="CHF for a USD, in which tiers are sold; left out: no margin is shown"
+    )
 
 
 class Settings(Section):
@@ -461,6 +519,18 @@ class Settings(Section):
     longhorn: Service[GivenLonghorn, ManagedLonghorn] = Field(
         default=_UNOWNED, description="a mapping: given or managed"
     )
+    monitoring: Service[GivenMonitoring, ManagedMonitoring] = Field(
+        default=_UNOWNED, description="a mapping: given or managed"
+    )
+    alert_webhook: SecretStr | None = Field(
+        default=None, description="the https:// address that monitoring.managed.webhook tells of alerts"
+    )
+    alert_heartbeat: SecretStr | None = Field(
+        default=None, description="the https:// address that monitoring.managed.heartbeat sends to"
+    )
+    alert_email_password: SecretStr | None = Field(
+        default=None, description="the password of monitoring.managed.email.username"
+    )
     database_admin_password: SecretStr | None = Field(
         default=None, description="the password of database.given"
     )
@@ -525,6 +595,9 @@ _SECRETS = {
     "auditToken": "cluster.audit",
     "gatewayCertificate": "gateway.certificate.given",
     "gatewayKey": "gateway.certificate.given",
+    "alertWebhook": "monitoring.managed.webhook",
+    "alertHeartbeat": "monitoring.managed.heartbeat",
+    "alertEmailPassword": "monitoring.managed.email.username",
 }
 """The secret keys, and the mapping that each belongs to when it is written."""
 
@@ -543,7 +616,7 @@ _OWNERS: Mapping[str, tuple[Layer, ...]] = {
                 "idleSuspenderImage",
                 "prices",
             ),
-            *("gateway", "database", "redis", "vault", "kubevirt", "longhorn"),
+            *("gateway", "database", "redis", "vault", "kubevirt", "longhorn", "monitoring"),
         ),
         ("platform",),
     ),

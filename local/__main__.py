@@ -1,4 +1,4 @@
-"""The embedded platform's command: `python -m local up | preview | status | token | env | logs | down | …`.
+"""The embedded platform's command: `python -m local up | preview | status | token | monitor | env | …`.
 
 Answers for scripts go to stdout; progress and messages go to stderr. Exit status: 0 done, 1 a mistake or a
 failure that is told in one message, 130 interrupted.
@@ -21,10 +21,14 @@ from rich.table import Table
 
 from infra.tenants.roster import load_roster
 from local import (
+    backups,
     consoles,
+    drill,
     edge,
     engine,
     machines,
+    monitor,
+    restoring,
     roster_schema,
     roster_tool,
     servers,
@@ -35,6 +39,7 @@ from local import (
 )
 from local.errors import LocalError, refused
 from local.paths import DATA, LOGS, ROOT
+from local.servers import postgres
 from local.toolchain import manifests
 
 CONSOLE = consoles.console(stderr=True)
@@ -92,6 +97,21 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true", help="JSON on stdout")
     sub = add(_token, "token", "a token for a tenant's URL, valid for an hour, on stdout")
     sub.add_argument("audience", metavar="TENANT", help="a tenant's id, or `console` for the operators' page")
+    sub = add(_monitor, "monitor", "start Prometheus beside the platform, and tell what it knows")
+    sub.add_argument("--json", action="store_true", help="JSON on stdout")
+    sub = add(_restore, "restore", "bring back what a tenant had at a time; plans, asks, and compares")
+    sub.add_argument("tenant", help="its id")
+    sub.add_argument("what", choices=("database", "objects"))
+    sub.add_argument("--at", required=True, metavar="TIME", help="such as 2026-11-28T10:00Z")
+    sub.add_argument("--yes", metavar="TENANT", help="do not ask; the tenant's id once more")
+    sub = add(_drill, "drill", "destroy what disasters destroy, bring it back from backups, and compare")
+    sub.add_argument("--json", action="store_true", help="JSON on stdout")
+    sub = add(_costs, "costs", "what each tenant has cost in a month, by the ledger")
+    sub.add_argument("--month", metavar="YYYY-MM", help="else the present one")
+    sub.add_argument("--invoice", metavar="FILE", help="Exoscale's usage report of that month")
+    form = sub.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="JSON on stdout")
+    form.add_argument("--csv", action="store_true", help="CSV on stdout")
     add(_demo, "demo", "the tour of sleep and wake, as it happens; puts back what it changes")
     add(_env, "env", "export lines for the ordinary clients")
     sub = add(_logs, "logs", "follow the servers' logs")
@@ -135,6 +155,7 @@ def _bring_up(options: argparse.Namespace) -> None:
         if error.tenants:
             _print_result(error.tenants)
         raise
+    backups.keep(CONSOLE)
     _print_result(failed=frozenset())
     CONSOLE.print(f"Console: {_url(tokens.CONSOLE)} (`make token TENANT={tokens.CONSOLE}`)")
 
@@ -252,6 +273,16 @@ def _token(options: argparse.Namespace) -> None:
     sys.stdout.write(tokens.mint(options.audience, known) + "\n")
 
 
+def _monitor(options: argparse.Namespace) -> None:
+    with supervisor.exclusive():
+        _check_ready()
+        monitor.start(CONSOLE)
+    if options.json:
+        sys.stdout.write(engine.as_json(monitor.report()) + "\n")
+    else:
+        monitor.tell(_table_console())
+
+
 def _demo(_options: argparse.Namespace) -> None:
     from local.demo import tour  # its clients, which no other command needs
 
@@ -264,6 +295,38 @@ def _demo(_options: argparse.Namespace) -> None:
         known = [tenant["id"] for tenant in tenants]
         have_guests = servers.node_agent.have_guests()
         tour.run(_observed, lambda host: tokens.mint(host, known), have_guests, console)
+
+
+def _costs(options: argparse.Namespace) -> None:
+    if not servers.statuses()["postgres"].ready:
+        raise LocalError("postgres: not running, so the ledger cannot be read; run `make up` first.")
+    command = [sys.executable, "-m", "costs", "--stack", engine.LOCAL_STACK]
+    command += [f"--{name}={told}" for name in ("month", "invoice") if (told := getattr(options, name))]
+    command += [f"--{form}" for form in ("json", "csv") if getattr(options, form)]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **postgres.environment()}, check=False)
+    if done.returncode:
+        raise SystemExit(done.returncode)
+
+
+def _restore(options: argparse.Namespace) -> None:
+    _check_ready()
+    at = restoring.time(options.at)
+    with supervisor.exclusive(), restoring.recovered(options.what, at, CONSOLE) as recovered:
+        status = restoring.run([options.tenant, options.what, "--at", options.at], recovered, options.yes)
+    if status:
+        raise SystemExit(status)
+
+
+def _drill(options: argparse.Namespace) -> None:
+    _check_ready()
+    with supervisor.exclusive():
+        outcomes = drill.run(CONSOLE)
+    if options.json:
+        sys.stdout.write(drill.as_data(outcomes) + "\n")
+    else:
+        _table_console().print(drill.table(outcomes))
+    if differences := [f"{each.disaster}: {told}" for each in outcomes for told in each.differences]:
+        raise LocalError("not all came back as it was:\n" + "\n".join(differences))
 
 
 def _env(_options: argparse.Namespace) -> None:

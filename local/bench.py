@@ -24,6 +24,7 @@ from local import (
     bench_database,
     bench_floods,
     bench_gateway,
+    bench_ledger,
     bench_runtime,
     bench_slices,
     bench_soak,
@@ -215,6 +216,22 @@ def _runtime(console: Console) -> list[Figure]:
     return [_figure(name, found["beside"], found["alone"], 1.2, console)]
 
 
+def _ledger(console: Console) -> list[Figure]:
+    """The error of a month's ledger under kills, and what counting costs."""
+    found = bench_ledger.measure()
+    console.print(
+        f"{found['rows']} rows in {found['seconds']:.0f} s, {found['kills']} kills; a call for 200 tenants "
+        f"takes {statistics.median(found['call_ms']):.1f} ms"
+    )
+    console.print("\n".join(found["differences"][:20]))
+    return [
+        _bounded(
+            "hours and counts of 200 tenants that differ", len(found["differences"]), "count", 0, console
+        ),
+        _figure("a count / an upsert of as many rows", found["call_ms"], found["upsert_ms"], 12, console),
+    ]
+
+
 def _soak(console: Console) -> list[Figure]:
     """Measure the effect of twenty tenants that do harm on the others and on updates."""
     found = bench_soak.measure(console)
@@ -350,6 +367,7 @@ BENCHES: Mapping[str, Callable[[Console], list[Figure]]] = {
     "floods": _floods,
     "wake": _wake,
     "database": _database,
+    "ledger": _ledger,
     "runtime": _runtime,
     "soak": _soak,
 }

@@ -81,9 +81,7 @@ async def _one_after_the_other(api: Api, activity: Activity) -> float:
         found = await api.request("GET", f"{VIRTUAL_MACHINES}/namespaces/{name}/virtualmachines/{name}")
         tenant = found["metadata"]["labels"]["tenant-id"]
         (judged,) = await activity.judge([Machine(tenant=tenant, limit=900, since=0)])
-        await activity.publish(
-            "2026-01", [Published(tenant=tenant, decision="awake", reason=judged.kind, since=time.time())]
-        )
+        await activity.publish([Published(tenant=tenant, decision="awake", reason=judged.kind)])
     return time.monotonic() - began
 
 

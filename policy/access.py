@@ -42,8 +42,14 @@ _ATTRIBUTES = {
     "replication": "may copy the whole server",
     "bypassRowLevelSecurity": "sees past row-level security",
 }
-_OF_PLATFORM = {_ISSUER: frozenset(("createRole", "login")), "limits": frozenset(("login",))}
-"""The rights of the platform's own roles. `limits` may call one function, which holds tenants to theirs."""
+_OF_PLATFORM = {
+    _ISSUER: frozenset(("createRole", "login")),
+    "limits": frozenset(("login",)),
+    "monitoring": frozenset(("login",)),
+    "accounting": frozenset(("login",)),
+}
+"""The rights of the platform's own roles. The last two may call one function each: the one holds tenants to
+their limits, the other tells what they have."""
 _TOO_MUCH = re.compile(r"\b(SUPERUSER|CREATEDB|CREATEROLE|REPLICATION|BYPASSRLS)\b")
 _TO_PUBLIC = re.compile(r"\bTO\s+PUBLIC\b", re.IGNORECASE)
 _ATTRIBUTE_DOCS = "https://www.postgresql.org/docs/current/role-attributes.html"

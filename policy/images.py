@@ -205,6 +205,7 @@ def from_trusted(image: Image, values: Mapping[str, Any]) -> Iterator[str]:
                 "https://charts.longhorn.io",
                 "https://cloudnative-pg.github.io/charts",
                 "https://openbao.github.io/openbao-helm",
+                "https://prometheus-community.github.io/helm-charts",
                 "https://valkey.io/valkey-helm/",
             ],
             "description": "the trusted chart repositories",

@@ -33,6 +33,8 @@ class Prices:
 
     instances: Mapping[str, Instance]
     items: Mapping[str, Decimal]
+    hourly: frozenset[str]
+    """Those of both that are paid by the hour."""
     unverified: tuple[str, ...]
     """What of it no source could confirm."""
 
@@ -52,7 +54,8 @@ class Pool:
 
     owner: str | None
     instance_type: str
-    nodes: int
+    nodes: int | Decimal
+    """Their number, on average of the month."""
     disk_gib: int
 
 
@@ -70,6 +73,8 @@ class Consumer:
     prefix_gib: Decimal
     own_nodes: bool = False
     load_balancers: int = 0
+    there: Decimal = Decimal(1)
+    """The share of the month for which there is such a tenant: of what all share, it has as much."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,11 +102,11 @@ class Bill:
     """How much of the shared nodes is sold and awake; above 1 it does not fit."""
 
 
-def load_prices(name: str, path: Path = PRICES) -> Prices:
-    """Read a price set."""
+def load_prices(name: str, path: Path = PRICES, *, hours: Decimal | None = None) -> Prices:
+    """Read a price set, for a month of so many `hours`, or for one of average length."""
     document = yaml.safe_load(path.read_text(encoding="utf-8"))
     chosen, sources = document["sets"][name], document["sources"]
-    hours = Decimal(str(chosen["hoursPerMonth"]))
+    hours = hours or Decimal(str(chosen["hoursPerMonth"]))
     priced = {**chosen["instances"], **chosen["items"]}
     return Prices(
         instances={
@@ -109,6 +114,7 @@ def load_prices(name: str, path: Path = PRICES) -> Prices:
             for kind, item in chosen["instances"].items()
         },
         items={what: _month(item, hours) for what, item in chosen["items"].items()},
+        hourly=frozenset(what for what, item in priced.items() if "hour" in item),
         unverified=tuple(what for what, item in priced.items() if not sources[item["source"]]["verified"]),
     )
 
@@ -142,11 +148,8 @@ def bill(estate: Estate, prices: Prices) -> Bill:
         for consumer in estate.consumers
         if not consumer.own_nodes
     }
-    disk_share = {
-        consumer.id: _part(consumer.volume_gib, disk)
-        for consumer in estate.consumers
-        if not consumer.own_nodes
-    }
+    # A tenant's own nodes hold no volumes: Longhorn keeps all of them on the shared ones.
+    disk_share = {consumer.id: _part(consumer.volume_gib, disk) for consumer in estate.consumers}
     compute_cost, disk_cost = _nodes(shared, prices), disk * prices.items.get("node disk GiB", Decimal())
     own = {
         consumer.id: _metered(consumer, estate, prices)
@@ -160,10 +163,14 @@ def bill(estate: Estate, prices: Prices) -> Bill:
         + _of_all(estate, prices)
         + sum(_metered(consumer, estate, prices) for consumer in estate.consumers)
     )
-    rest = (total - sum(own.values())) / max(len(own), 1)
+    rest = total - sum(own.values())
+    heads = sum((consumer.there for consumer in estate.consumers), Decimal())
     return Bill(
         total=total,
-        tenants={name: amount + rest for name, amount in own.items()},
+        tenants={
+            consumer.id: own[consumer.id] + rest * _part(consumer.there, heads)
+            for consumer in estate.consumers
+        },
         own=own,
         compute_used=sum(compute_share.values(), Decimal()),
     )

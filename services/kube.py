@@ -35,6 +35,8 @@ _REQUEST = aiohttp.ClientTimeout(total=10, connect=5)
 _WATCH_SECONDS = 300
 # Bookmarks come once a minute: a connection that says nothing for longer is dead, and all is listed again.
 _SILENCE_SECONDS = 90.0
+SILENT_SECONDS = 2 * _SILENCE_SECONDS
+"""A collection of which nothing is heard for longer has been asked for again, and there was no answer."""
 _RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
 # One line of a watch is one object; etcd takes none above 1.5 MiB.
 _LINE_BYTES = 4 * 1024 * 1024

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     from infra.settings import Settings
 
+LISTING = ("list-objects", "list-object-versions", "list-multipart-uploads")
+"""The operations of IAM policies that show what there is, and no contents."""
 _ABSENT = {"404", "NoSuchBucket"}
 _NOT_EMPTY = "it holds objects or old versions; delete those first if they are really to go"
 

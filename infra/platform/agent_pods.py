@@ -7,6 +7,7 @@ import pulumi
 import pulumi_kubernetes as k8s
 
 from infra.platform.network_policies import AGENT_PORT
+from infra.platform.service_pods import probe
 from infra.platform.vault import AUDIENCE, Vault
 
 SCRATCH_GIB = 10
@@ -85,9 +86,13 @@ class AgentPod:
                         "capabilities": {"drop": ["ALL"]},
                     },
                     "resources": {"requests": amounts, "limits": amounts},
-                    "startup_probe": {**_probe("/livez"), "failure_threshold": 30, "period_seconds": 2},
-                    "liveness_probe": _probe("/livez"),
-                    "readiness_probe": _probe("/readyz"),
+                    "startup_probe": {
+                        **probe("/livez", "http"),
+                        "failure_threshold": 30,
+                        "period_seconds": 2,
+                    },
+                    "liveness_probe": probe("/livez", "http"),
+                    "readiness_probe": probe("/readyz", "http"),
                     "volume_mounts": [
                         {"name": "configuration", "mount_path": FOLDER, "read_only": True},
                         *([_TOKEN_MOUNT] if self.logs_in else []),
@@ -131,7 +136,3 @@ _TOKEN_VOLUME: k8s.core.v1.VolumeArgsDict = {
 
 def _variable(name: str, value: pulumi.Input[str]) -> k8s.core.v1.EnvVarArgsDict:
     return {"name": name, "value": value}
-
-
-def _probe(path: str) -> k8s.core.v1.ProbeArgsDict:
-    return {"http_get": {"path": path, "port": "http"}, "timeout_seconds": 5}

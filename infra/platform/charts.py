@@ -29,6 +29,11 @@ BARMAN_CLOUD = Chart(
     name="plugin-barman-cloud", version="0.7.0", repository="https://cloudnative-pg.github.io/charts"
 )
 VALKEY = Chart(name="valkey", version="0.11.0", repository="https://valkey.io/valkey-helm/")
+KUBE_PROMETHEUS_STACK = Chart(
+    name="kube-prometheus-stack",
+    version="88.5.3",
+    repository="https://prometheus-community.github.io/helm-charts",
+)
 OPENBAO = Chart(name="openbao", version="0.29.2", repository="https://openbao.github.io/openbao-helm")
 
 

@@ -1,7 +1,8 @@
 """The platform's own schema in a database that tenants enter: what it records, and how a login ends.
 
 `ControlSchemaProvider` runs in Pulumi's host for dynamic resources; what is serialised of it is its name. The
-contents are `control_schema.sql`, whose hash is an input, so that a preview shows when they change.
+contents are `control_schema.sql` and, in the database that tenants share, `ledger.sql`. Their hash is an
+input, so a preview shows when they change.
 """
 
 import hashlib
@@ -17,6 +18,7 @@ NAME = "agent_platform"
 TENANTS = "tenants"
 """The role whose members may connect to the database that tenants share."""
 _SQL = Path(__file__).with_suffix(".sql")
+_LEDGER = Path(__file__).with_name("ledger.sql")
 
 
 class ControlSchemaProvider(ResourceProvider):
@@ -63,13 +65,16 @@ class ControlSchema(Resource, module="agent-platform", name="ControlSchema"):
         issuer: pulumi.Input[str],
         members: pulumi.Input[str] | None = None,
         keeper: pulumi.Input[str] | None = None,
+        observer: pulumi.Input[str] | None = None,
+        accountant: pulumi.Input[str] | None = None,
         opts: pulumi.ResourceOptions,
     ) -> None:
         """Declare it in the database that `entrance` (host, port, database, user, …) leads to.
 
         `issuer` is the role with which Vault ends logins. `members`, in the database that tenants share, is
         the role whose members may connect to it: logins from before there was one become members. `keeper`,
-        there, too, is the role that holds tenants to their limits each minute.
+        there, too, is the role that holds tenants to their limits each minute, `observer` the one that tells
+        monitoring what they have, and `accountant` the one that keeps the ledger of what they use.
         """
         super().__init__(
             _PROVIDER,
@@ -80,7 +85,9 @@ class ControlSchema(Resource, module="agent-platform", name="ControlSchema"):
                 "issuer": issuer,
                 "members": members,
                 "keeper": keeper,
-                "contents": hashlib.sha256(_SQL.read_bytes()).hexdigest(),
+                "observer": observer,
+                "accountant": accountant,
+                "contents": hashlib.sha256(_SQL.read_bytes() + _LEDGER.read_bytes()).hexdigest(),
             },
             pulumi.ResourceOptions.merge(
                 opts, pulumi.ResourceOptions(additional_secret_outputs=["password"])
@@ -114,15 +121,30 @@ def _furnish(props: dict[str, Any]) -> None:
             connection.execute(sql.SQL("ALTER DATABASE {} RESET ALL").format(database))
             connection.execute(sql.SQL("ALTER DATABASE {} SET search_path = pg_catalog").format(database))
             return
+        connection.execute(_LEDGER.read_bytes())
         # However many connections tenants hold, there is one for whoever makes their logins.
         reserved = sql.SQL("GRANT pg_use_reserved_connections TO {} WITH INHERIT TRUE")
         connection.execute(reserved.format(issuer))
-        if props.get("keeper"):
-            keeper = sql.Identifier(props["keeper"])
-            connection.execute(reserved.format(keeper))
-            connection.execute(sql.SQL("GRANT USAGE ON SCHEMA agent_platform TO {}").format(keeper))
+        for role, function in (
+            ("keeper", "hold_to_limits"),
+            ("observer", "figures"),
+            ("accountant", "count_usage"),
+        ):
+            if props.get(role):
+                name = sql.Identifier(props[role])
+                connection.execute(reserved.format(name))
+                connection.execute(sql.SQL("GRANT USAGE ON SCHEMA agent_platform TO {}").format(name))
+                connection.execute(
+                    sql.SQL("GRANT EXECUTE ON FUNCTION {} TO {}").format(
+                        sql.Identifier("agent_platform", function), name
+                    )
+                )
+        if props.get("accountant"):
             connection.execute(
-                sql.SQL("GRANT EXECUTE ON FUNCTION agent_platform.hold_to_limits TO {}").format(keeper)
+                sql.SQL(
+                    "GRANT SELECT ON agent_platform.ledger, agent_platform.meter, agent_platform.metered "
+                    "TO {}"
+                ).format(sql.Identifier(props["accountant"]))
             )
         for (login,) in connection.execute(_OF_TENANTS).fetchall():
             connection.execute(

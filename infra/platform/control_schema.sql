@@ -272,6 +272,32 @@ END
 $$;
 REVOKE ALL ON FUNCTION agent_platform.hold_to_limits FROM PUBLIC;
 
+-- What monitoring is told of each tenant, and all that the role `monitoring` may ask for. Rows are PostgreSQL's
+-- estimates, which cost nothing; a statement's text is nobody's to see.
+CREATE OR REPLACE FUNCTION agent_platform.figures() RETURNS TABLE (
+  tenant name, used bigint, bytes bigint, connections bigint, rows bigint,
+  longest_seconds double precision, slow bigint, waiting bigint
+)
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+WITH sessions AS MATERIALIZED (
+  SELECT logins.tenant, wait_event_type = 'Lock' AS waits,
+    CASE state WHEN 'active' THEN extract(epoch FROM clock_timestamp() - query_start) END AS seconds
+  FROM pg_stat_activity JOIN agent_platform.logins ON login = usesysid WHERE backend_type = 'client backend'
+), held AS (
+  SELECT sessions.tenant, count(*) AS connections, coalesce(max(seconds), 0) AS longest,
+    count(*) FILTER (WHERE seconds > 5) AS slow, count(*) FILTER (WHERE waits) AS waiting
+  FROM sessions GROUP BY 1
+), counted AS (
+  SELECT schemaname, sum(n_live_tup)::bigint AS rows FROM pg_stat_all_tables GROUP BY 1
+)
+SELECT limits.schema, limits.used, limits.bytes, coalesce(held.connections, 0), coalesce(counted.rows, 0),
+  coalesce(longest, 0), coalesce(held.slow, 0), coalesce(held.waiting, 0)
+FROM agent_platform.limits
+LEFT JOIN held ON held.tenant = limits.schema LEFT JOIN counted ON schemaname = limits.schema
+$$;
+REVOKE ALL ON FUNCTION agent_platform.figures FROM PUBLIC;
+
 -- Refuses the logins of a tenant that has too much, in words that its agents' logs show.
 CREATE OR REPLACE FUNCTION agent_platform.admit() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp

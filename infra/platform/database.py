@@ -15,19 +15,25 @@ import pulumi_postgresql as postgresql
 from infra.cluster.object_storage import ObjectStorage
 from infra.outputs import Told
 from infra.platform import charts
-from infra.platform.backups import backup_key
 from infra.platform.certificates import Certificates
 from infra.platform.control_schema import TENANTS, ControlSchema
 from infra.platform.entrance import operator_entrance
 from infra.platform.namespaces import namespace
 from infra.platform.network_policies import Destination, host_at, pods_at
 from infra.platform.password import Password
+from infra.platform.storage_keys import backup_key
 from infra.settings import GivenDatabase, ManagedDatabase, Settings
 
 NAMESPACE = "databases"
 _ISSUER = "vault"
 LIMITS = "limits"
 """The role that holds tenants to their limits: it may call one function, in the database that all share."""
+MONITORING = "monitoring"
+"""The role that tells monitoring what tenants have: it may call one function there, too."""
+ACCOUNTING = "accounting"
+"""The role that keeps the ledger of what tenants use (`ledger.sql`)."""
+_PASSWORD = "password"  # noqa: S105 — a file's name
+_AUTHORITY = "ca.crt"
 _CLUSTER = "postgres"
 _PORT = 5432
 _IMAGE = "ghcr.io/cloudnative-pg/postgresql:18.6-202608131513-minimal-trixie"
@@ -80,6 +86,10 @@ class Database:
     """Secret."""
     limits_password: pulumi.Output[str]
     """Of the role `limits`. Secret."""
+    monitoring_password: pulumi.Output[str]
+    """Of the role `monitoring`. Secret."""
+    accounting_password: pulumi.Output[str]
+    """Of the role `accounting`. Secret."""
     control_schema: pulumi.Output[str]
     """The platform's own schema there (`control_schema.py`)."""
 
@@ -96,6 +106,23 @@ class Database:
         """The database's URL within the cluster, or that of another one there, without a login."""
         server = f"postgresql://{self.internal_host}:{self.port}/"
         return pulumi.Output.concat(server, name or self.name, "?", urlencode(self.verified(certificate)))
+
+    def environment(self, user: str, folder: str) -> dict[str, pulumi.Input[str]]:
+        """libpq's variables for a service of the platform that has its `files` in `folder`."""
+        verified = self.verified(f"{folder}/{_AUTHORITY}")
+        return {
+            "PGHOST": self.internal_host,
+            "PGPORT": str(self.port),
+            "PGDATABASE": self.name,
+            "PGUSER": user,
+            "PGPASSWORD_FILE": f"{folder}/{_PASSWORD}",
+            **{f"PG{name.upper()}": value for name, value in verified.items()},
+        }
+
+    def files(self, password: pulumi.Output[str]) -> dict[str, pulumi.Input[str]]:
+        """Return the contents of a service's Secret: its password, and the server's authority."""
+        authority = {_AUTHORITY: self.authority} if self.authority is not None else {}
+        return {_PASSWORD: password, **authority}
 
     def entrance(self, database: pulumi.Input[str] | None = None) -> dict[str, Any]:
         """The administrator's way in, or into another database there, as `administrator.connect` takes it."""
@@ -245,23 +272,18 @@ def _entered(
         opts=pulumi.ResourceOptions(parent=opts.parent, provider=provider, ignore_changes=["roles"]),
     )
     inside = pulumi.ResourceOptions(parent=opts.parent, provider=provider)
-    limits_password = Password(f"{prefix}-limits-password", own)
-    limits = postgresql.Role(
-        f"{prefix}-limits",
-        name=LIMITS,
-        login=True,
-        password=limits_password.value,
-        inherit=False,
-        # Its one membership is the control schema's to grant.
-        opts=pulumi.ResourceOptions.merge(inside, pulumi.ResourceOptions(ignore_changes=["roles"])),
-    )
-    entrances = _entrances(prefix, name, issuer, limits, inside)
+    limits_password, limits = _service_role(prefix, LIMITS, inside)
+    monitoring_password, monitoring = _service_role(prefix, MONITORING, inside)
+    accounting_password, accounting = _service_role(prefix, ACCOUNTING, inside)
+    entrances = _entrances(prefix, name, issuer, [limits, monitoring, accounting], inside)
     control = ControlSchema(
         f"{prefix}-control",
         entrance=_entrance(host, port, name, admin_user, admin_password, ssl_mode),
         issuer=_ISSUER,
         members=TENANTS,
         keeper=LIMITS,
+        observer=MONITORING,
+        accountant=ACCOUNTING,
         opts=_after(own, *entrances),
     )
     _close(prefix, name, _after(inside, control))
@@ -281,24 +303,41 @@ def _entered(
         issuer_role=issuer.name,
         issuer_password=password.value,
         limits_password=limits_password.value,
+        monitoring_password=monitoring_password.value,
+        accounting_password=accounting_password.value,
         control_schema=control.schema,
     )
+
+
+def _service_role(prefix: str, name: str, opts: pulumi.ResourceOptions) -> tuple[Password, postgresql.Role]:
+    """Declare the login of one of the platform's own services, and draw its password."""
+    password = Password(f"{prefix}-{name}-password", pulumi.ResourceOptions(parent=opts.parent))
+    role = postgresql.Role(
+        f"{prefix}-{name}",
+        name=name,
+        login=True,
+        password=password.value,
+        inherit=False,
+        # Its one membership is the control schema's to grant.
+        opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(ignore_changes=["roles"])),
+    )
+    return password, role
 
 
 def _entrances(
     prefix: str,
     database: str,
     issuer: postgresql.Role,
-    limits: postgresql.Role,
+    services: list[postgresql.Role],
     opts: pulumi.ResourceOptions,
 ) -> list[pulumi.Resource]:
-    """Let the platform's two roles, and the members of a third, into the database that tenants share.
+    """Let the platform's own roles, and the members of another, into the database that tenants share.
 
     Vault makes members.
     """
     members = postgresql.Role(f"{prefix}-tenants", name=TENANTS, login=False, opts=opts)
     # By the names that they have, so that who gets what is in every plan.
-    known = _after(opts, members, issuer, limits)
+    known = _after(opts, members, issuer, *services)
     return [
         postgresql.GrantRole(
             f"{prefix}-tenants-issuer",
@@ -319,6 +358,8 @@ def _entrances(
             for who, role, privileges in (
                 ("issuer", _ISSUER, ["CONNECT"]),
                 ("limits", LIMITS, ["CONNECT"]),
+                ("monitoring", MONITORING, ["CONNECT"]),
+                ("accounting", ACCOUNTING, ["CONNECT"]),
                 ("tenants", TENANTS, ["CONNECT"]),
             )
         ),

@@ -12,8 +12,6 @@ from infra.platform.service_pods import ServicePod, each_minute, from_secret
 
 _NAME = "database-limits"
 _FOLDER = "/etc/postgresql"
-_PASSWORD = "password"  # noqa: S105 — a file's name
-_AUTHORITY = "ca.crt"
 
 
 def database_limits(
@@ -39,10 +37,7 @@ def database_limits(
         k8s.core.v1.Secret(
             f"{prefix}-password",
             metadata=metadata,
-            string_data={
-                _PASSWORD: database.limits_password,
-                **({_AUTHORITY: database.authority} if database.authority is not None else {}),
-            },
+            string_data=database.files(database.limits_password),
             opts=opts,
         ),
         *declare_network(
@@ -60,21 +55,8 @@ def database_limits(
         namespace,
         pod,
         pod.bare(
-            environment=_environment(database),
+            environment=database.environment(LIMITS, _FOLDER),
             files={_FOLDER: from_secret(_NAME)},
         ),
         opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=before)),
     )
-
-
-def _environment(database: Database) -> dict[str, pulumi.Input[str]]:
-    """libpq's variables."""
-    verified = database.verified(f"{_FOLDER}/{_AUTHORITY}")
-    return {
-        "PGHOST": database.internal_host,
-        "PGPORT": str(database.port),
-        "PGDATABASE": database.name,
-        "PGUSER": LIMITS,
-        "PGPASSWORD_FILE": f"{_FOLDER}/{_PASSWORD}",
-        **{f"PG{name.upper()}": value for name, value in verified.items()},
-    }

@@ -97,6 +97,17 @@ Message = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Grafana:
+    """The address of Grafana, and the header that tells it of an operator."""
+
+    host: str
+    port: int
+    path: str
+    """The path below the console's host, with a slash at both ends."""
+    user_header: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Envoy:
     """One Envoy: its domain, its address, and the folders with its files."""
 
@@ -110,6 +121,8 @@ class Envoy:
     """The folders with `tls.crt` and `tls.key`, by whom they are shown to: `public` and `agents`."""
     secrets: str
     """The folder with what `certificate_files` returns."""
+    grafana: "Grafana | None" = None
+    """Grafana below the console's host; None: there is none."""
 
     def bootstrap(self) -> str:
         """Return the configuration that Envoy starts with, as JSON."""
@@ -129,6 +142,7 @@ class Envoy:
                     _cluster("log", f"{self.sockets}/log.sock", http2=True),
                     _cluster("admin", f"{self.sockets}/admin.sock"),
                     _TENANTS,
+                    *([_grafana(self.grafana)] if self.grafana else []),
                 ],
             },
             "overload_manager": _OVERLOAD,
@@ -232,7 +246,11 @@ class Envoy:
                     {
                         "name": "console",
                         "domains": [f"console.{self.domain}", f"console.{self.domain}:*"],
-                        "routes": [_OWN_PAGES, {"match": {"prefix": "/"}, "route": _TO_PAGES}],
+                        "routes": [
+                            _OWN_PAGES,
+                            *([_to_grafana(self.grafana)] if self.grafana else []),
+                            {"match": {"prefix": "/"}, "route": _TO_PAGES},
+                        ],
                     },
                     {"name": "tenants", "domains": ["*"], "routes": [_OWN_PAGES, _AGENTS_PAGES]},
                 ],
@@ -288,14 +306,21 @@ class Envoy:
         }
 
 
-def prepared(domain: str, address: str, folder: Path) -> Path:
+def prepared(domain: str, address: str, folder: Path, grafana: Grafana | None = None) -> Path:
     """Write the files of an Envoy that has everything in one folder; return its bootstrap.
 
     The folder also has to have the certificate, as `tls.crt` and `tls.key`, when Envoy starts.
     """
     place = str(folder)
     certificates = {"public": place, "agents": place}
-    envoy = Envoy(domain=domain, address=address, sockets=place, certificates=certificates, secrets=place)
+    envoy = Envoy(
+        domain=domain,
+        address=address,
+        sockets=place,
+        certificates=certificates,
+        secrets=place,
+        grafana=grafana,
+    )
     for name, text in envoy.certificate_files().items():
         (folder / name).write_text(text, encoding="utf-8")
     bootstrap = folder / "bootstrap.json"
@@ -303,10 +328,10 @@ def prepared(domain: str, address: str, folder: Path) -> Path:
     return bootstrap
 
 
-def check(domain: str) -> None:
+def check(domain: str, grafana: Grafana | None = None) -> None:
     """Let Envoy itself judge the bootstrap. Raises `ConfigurationError` with its reason."""
     with tempfile.TemporaryDirectory() as folder:
-        checked = prepared(domain, "127.0.0.1", Path(folder))
+        checked = prepared(domain, "127.0.0.1", Path(folder), grafana)
         command = [executable(), "--mode", "validate", "--log-level", "error", "-c", str(checked)]
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
@@ -374,6 +399,30 @@ def _cluster(name: str, path: str, *, http2: bool = False) -> Message:
             {"explicit_http_config": protocol},
             idle="60s",
         ),
+    }
+
+
+def _grafana(grafana: Grafana) -> Message:
+    return {
+        "name": "grafana",
+        "type": "STRICT_DNS",
+        "connect_timeout": "5s",
+        "load_assignment": {
+            "cluster_name": "grafana",
+            "endpoints": [
+                {"lb_endpoints": [{"endpoint": {"address": _address(grafana.host, grafana.port)}}]}
+            ],
+        },
+    }
+
+
+def _to_grafana(grafana: Grafana) -> Message:
+    """The authoriser has let an operator in: Grafana gets no token of theirs, but is told that it is one."""
+    return {
+        "match": {"prefix": grafana.path},
+        "route": {"cluster": "grafana", "timeout": "60s"},
+        "request_headers_to_add": [_header(grafana.user_header, "operator")],
+        "request_headers_to_remove": ["authorization", "cookie"],
     }
 
 
@@ -596,6 +645,7 @@ _TO_GATEWAY = _extension(
             "buffer_size_bytes": 2**20,
         },
         "additional_request_headers_to_log": ["x-subject", "x-tenant", "upgrade"],
+        "additional_response_headers_to_log": ["x-gateway-state"],
     },
 )
 _TO_STDOUT = _extension(

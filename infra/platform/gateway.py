@@ -23,16 +23,19 @@ from infra.platform.certificates import Certificates
 from infra.platform.entrance import assigned_node_port, load_balanced
 from infra.platform.gateway_certificates import gateway_certificates
 from infra.platform.gateway_rights import gateway_rights
+from infra.platform.monitoring import stack
+from infra.platform.monitoring.scraping import HEALTH_PORT
 from infra.platform.namespaces import namespace
 from infra.platform.network_policies import (
+    ACCOUNTING,
     AGENT_PORT,
     GATEWAY_PORT,
     IN_A_TENANTS_NAMESPACE,
+    MONITORING,
     PUBLIC,
     TO_DNS,
     TO_KUBERNETES,
     Opening,
-    Peer,
     declare_network,
     pods,
     to,
@@ -41,8 +44,10 @@ from infra.platform.redis import Redis, Users
 from infra.platform.service_pods import (
     ServicePod,
     Sidecar,
+    from_field,
     from_secret,
     on_different_nodes,
+    probe,
     redis_credentials,
 )
 from infra.platform.vault import Vault
@@ -50,7 +55,6 @@ from infra.settings import Settings
 
 NAMESPACE = "gateway"
 _NAME = "gateway"
-_HEALTH_PORT = 9090
 _CONFIGURATION = "/etc/gateway"
 _SOCKETS = "/run/gateway"
 """The folder with the sockets at which the gateway and Envoy meet."""
@@ -59,6 +63,12 @@ _ASSERTIONS = "gateway-assertions"
 _SIGNING_KEY = "key.pem"
 _CONSOLE = "console"
 """The operators' page and whom a token for it is meant for: an id that no tenant can have."""
+_GRAFANA = envoy.Grafana(
+    host=stack.GRAFANA_HOST,
+    port=stack.GRAFANA_PORT,
+    path=stack.GRAFANA_PATH,
+    user_header=stack.GRAFANA_USER,
+)
 _BALANCER_SECONDS = 20
 """Until the load balancer has noticed that a node has none of the pods any more: two of its checks."""
 _DRAIN_SECONDS = 30
@@ -109,13 +119,14 @@ def declare_gateway(
         sockets=_SOCKETS,
         certificates=shown.folders,
         secrets=_CONFIGURATION,
+        grafana=grafana(settings),
     )
     before = [
         account,
         *gateway_rights(prefix, NAMESPACE, pulumi.ResourceOptions.merge(inside, _after(account))),
         *redis_credentials(prefix, pod, NAMESPACE, redis, users[_NAME], inside),
         *declare_network(
-            prefix, NAMESPACE, _openings(redis), agents=pod.selected, labels=pod.labels, opts=inside
+            prefix, NAMESPACE, _openings(redis, edge), agents=pod.selected, labels=pod.labels, opts=inside
         ),
         *shown.declared,
         _configuration(prefix, pod, vault, edge, inside),
@@ -183,13 +194,18 @@ def declare_gateway(
     return Gateway(agents_address=settings.gateway.agents_address, authority=shown.authority), home
 
 
+def grafana(settings: Settings) -> envoy.Grafana | None:
+    """Return what operators see below the console's host, if this program manages it."""
+    return None if settings.monitoring.managed is None else _GRAFANA
+
+
 def _container() -> Mapping[str, Any]:
     return {
-        "env": [_from_field("POD_NAME", "metadata.name"), _from_field("POD_IP", "status.podIP")],
-        "ports": _ports(health=_HEALTH_PORT),
-        "startup_probe": {**_probe("/livez"), "failure_threshold": 30, "period_seconds": 2},
-        "liveness_probe": _probe("/livez"),
-        "readiness_probe": {**_probe("/readyz"), "period_seconds": 5},
+        "env": [from_field("POD_NAME", "metadata.name"), from_field("POD_IP", "status.podIP")],
+        "ports": _ports(health=HEALTH_PORT),
+        "startup_probe": {**probe("/livez"), "failure_threshold": 30, "period_seconds": 2},
+        "liveness_probe": probe("/livez"),
+        "readiness_probe": {**probe("/readyz"), "period_seconds": 5},
         # It serves on while the load balancer still sends, then ends what is under way.
         "lifecycle": {"pre_stop": {"sleep": {"seconds": _BALANCER_SECONDS}}},
     }
@@ -199,10 +215,10 @@ def _envoy_container(edge: envoy.Envoy) -> Mapping[str, Any]:
     return {
         "command": ["envoy"],
         "args": [*envoy.OPTIONS, "--config-yaml", edge.bootstrap()],
-        "env": [_from_field("POD_IP", "status.podIP")],
+        "env": [from_field("POD_IP", "status.podIP")],
         "ports": _ports(public=envoy.PUBLIC_PORT, agents=GATEWAY_PORT, statistics=envoy.STATISTICS_PORT),
-        "startup_probe": {**_probe("/ready", "statistics"), "failure_threshold": 30, "period_seconds": 2},
-        "liveness_probe": _probe("/ready", "statistics"),
+        "startup_probe": {**probe("/ready", "statistics"), "failure_threshold": 30, "period_seconds": 2},
+        "liveness_probe": probe("/ready", "statistics"),
         # As a client comes: it shows its certificate, and the gateway behind it answers.
         "readiness_probe": {
             "http_get": {"path": "/.gateway/readyz", "port": "public", "scheme": "HTTPS"},
@@ -212,16 +228,8 @@ def _envoy_container(edge: envoy.Envoy) -> Mapping[str, Any]:
     }
 
 
-def _from_field(name: str, path: str) -> k8s.core.v1.EnvVarArgsDict:
-    return {"name": name, "value_from": {"field_ref": {"field_path": path}}}
-
-
 def _ports(**ports: int) -> list[dict[str, Any]]:
     return [{"name": name, "container_port": port} for name, port in ports.items()]
-
-
-def _probe(path: str, port: str = "health") -> k8s.core.v1.ProbeArgsDict:
-    return {"http_get": {"path": path, "port": port}, "timeout_seconds": 5}
 
 
 def _configuration(
@@ -257,10 +265,10 @@ def _configuration(
     )
 
 
-def _openings(redis: Redis) -> list[Opening]:
+def _openings(redis: Redis, edge: envoy.Envoy) -> list[Opening]:
     """Nobody else gets in or out; a node always reaches its own pods, so probes need no opening."""
+    grafana = [to("to-grafana", stack.GRAFANA)] if edge.grafana else []
     runtime = pods(shared_runtime.NAMESPACE, shared_runtime.SELECTED)
-    monitoring: Peer = {"namespace_selector": {"match_labels": {"kubernetes.io/metadata.name": "monitoring"}}}
     return [
         Opening(
             name="from-internet", direction="ingress", peers=[PUBLIC], ports=[("TCP", envoy.PUBLIC_PORT)]
@@ -274,12 +282,16 @@ def _openings(redis: Redis) -> list[Opening]:
         Opening(
             name="from-monitoring",
             direction="ingress",
-            peers=[monitoring],
-            ports=[("TCP", _HEALTH_PORT), ("TCP", envoy.STATISTICS_PORT)],
+            peers=[MONITORING],
+            ports=[("TCP", HEALTH_PORT), ("TCP", envoy.STATISTICS_PORT)],
+        ),
+        Opening(
+            name="from-accounting", direction="ingress", peers=[ACCOUNTING], ports=[("TCP", HEALTH_PORT)]
         ),
         TO_DNS,
         TO_KUBERNETES,
         to("to-redis", redis.destination),
+        *grafana,
         Opening(
             name="to-agents",
             direction="egress",

@@ -13,8 +13,8 @@ import pulumi_kubernetes as k8s
 
 from infra.cluster.object_storage import ObjectStorage
 from infra.platform import charts
-from infra.platform.backups import backup_key
 from infra.platform.namespaces import namespace
+from infra.platform.storage_keys import backup_key
 from infra.platform.tenant_nodes import TENANT_TAINT, TOLERATION
 
 NAMESPACE = "longhorn-system"

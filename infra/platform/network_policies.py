@@ -114,6 +114,12 @@ TO_KUBERNETES = Opening(
 
 _GATEWAY = pods("gateway", {"app.kubernetes.io/name": "gateway"})
 
+MONITORING: Peer = {"namespace_selector": {"match_labels": {"kubernetes.io/metadata.name": "monitoring"}}}
+"""All pods of the namespace in which Prometheus runs."""
+
+ACCOUNTING = pods("platform-system", {"app.kubernetes.io/name": "accounting"})
+"""The accounting, which reads what gateways have counted."""
+
 TO_GATEWAY = Opening(name="to-gateway", direction="egress", peers=(_GATEWAY,), ports=(("TCP", GATEWAY_PORT),))
 """For machines, whose agents say what they are at, and for the shared runtime, whose runs are let in anew."""
 

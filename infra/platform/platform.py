@@ -7,6 +7,7 @@ import pulumi
 from pydantic import SecretStr
 
 from infra.cluster.foundations import Foundations
+from infra.platform.accounting import declare_accounting
 from infra.platform.assertions import declare_assertions
 from infra.platform.certificates import Certificates
 from infra.platform.database import Database, given_database, managed_database
@@ -15,7 +16,8 @@ from infra.platform.gateway import declare_gateway
 from infra.platform.idle_suspension import idle_suspender
 from infra.platform.kubevirt import install_kubevirt
 from infra.platform.longhorn import install_longhorn, workspace_classes
-from infra.platform.monitoring import monitoring_place
+from infra.platform.monitoring.exporter import declare_exporter
+from infra.platform.monitoring.stack import declare_monitoring
 from infra.platform.namespaces import namespace
 from infra.platform.network_policies import agent_openings
 from infra.platform.redis import Redis, Users, given_redis, managed_redis
@@ -92,7 +94,29 @@ class Platform(pulumi.ComponentResource):
             runtime_image=settings.runtime_image,
             ready=[*self._kubevirt(), *classes.declared, gateways_home],
         )
-        monitoring_place(f"{name}-monitoring", self._opts)
+        declare_monitoring(f"{name}-monitoring", settings, vault=vault, opts=self._opts)
+        # The namespaces in which it is given rights.
+        read = pulumi.ResourceOptions(depends_on=[gateways_home, *longhorn])
+        declare_exporter(
+            f"{name}-exporter",
+            _SYSTEM,
+            settings.gateway_image,
+            redis=redis,
+            users=users,
+            database=database,
+            opts=pulumi.ResourceOptions.merge(self._in_system, read),
+        )
+        declare_accounting(
+            f"{name}-accounting",
+            _SYSTEM,
+            settings.gateway_image,
+            cluster_name=foundations.nodes.cluster_name,
+            redis=redis,
+            users=users,
+            database=database,
+            storage=foundations.object_storage,
+            opts=pulumi.ResourceOptions.merge(self._in_system, read),
+        )
         idle_suspender(
             f"{name}-idle-suspender", _SYSTEM, settings.idle_suspender_image, redis, users, self._in_system
         )
@@ -186,6 +210,8 @@ class Platform(pulumi.ComponentResource):
             chosen,
             certificates=self._certificates,
             database=database,
+            cluster_name=self._foundations.nodes.cluster_name,
+            storage=self._foundations.object_storage,
             instance_pool=self._foundations.nodes.shared_instance_pool_id,
             opts=self._opts,
         )

@@ -1,7 +1,8 @@
 """The store of activity, spoken to in the Redis protocol, and who may do what in it.
 
-Keys `activity:TENANT…` are the gateway's to write, `suspension:TENANT…` the idle suspender's; each reads what
-is the other's. Managed: Valkey, from the project's own chart, <https://github.com/valkey-io/valkey-helm/tree/main/valkey>.
+Keys `activity:TENANT…` are the gateway's to write, `suspension:TENANT…` the idle suspender's, `usage:TENANT…`
+the accounting's; each reads what it needs of the others'. Managed: Valkey, from the project's own chart,
+<https://github.com/valkey-io/valkey-helm/tree/main/valkey>.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,17 +25,19 @@ _NAMESPACE = "activity"
 _NAME = "valkey"
 _PORT = 6379
 _USERS = "valkey-users"
-_PROGRAM = "~activity:* ~suspension:* resetchannels -@all +@read +@write +@connection -@dangerous"
+_PROGRAM = "~activity:* ~suspension:* ~usage:* resetchannels -@all +@read +@write +@connection -@dangerous"
 """This program looks for a tenant's keys and deletes them; it administers nothing."""
 _ANYBODY = "resetchannels -@all +ping +client|setinfo +evalsha +script|load +time"
 """Each step is a script, and may do what whoever runs it may."""
 
 RIGHTS: Mapping[str, str] = MappingProxyType(
     {
-        "gateway": f"%RW~activity:* %R~suspension:* {_ANYBODY} +del +exec +expire +get +hdel +hget +hgetall "
-        "+hmget +hset +incr +multi +zadd +zcard +zrangebyscore +zrem +zscore",
+        "gateway": f"%RW~activity:* %R~suspension:* %R~usage:* {_ANYBODY} +del +exec +expire +get +hdel "
+        "+hget +hgetall +hmget +hset +incr +multi +zadd +zcard +zrangebyscore +zrem +zscore",
         "idle-suspender": f"%R~activity:* %RW~suspension:* {_ANYBODY} +del +expire +get +hget +hgetall "
-        "+hincrbyfloat +hmget +hset +info +zrevrangebyscore",
+        "+hmget +hset +info +zrevrangebyscore",
+        "accounting": "%RW~usage:* resetchannels -@all +ping +client|setinfo +expire +hset",
+        "exporter": "%R~suspension:* %R~usage:* resetchannels -@all +ping +client|setinfo +hgetall +info",
     }
 )
 """What the platform's services may do there, by user."""

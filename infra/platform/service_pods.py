@@ -210,6 +210,16 @@ def from_secret(name: str) -> Source:
     return {"secret": {"secret_name": name, "default_mode": _READ_BY_GROUP}}
 
 
+def from_field(name: str, path: str) -> k8s.core.v1.EnvVarArgsDict:
+    """A variable with a field of the pod's own, such as `status.podIP`."""
+    return {"name": name, "value_from": {"field_ref": {"field_path": path}}}
+
+
+def probe(path: str, port: str = "health") -> k8s.core.v1.ProbeArgsDict:
+    """A probe by HTTP at a named port."""
+    return {"http_get": {"path": path, "port": port}, "timeout_seconds": 5}
+
+
 def on_different_nodes(selected: Mapping[str, str]) -> k8s.core.v1.AffinityArgsDict:
     """A node that fails takes one of the pods with it, never all."""
     return {

@@ -38,7 +38,7 @@ class Services:
     """The system disk of machines whose entry names no other."""
     machine_kernel: Mapping[str, str] | None
     """`path` and `initrd` on that disk, and `arguments`; None: its own boot loader knows."""
-    prices: Mapping[str, float] | None
+    prices: Mapping[str, float | None] | None
     """`unit_hour` for a CPU with 4 GiB and `disk_gib_hour`, in CHF; None: nobody says what things cost."""
     runtime_image: str
     """The image of agents' containers."""

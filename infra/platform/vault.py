@@ -10,12 +10,14 @@ import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import pulumi
 import pulumi_kubernetes as k8s
 import pulumi_vault as vault
 
 from infra.cluster.access import KubernetesApi
+from infra.cluster.object_storage import ObjectStorage
 from infra.outputs import Told
 from infra.platform import charts
 from infra.platform.certificates import Certificates
@@ -23,6 +25,7 @@ from infra.platform.database import Database
 from infra.platform.entrance import operator_entrance
 from infra.platform.namespaces import namespace
 from infra.platform.network_policies import Destination, pods_at, url_at
+from infra.platform.storage_keys import backup_key
 from infra.settings import GivenVault, ManagedVault, Settings
 
 NAMESPACE = "vault"
@@ -34,6 +37,8 @@ _LARGEST_REQUEST = 128 * 1024
 _KV = "tenants"
 _DATABASE = "database"
 _CONNECTION = "agents"
+_SNAPSHOT = "vault-snapshot"
+_SNAPSHOT_SECONDS = 600
 DATABASE_CONNECTIONS = 10
 """Vault's own connections to each database, with which it makes logins."""
 _KUBERNETES = "kubernetes"
@@ -131,12 +136,15 @@ def managed_vault(
     *,
     certificates: Certificates,
     database: Database,
+    cluster_name: str,
+    storage: ObjectStorage,
     instance_pool: pulumi.Input[str],
     opts: pulumi.ResourceOptions,
 ) -> Vault:
     """Run OpenBao in the namespace `vault` and furnish it once somebody has unsealed it.
 
-    `instance_pool` has the nodes before which the load balancer for operators stands.
+    It is backed up to `storage` every hour. `instance_pool` has the nodes before which the load balancer for
+    operators stands.
     """
     server_name = f"vault.{settings.domain}"
     home = namespace(f"{prefix}-namespace", NAMESPACE, "restricted", opts)
@@ -153,15 +161,22 @@ def managed_vault(
         ],
         opts,
     )
+    key = backup_key(prefix, "vault", storage.backups, cluster_name, opts)
+    credentials = k8s.core.v1.Secret(
+        f"{prefix}-snapshot-key",
+        metadata={"name": _SNAPSHOT, "namespace": home.metadata["name"]},
+        string_data={"AWS_ACCESS_KEY_ID": key.access_key, "AWS_SECRET_ACCESS_KEY": key.secret_key},
+        opts=opts,
+    )
     release = charts.install(
         prefix,
         charts.OPENBAO,
         release=_NAME,
         namespace=home.metadata.name,
-        values=_values(wanted, f"{_NAME}-tls"),
+        values={**_values(wanted, f"{_NAME}-tls"), "snapshotAgent": _snapshots(storage, f"{_NAME}-tls")},
         wait=False,
         opts=pulumi.ResourceOptions.merge(
-            opts, pulumi.ResourceOptions(depends_on=[certificate], protect=True)
+            opts, pulumi.ResourceOptions(depends_on=[certificate, credentials], protect=True)
         ),
     )
     host = operator_entrance(
@@ -175,7 +190,7 @@ def managed_vault(
         opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=[release])),
     )
     verified = f"sslmode=verify-full&sslrootcert={_TLS}/ca.crt"
-    return _furnished(
+    furnished = _furnished(
         prefix,
         address=f"https://{_NAME}-active.{NAMESPACE}.svc:{_PORT}",
         operator_address=pulumi.Output.concat("https://", host, f":{_PORT}"),
@@ -191,6 +206,58 @@ def managed_vault(
         kubernetes={"kubernetes_host": "https://kubernetes.default.svc"},
         opts=opts,
     )
+    _let_snapshots_be_taken(prefix, furnished, opts)
+    return furnished
+
+
+def _let_snapshots_be_taken(prefix: str, server: Vault, opts: pulumi.ResourceOptions) -> None:
+    """Declare that the account of the chart's snapshot agent reads a snapshot, and nothing else."""
+    inside = pulumi.ResourceOptions(parent=opts.parent, provider=server.provider, depends_on=server.furnished)
+    policy = vault.Policy(
+        f"{prefix}-snapshot-policy",
+        name=_SNAPSHOT,
+        policy='path "sys/storage/raft/snapshot" {\n  capabilities = ["read"]\n}\n',
+        opts=inside,
+    )
+    vault.kubernetes.AuthBackendRole(
+        f"{prefix}-snapshot-role",
+        backend=server.kubernetes_auth_path,
+        role_name=_SNAPSHOT,
+        bound_service_account_names=[_SNAPSHOT],
+        bound_service_account_namespaces=[NAMESPACE],
+        token_policies=[policy.name],
+        token_ttl=_SNAPSHOT_SECONDS,
+        token_max_ttl=_SNAPSHOT_SECONDS,
+        opts=inside,
+    )
+
+
+def _snapshots(storage: ObjectStorage, certificate: str) -> dict[str, Any]:
+    """Return the chart's values for its snapshot agent: a snapshot an hour, for two weeks.
+
+    <https://openbao.org/docs/platform/k8s/helm/examples/snapshot-cronjob>. What it stores is encrypted with
+    the server's own keys.
+    """
+    return {
+        "enabled": True,
+        "schedule": "37 * * * *",
+        "serviceAccount": {"name": _SNAPSHOT},
+        "s3CredentialsSecret": _SNAPSHOT,
+        "config": {
+            "s3Host": urlsplit(storage.endpoint).netloc,
+            "s3Bucket": storage.backups,
+            "s3Uri": pulumi.Output.concat("s3://", storage.backups, "/vault"),
+            "s3ExpireDays": "14",
+            "baoAuthPath": _KUBERNETES,
+            "baoRole": _SNAPSHOT,
+        },
+        "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},
+        "extraEnvironmentVars": {"BAO_CACERT": f"{_TLS}/ca.crt"},
+        "extraVolumes": [{"name": "tls", "secret": {"secretName": certificate}}],
+        "extraVolumeMounts": [
+            {"name": "tls", "mountPath": f"{_TLS}/ca.crt", "subPath": "ca.crt", "readOnly": True}
+        ],
+    }
 
 
 def vault_of(prefix: str, told: Told, opts: pulumi.ResourceOptions) -> Vault:
@@ -415,6 +482,13 @@ listener "tcp" {{
   tls_key_file    = "{_TLS}/tls.key"
   # What is written is kept by all servers, and a tenant writes what it likes.
   max_request_size = {_LARGEST_REQUEST}
+  telemetry {{
+    unauthenticated_metrics_access = true
+  }}
+}}
+telemetry {{
+  prometheus_retention_time = "2m"
+  disable_hostname          = true
 }}
 storage "raft" {{
   path = "/openbao/data"{peers}

@@ -13,7 +13,7 @@ from infra.cluster.object_storage import s3_client
 from infra.tenants import clients, roles
 from infra.tenants.objects import Folder
 
-ACTIVITY = ("activity", "suspension")
+ACTIVITY = ("activity", "suspension", "usage")
 """What the activity store's keys of a tenant begin with: the gateway's, and the idle suspender's."""
 LONGHORN = ("longhorn.io", "v1beta2", "longhorn-system")
 

@@ -17,12 +17,23 @@ _UNIT_GIB = 4
 """Exoscale's standard types have 4 GiB of memory for a CPU."""
 
 
-def price(tenant: TenantEntry, prices: Mapping[str, float]) -> dict[str, float]:
+def list_price(tenant: TenantEntry, prices: Mapping[str, float | None]) -> float | None:
+    """Return what the tenant pays a month by the list, in CHF; None for a contract, or without a rate.
+
+    Args:
+        tenant: whose tier has a price in USD.
+        prices: `chf_per_usd`.
+    """
+    rate, usd = prices["chf_per_usd"], tenant.parts.monthly_usd
+    return None if rate is None or usd is None else round(usd * rate, 2)
+
+
+def price(tenant: TenantEntry, prices: Mapping[str, float | None]) -> dict[str, float]:
     """Return `awakeHourChf`, for each hour that its machine runs, and `monthChf`, for each month, in CHF.
 
     Args:
         tenant: one that has parts of its own.
-        prices: `unit_hour` and `disk_gib_hour`, in CHF an hour.
+        prices: with `unit_hour` and `disk_gib_hour`, in CHF an hour.
     """
     unit, gib = (Decimal(str(prices[name])) for name in ("unit_hour", "disk_gib_hour"))
     compute = _units(tenant.size.cpu, tenant.size.memory_gib) * unit

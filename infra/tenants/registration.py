@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from infra.tenants.places import Place
     from infra.tenants.roster import TenantEntry
 
+_ACCOUNTS_DAYS = 3653
 RETENTION_DAYS = 90
 """How long a final backup is kept (docs/decisions/0039)."""
 
@@ -351,6 +352,13 @@ def _remains(props: Mapping[str, Any]) -> Iterator[dict[str, str]]:
         if days
         else "not known to this program",
         "deletedBy": "the database's own retention",
+    }
+    yield {
+        "what": "how much it used, hour by hour",
+        "where": "PostgreSQL, agent_platform.ledger",
+        "until": (now + timedelta(days=_ACCOUNTS_DAYS)).date().isoformat(),
+        # Swiss Code of Obligations, art. 958f: ten years.
+        "deletedBy": "nobody before then: it is an account",
     }
 
 

@@ -80,6 +80,23 @@ class Offboarding(Section):
     )
 
 
+class Contract(Section):
+    """The objectives promised to a tenant beyond its tier, and its budget."""
+
+    availability: float | None = Field(
+        default=None,
+        ge=90,
+        lt=100,
+        description="the percentage of its requests that the platform is not to fail, 90 to 99.999",
+    )
+    wake_seconds: int | None = Field(
+        default=None, ge=1, le=300, description="the seconds that a wake is to take at most, on average"
+    )
+    budget_chf: int | None = Field(
+        default=None, ge=1, le=1_000_000, description="the CHF a month above which an alert is raised"
+    )
+
+
 class TenantEntry(Section):
     """One tenant as it stands in the roster."""
 
@@ -105,6 +122,9 @@ class TenantEntry(Section):
         description="a whole number of seconds, 60 to 86400",
     )
     overrides: Overrides = Field(default=Overrides(), description="a mapping; known in it: image")
+    contract: Contract = Field(
+        default=Contract(), description="a mapping of availability, wakeSeconds, budgetChf"
+    )
     keep: Annotated[tuple[Literal["workspace"], ...], _ARRAY] = Field(
         default=(),
         description="a list: workspace keeps the volume of an earlier tier, with its size in sizes",
@@ -219,6 +239,7 @@ _CONSEQUENCES = {
     "state": "nobody could say whether the tenant is to be served",
     "sizes": "the tenant could not be given its size",
     "idleSeconds": "nobody could say when the machine is to sleep",
+    "contract": "nobody could say what was promised, so no alert would be raised",
     "overrides": "the override would have no effect, or one that changes by itself",
     "keep": "nobody could say what is to stay",
     "discard": "nobody could say what may be lost",

@@ -145,6 +145,12 @@ def _not_in_tier(data: Mapping[str, Any], tier: Tier) -> _Found:
             f"tier {name} has no machine, and only a machine sleeps, so it would do nothing; remove it or "
             f"change the tier ({_tiers_with('machine')})",
         )
+    if _section(data, "contract").get("wakeSeconds") is not None and not tier.machine:
+        yield (
+            ("contract", "wakeSeconds"),
+            f"tier {name} has no machine, and only a machine wakes, so it would promise nothing; remove it "
+            f"or change the tier ({_tiers_with('machine')})",
+        )
     if _section(data, "overrides").get("image") is not None and not tier.machine:
         yield (
             ("overrides", "image"),

@@ -1,11 +1,14 @@
 """What the gateway knows of a tenant: who is let in, where its requests lead, and whether it may be woken.
 
+Beside that stands what was agreed with it, for monitoring.
+
 It is a ConfigMap in the gateway's namespace, which the gateway follows and nobody's agent can reach. A tenant
 signs its tokens with a key of its own, whose private half is in its part of Vault and whose public half is in
 its route, so that nobody else's token opens it, and the gateway could make none.
 """
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import pulumi
@@ -17,12 +20,13 @@ from infra.platform.access_key import AccessKey
 from infra.platform.services import Services
 from infra.platform.vault import Vault
 from infra.tenants.namespace import labels
-from infra.tenants.price import price
+from infra.tenants.price import list_price, price
 from infra.tenants.roster import TenantEntry
 from infra.tenants.secrets import GATEWAY
 
 _LABEL = "agent-platform/route"
 _FILE = "route.json"
+_TERMS = "terms.json"
 
 
 def declare_access_key(tenant: TenantEntry, vault: Vault, opts: pulumi.ResourceOptions) -> AccessKey:
@@ -56,7 +60,8 @@ def declare_route(
         data={
             _FILE: key.public.apply(
                 lambda public: json.dumps({**told, "keys": {"keys": [public]}}, indent=1, sort_keys=True)
-            )
+            ),
+            _TERMS: json.dumps(terms(tenant, platform.prices), indent=1, sort_keys=True),
         },
         opts=opts,
     )
@@ -67,6 +72,18 @@ def served_by(tenant: TenantEntry) -> str:
     if tenant.parts.machine:
         return "machine"
     return "deployment" if tenant.parts.dedicated_agent else "shared runtime"
+
+
+def terms(tenant: TenantEntry, prices: Mapping[str, float | None] | None) -> dict[str, Any]:
+    """Return what monitoring holds the platform to: what the contract says, or else the tier."""
+    tier, contract = tenant.parts, tenant.contract
+    agreed = {
+        "availability": round((contract.availability or tier.availability) / 100, 7),
+        "wakeSeconds": contract.wake_seconds or tier.wake_seconds,
+        "budgetChf": contract.budget_chf,
+        "listPriceChf": list_price(tenant, prices) if prices else None,
+    }
+    return {name: value for name, value in agreed.items() if value is not None}
 
 
 def _route(tenant: TenantEntry, platform: Services) -> dict[str, Any]:

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import pulumi
 import pulumiverse_exoscale as exoscale
 
-from infra.cluster.object_storage import ObjectStorage
+from infra.cluster.object_storage import LISTING, ObjectStorage
 from infra.tenants.lifecycle import protected
 from infra.tenants.prefix import Prefix
 from infra.tenants.roster import TenantEntry
 
-_LISTING = ("list-objects", "list-object-versions", "list-multipart-uploads")
 _OBJECTS = (
     *("get-object", "head-object", "put-object", "delete-object"),
     *("create-multipart-upload", "upload-part", "complete-multipart-upload", "abort-multipart-upload"),
@@ -61,7 +60,7 @@ def declare_storage(
                     "rules": [
                         {"action": "allow", "expression": folders.bucket.apply(rule)}
                         for rule in (
-                            lambda bucket: _expression(_LISTING, bucket, f"prefix.startsWith('{prefix}')"),
+                            lambda bucket: _expression(LISTING, bucket, f"prefix.startsWith('{prefix}')"),
                             lambda bucket: _expression(_OBJECTS, bucket, f"key.startsWith('{prefix}')"),
                         )
                     ],

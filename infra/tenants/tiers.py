@@ -70,6 +70,10 @@ class Tier:
     """The most that it may have in PostgreSQL, in GiB, tables, indexes and large objects together."""
     own_database: bool = False
     """It may have a PostgreSQL database of its own instead of a schema among others."""
+    availability: float
+    """The share of its requests, in percent, that the platform is not to fail; a contract may say more."""
+    wake_seconds: int | None = None
+    """The time that a wake of its machine is to take at most, on average; None: it has none."""
     claims: tuple[str, ...]
     """All that may be claimed of it to a customer (guide, "Honest Marketing" and the tiers' own words)."""
     monthly_usd: int | None
@@ -114,6 +118,7 @@ TIERS: Mapping[TierName, Tier] = {
         maximum=Size(0, 0, 0),
         logins=Logins(3, 5),
         database_gib=2,
+        availability=99.5,
         shared_runtime=True,
         claims=_OF_ALL,
         monthly_usd=99,
@@ -123,6 +128,7 @@ TIERS: Mapping[TierName, Tier] = {
         maximum=Size(4, 8, 0),
         logins=Logins(3, 5),
         database_gib=5,
+        availability=99.5,
         namespace=True,
         dedicated_agent=True,
         commands=True,
@@ -134,6 +140,8 @@ TIERS: Mapping[TierName, Tier] = {
         maximum=Size(8, 32, 500),
         logins=Logins(4, 8),
         database_gib=20,
+        availability=99.9,
+        wake_seconds=30,
         namespace=True,
         machine=True,
         commands=True,
@@ -148,6 +156,8 @@ TIERS: Mapping[TierName, Tier] = {
         maximum=Size(16, 128, 2000),
         logins=Logins(4, 10),
         database_gib=50,
+        availability=99.9,
+        wake_seconds=30,
         namespace=True,
         machine=True,
         commands=True,

@@ -74,12 +74,17 @@ def _sold_inwards(end: End, *, vpn: bool) -> Ports:
 
 
 def _sold_at_gateway(source: End) -> Ports:
-    """Return the ports sold at the gateway: everybody's, where it asks for a token, and monitoring's.
+    """Return the ports sold at the gateway: everybody's, where it asks for a token, and those of its figures.
 
-    Agents' are apart. Monitoring asks the gateway on 9090, and Envoy beside it on 9091.
+    Agents' are apart. Monitoring asks the gateway on 9090, and Envoy beside it on 9091; the accounting asks
+    the gateway alone.
     """
     if isinstance(source, Pod):
-        return ports("TCP", 9090) | ports("TCP", 9091) if source.namespace == "monitoring" else NONE
+        if source.namespace == "monitoring":
+            return ports("TCP", 9090) | ports("TCP", 9091)
+        name = source.labels.get("app.kubernetes.io/name")
+        accounts = source.namespace == "platform-system" and name == "accounting"
+        return ports("TCP", 9090) if accounts else NONE
     return ports("TCP", 8443) if _is_public(source) else NONE
 
 

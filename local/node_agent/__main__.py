@@ -1,7 +1,7 @@
 """`python -m local.node_agent`: runs until SIGTERM; our own Pods' processes and guests go on without it.
 
-Reads KUBECONFIG and AGENT_PLATFORM_GUESTS; and for the node pools EXOSCALE_API_ENDPOINT, EXOSCALE_API_KEY
-and EXOSCALE_API_SECRET.
+Reads KUBECONFIG, AGENT_PLATFORM_GUESTS and AGENT_PLATFORM_FIGURES_PORT; and for the node pools
+EXOSCALE_API_ENDPOINT, EXOSCALE_API_KEY and EXOSCALE_API_SECRET.
 """
 
 import fcntl
@@ -16,6 +16,7 @@ from local.node_agent import MODE, STATE, qemu
 from local.node_agent.agent import Agent
 from local.node_agent.containers import Containers
 from local.node_agent.disks import Volumes
+from local.node_agent.figures import PORT, Figures
 from local.node_agent.guests import Hypervisor, ReportedGuests, SomeRealGuests
 from local.node_agent.kube import Api
 from local.node_agent.nodes import Pools
@@ -49,6 +50,7 @@ def main() -> None:
         )
         hypervisor = SomeRealGuests(real, lambda machine: qemu.is_ours(machine) and not qemu.obstacle())
     agent = Agent(api, queue, pools, hypervisor, own_pods, disks)
+    Figures(agent.machines, lambda uid: guests.processes(uid, qemu.CONTAINER)).serve(int(os.environ[PORT]))
     if agent.read():
         with (STATE / "at-work").open("w") as at_work:
             fcntl.flock(at_work, fcntl.LOCK_EX)

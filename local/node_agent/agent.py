@@ -99,6 +99,10 @@ class Agent:
                     return False
         return True
 
+    def machines(self) -> list[Object]:
+        """Return the VirtualMachineInstances as last seen."""
+        return self._machines.all()
+
     def run(self) -> None:
         """Work until the queue is closed."""
         for kind in ("pools", "leases", "heartbeats", "sweep", "guests"):

@@ -121,6 +121,11 @@ class Containers:
             if process is not None:
                 os.killpg(process, number)
 
+    def processes(self, uid: str, name: str) -> list[int]:
+        """Return the processes of a container that runs, none of one that does not."""
+        leaders = [_process(record) for record in (self._folder / uid / name).glob("*.pid")]
+        return [pid for pid in _all_processes() if _group(pid) in leaders]
+
     def remove(self, uid: str) -> None:
         """Kill what still runs of a Pod; delete its folder and its output."""
         folder = self._folder / uid
@@ -147,6 +152,17 @@ class Containers:
             os.waitpid(process, 0)
         self._watched.discard(process)
         self._ended(uid)
+
+
+def _all_processes() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def _group(process: int) -> int:
+    try:
+        return os.getpgid(process)
+    except ProcessLookupError:
+        return 0
 
 
 def _process(record: Path) -> int | None:

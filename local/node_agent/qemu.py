@@ -42,7 +42,8 @@ NETWORK = "net=10.0.2.0/24,host=10.0.2.1,dns=10.0.2.3,dhcpstart=10.0.2.2"
 
 _LOOPBACK = re.compile(rb"\b127\.0\.0\.1:(\d{1,5})\b")
 _RELAY = Path(__file__).with_name("relay.py")
-_CONTAINER = "qemu"
+CONTAINER = "qemu"
+"""What a guest's process is called among its Pod's."""
 _CONSOLE_LIMIT = 16 * 2**20
 _GRACE = 30.0
 """KubeVirt's own default, in seconds."""
@@ -67,7 +68,7 @@ def is_ours(machine: Object) -> bool:
 
 def press_power_button(guests: Containers, uid: str) -> bool:
     """Ask a guest to shut down; return whether it is still up."""
-    attempt = guests.last(uid, _CONTAINER)
+    attempt = guests.last(uid, CONTAINER)
     if attempt is None or attempt.exit_code is not None:
         return False
     _say(guests, uid, "system_powerdown")
@@ -93,7 +94,7 @@ class Qemu:
     def find(self, machine: Object) -> Guest | None:
         """Return the guest by its process, and if that has ended, by the event it ended with."""
         uid = machine["metadata"]["uid"]
-        attempt = self._containers.last(uid, _CONTAINER)
+        attempt = self._containers.last(uid, CONTAINER)
         if attempt is None:
             return None
         if attempt.exit_code is None:
@@ -107,7 +108,7 @@ class Qemu:
     def start(self, machine: Object, launcher: Object) -> None:
         """Boot the guest, unless it is not known yet whether KVM works."""
         uid = machine["metadata"]["uid"]
-        if self._containers.last(uid, _CONTAINER) is not None:
+        if self._containers.last(uid, CONTAINER) is not None:
             return
         image, emulator = built(IMAGE), shutil.which(EMULATOR)
         if image is None or emulator is None:
@@ -126,7 +127,7 @@ class Qemu:
         arguments += _monitor(folder)
         command = Command(arguments=arguments, environment={"PATH": os.defpath, "TMPDIR": str(folder)})
         label = f"{machine['metadata']['namespace']}_{machine['metadata']['name']}"
-        self._containers.start(uid, _CONTAINER, 0, command, label=label)
+        self._containers.start(uid, CONTAINER, 0, command, label=label)
 
     def shut_down(self, machine: Object) -> None:
         """Press the power button, each time anew: a guest that is still booting would miss it."""
@@ -138,7 +139,7 @@ class Qemu:
             since.touch()
         grace = machine["spec"].get("terminationGracePeriodSeconds")
         if time.time() - since.stat().st_mtime >= (_GRACE if grace is None else grace):
-            self._containers.signal(uid, _CONTAINER, signal.SIGKILL)
+            self._containers.signal(uid, CONTAINER, signal.SIGKILL)
         else:
             press_power_button(self._containers, uid)
 

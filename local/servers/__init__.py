@@ -27,6 +27,7 @@ from local.servers import (
     kubernetes,
     kubevirt,
     load_balancer,
+    monitoring,
     node_agent,
     object_storage,
     postgres,
@@ -85,9 +86,19 @@ def _start(layer: tuple[Module, ...], console: Console) -> None:
         supervisor.wait_until(module.bootstrap, timeout=30, what=what)
 
 
+def start_monitoring(console: Console) -> None:
+    """Bring up what looks at the platform, which has to be up. Raises LocalError."""
+    try:
+        for service in monitoring.services():
+            supervisor.check_ports(service)
+        _start((monitoring,), console)
+    except OSError as error:
+        raise refused(error, DATA, "monitoring is not up") from error
+
+
 def stop_all(console: Console) -> None:
     """Stop every server, the last started first. Raises LocalError if one does not end."""
-    for service in reversed(_services()):
+    for service in reversed([*_services(), *monitoring.services()]):
         if supervisor.is_running(service.name):
             with console.status(f"{service.name}: stopping"):
                 supervisor.stop(service.name)

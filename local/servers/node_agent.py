@@ -8,8 +8,9 @@ import time
 
 from rich.console import Console
 
+from local import ports
 from local.errors import LocalError
-from local.node_agent import MODE, STATE, isolation, qemu
+from local.node_agent import MODE, STATE, figures, isolation, qemu
 from local.node_agent.containers import Containers
 from local.paths import LOGS
 from local.servers import exoscale, kubernetes
@@ -26,7 +27,13 @@ def services() -> list[Service]:
         Service(
             name="node-agent",
             command=[sys.executable, "-m", "local.node_agent"],
-            environment={**kubernetes.environment(), **exoscale.environment(), MODE: _mode()},
+            environment={
+                **kubernetes.environment(),
+                **exoscale.environment(),
+                MODE: _mode(),
+                figures.PORT: str(figures_port()),
+            },
+            ports=[figures_port()],
             ready=_ready,
         )
     ]
@@ -104,6 +111,11 @@ def _ask_to_end(guests: Containers, pods: Containers) -> int:
                 pods.signal(uid, folder.name, signal.SIGTERM)
                 running += 1
     return running
+
+
+def figures_port() -> int:
+    """Return the port at which the agent tells what guests use."""
+    return ports.port("node-agent-figures")
 
 
 def _mode() -> str:

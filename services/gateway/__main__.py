@@ -77,7 +77,7 @@ async def serve(settings: Settings) -> None:
         console=console.application(routes, wakes, activity),
         ready=ready,
     )
-    health = metrics.application(routes, activity, ready, silence)
+    health = metrics.application(routes, ready, silence)
     agents = internal.application(cluster, activity, routes, assertions)
     served = {
         "authoriser": server(authorizer, path=sockets / "authorizer.sock"),

@@ -43,7 +43,8 @@ class AccessLog(als_pb2_grpc.AccessLogServiceServicer):  # type: ignore[misc]
         common, request = entry.common_properties, entry.request
         if common.access_log_type == _ENDS:
             asked = self._in_flight.end(request.request_id)
-            metrics.ended(asked.tenant if asked else self._named(request.authority), entry)
+            tenant = asked.tenant if asked else self._named(request.authority)
+            metrics.ended(tenant, entry, let_in=asked is not None)
             if asked and common.response_flags.upstream_connection_failure:
                 self._wakes.invalidate(asked.tenant)
         elif common.access_log_type == _GOES_ON:

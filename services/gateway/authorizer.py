@@ -10,6 +10,8 @@ import base64
 import contextlib
 import re
 import secrets
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from starlette.responses import Response
 
@@ -106,7 +108,8 @@ class Authorizer:
         if route.state != "active":
             return _cannot(request, route, CannotWake("not-active", f"the tenant is {route.state}", 60))
         if self._in_flight.count(route.tenant) >= self._limits.tenant_requests:
-            return _later(f"{route.tenant} has as many requests in flight as it may have.", _RETRY_SECONDS)
+            message = f"{route.tenant} has as many requests in flight as it may have."
+            return _later(message, _RETRY_SECONDS, {pages.STATE_HEADER: "limited"})
         return await self._lead(request, receive, route, caller)
 
     async def _lead(
@@ -126,7 +129,8 @@ class Authorizer:
         except StillWaking as still:
             if request.from_browser:
                 return pages.waiting(route, still)
-            return _later(f"{route.tenant} is waking ({still}); ask again.", still.retry_after)
+            message = f"{route.tenant} is waking ({still}); ask again."
+            return _later(message, still.retry_after, pages.state_of(route))
         except CannotWake as failure:
             return _cannot(request, route, failure)
         except OverError:
@@ -207,5 +211,5 @@ def _cannot(request: Request, route: Route, failure: CannotWake) -> Response:
     return _later(f"{route.tenant} cannot be woken ({failure}).", failure.retry_after)
 
 
-def _later(message: str, seconds: int) -> Response:
-    return pages.line(503, message, {"retry-after": str(seconds)})
+def _later(message: str, seconds: int, state: Mapping[str, str] = MappingProxyType({})) -> Response:
+    return pages.line(503, message, {"retry-after": str(seconds), **state})

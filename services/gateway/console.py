@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route as Endpoint
 
 from services.activity.connection import UNREACHABLE
-from services.activity.store import Activity, Verdict
+from services.activity.store import Activity, Usage, Verdict
 from services.gateway import pages
 from services.gateway.routes import Route, Routes
 from services.gateway.states import State
@@ -39,7 +39,7 @@ class _Published:
     """What is known from Redis; empty while it is away."""
 
     verdicts: dict[str, Verdict]
-    awake: dict[str, float]
+    usage: dict[str, Usage]
     wakes: dict[str, dict[str, float]]
     sweep: dict[str, float]
     problem: str = ""
@@ -70,20 +70,20 @@ async def _published(routes: Sequence[Route], activity: Activity) -> _Published:
     try:
         return _Published(
             verdicts=await activity.verdicts(tenants),
-            awake=await activity.awake_seconds(tenants, month),
+            usage=await activity.usage(tenants, month),
             wakes=await activity.wakes(tenants),
             sweep=await activity.last_sweep() or {},
         )
     except UNREACHABLE as error:
         log.warning("the console goes without Redis: %s", error)
         problem = "Redis does not answer: reasons, usage and last wakes are not known right now."
-        return _Published(verdicts={}, awake={}, wakes={}, sweep={}, problem=problem)
+        return _Published(verdicts={}, usage={}, wakes={}, sweep={}, problem=problem)
 
 
 def _tenant(route: Route, state: State, published: _Published) -> dict[str, Any]:
     """Return what is told of a tenant, as `/tenants.json` has it."""
-    seconds = published.awake.get(route.tenant) if route.served_by == "machine" else None
-    hours = None if seconds is None else seconds / 3600
+    usage = published.usage.get(route.tenant) if route.served_by == "machine" else None
+    hours = None if usage is None else usage.total / 3600
     return {
         "tenant": route.tenant,
         "tier": route.tier,
@@ -93,9 +93,15 @@ def _tenant(route: Route, state: State, published: _Published) -> dict[str, Any]
         "sinceSeconds": state.seconds,
         "why": _why(route, state, published.verdicts.get(route.tenant)),
         "awakeHours": hours,
+        "awakeHoursByDay": None if usage is None else _by_day(usage),
         "costChf": _cost(route, hours),
         "lastWake": published.wakes.get(route.tenant),
     }
+
+
+def _by_day(usage: Usage) -> list[float]:
+    """Return the hours awake of each day of the month up to today (UTC)."""
+    return [usage.awake_seconds.get(day, 0) / 3600 for day in range(1, datetime.now(UTC).day + 1)]
 
 
 def standing(route: Route, state: State) -> Standing:
@@ -164,9 +170,19 @@ def _row(tenant: dict[str, Any]) -> dict[str, Any]:
         "since": f"for {_span(seconds)}" if seconds is not None else "",
         "why": tenant["why"],
         "awake": _NOTHING if tenant["awakeHours"] is None else f"{tenant['awakeHours']:.1f} h",
+        "days": _days(tenant["awakeHoursByDay"] or []),
         "cost": _NOTHING if tenant["costChf"] is None else _amount(tenant["costChf"]),
         "wake": _wake(tenant["lastWake"]) if tenant["lastWake"] else None,
     }
+
+
+def _days(hours: Sequence[float]) -> list[tuple[float, float, str]]:
+    """Return a bar for each day: where it begins, its height out of 24, and what it stands for."""
+    month = datetime.now(UTC).strftime("%Y-%m")
+    return [
+        (day - 1, round(min(value, 24), 2), f"{month}-{day:02}: {value:.1f} h awake")
+        for day, value in enumerate(hours, start=1)
+    ]
 
 
 def _wake(wake: dict[str, float]) -> dict[str, Any]:

@@ -1,16 +1,11 @@
-"""What Prometheus is told, on a port that only the cluster reaches, and whether this gateway is well.
-
-Every gateway also tells what the idle suspender left in Redis: that one is gone before anybody can ask it.
-"""
+"""What Prometheus is told, on a port that only the cluster reaches, and whether this gateway is well."""
 
 import functools
-import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
 
 from prometheus_client import (
-    CollectorRegistry,
     Counter,
     Gauge,
     Histogram,
@@ -24,15 +19,23 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route as Endpoint
 
-from services.activity.connection import UNREACHABLE
-from services.activity.store import Activity
-from services.gateway.routes import Routes
+from services.gateway.pages import STATE_HEADER
+from services.gateway.routes import Route, Routes
+from services.kube import SILENT_SECONDS
 
-log = logging.getLogger(__name__)
-
-_SILENT_SECONDS = 180
-"""Twice what a watch may be silent: all has been asked for again since, and there was no answer."""
-
+_FAILED = "unavailable"
+"""Of a request that the platform has failed."""
+_BY_THE_AGENT = (
+    "upstream_connection_termination",
+    "upstream_protocol_error",
+    "upstream_remote_reset",
+    "upstream_request_timeout",
+    "stream_idle_timeout",
+)
+"""Envoy's flags of an agent that took a request, and did not answer it as HTTP wants."""
+_AGENTS_OWN = "via_upstream"
+"""Envoy's word for an answer that is not its own."""
+_PHASES = ("queued", "start", "boot", "ready")
 _SECONDS = (0.5, 1, 2, 3, 5, 8, 13, 20, 30, 60, 120, 300)
 
 # There may be ten thousand tenants: each has few series, and what is spread over buckets is all tenants'.
@@ -49,17 +52,23 @@ WAKE_PHASE_SECONDS = Histogram(
     ["phase"],
     buckets=_SECONDS,
 )
-WAKE_FAILURES = Counter("gateway_wake_failures_total", "Wakes that failed, by why.", ["tenant", "kind"])
+WAKE_FAILURES = Counter("gateway_wake_failures_total", "Wakes that failed.", ["tenant"])
+WAKE_FAILURE_KINDS = Counter("gateway_wake_failure_kinds_total", "Wakes that failed, by why.", ["kind"])
 STARTS = Counter("gateway_starts_total", "Starts that KubeVirt took from this gateway.", ["tenant"])
 WAKING = Gauge("gateway_wakes_in_progress", "Tenants that are being woken, queued ones included.")
 WAITING = Gauge("gateway_waiting_requests", "Requests that wait for a tenant to wake.")
 REQUESTS = Counter(
     "gateway_requests_total",
-    "Requests by the class of the status that was answered, such as 2xx; broken: by none.",
+    "Requests by the class of the status that the agent answered, such as 2xx; 5xx, too, if it broke off. "
+    "refused: by the gateway; waking: told to ask again while the machine starts; limited: more than one "
+    "tenant may have; unavailable: failed by the platform; abandoned: by a client before an answer began; "
+    "broken: an answer that the client did not get to its end.",
     ["tenant", "status"],
 )
-RECEIVED = Counter("gateway_received_bytes_total", "Bytes of requests' bodies.", ["tenant"])
-SENT = Counter("gateway_sent_bytes_total", "Bytes of answers' bodies.", ["tenant"])
+RECEIVED = Counter(
+    "gateway_received_bytes_total", "Bytes of the bodies of requests that were let in.", ["tenant"]
+)
+SENT = Counter("gateway_sent_bytes_total", "Bytes of the bodies of answers to them.", ["tenant"])
 REQUEST_SECONDS = Histogram(
     "gateway_request_seconds",
     "From a request's first byte to the first byte of its agent's answer, wakes included.",
@@ -76,19 +85,36 @@ SILENCE = Gauge(
 )
 
 
-def ended(tenant: str, entry: Any) -> None:
-    """Count a request by Envoy's log entry at its end (`envoy.data.accesslog.v3.HTTPAccessLogEntry`)."""
+def ended(tenant: str, entry: Any, *, let_in: bool) -> None:
+    """Count a request by Envoy's log entry at its end (`envoy.data.accesslog.v3.HTTPAccessLogEntry`).
+
+    Its bytes are the tenant's, and on its account, if it was let in: anybody can send others.
+    """
     common, response = entry.common_properties, entry.response
-    status = response.response_code.value
-    # An answer that broke off has a status that promised more.
-    broken = not status or common.response_flags.downstream_connection_termination
-    requests, received, sent, seconds = _of(tenant, "broken" if broken else f"{status // 100}xx")
+    requests, received, sent, seconds = _of(tenant, _outcome(entry))
     requests.inc()
-    received.inc(entry.request.request_body_bytes)
-    sent.inc(response.response_body_bytes)
+    if let_in:
+        received.inc(entry.request.request_body_bytes)
+        sent.inc(response.response_body_bytes)
     if common.HasField("time_to_first_upstream_rx_byte"):
         taken = common.time_to_first_upstream_rx_byte
         seconds.observe(taken.seconds + taken.nanos / 1e9)
+
+
+def _outcome(entry: Any) -> str:
+    common, response = entry.common_properties, entry.response
+    flags, status = common.response_flags, response.response_code.value
+    # An answer that broke off has a status that promised more.
+    if not status or flags.downstream_connection_termination:
+        return "broken" if common.HasField("time_to_first_upstream_rx_byte") else "abandoned"
+    kind = f"{status // 100}xx"
+    if kind not in ("4xx", "5xx") or response.response_code_details == _AGENTS_OWN:
+        return kind
+    if kind == "4xx":
+        return "refused"
+    if any(getattr(flags, flag) for flag in _BY_THE_AGENT):
+        return kind
+    return response.response_headers.get(STATE_HEADER) or _FAILED
 
 
 @functools.lru_cache(maxsize=4096)
@@ -102,8 +128,19 @@ def _of(tenant: str, status: str) -> tuple[Counter, Counter, Counter, Histogram]
     )
 
 
+def _begin(routes: Iterable[Route]) -> None:
+    """Have what seldom happens begin at 0: Prometheus sees no increase where a counter appears with 1."""
+    for phase in _PHASES:
+        WAKE_PHASE_SECONDS.labels(phase)
+    for route in routes:
+        REQUESTS.labels(route.tenant, _FAILED)
+        if route.served_by == "machine":
+            for seldom in (WAKE_SECONDS, WAKE_FAILURES, STARTS):
+                seldom.labels(route.tenant)
+
+
 def application(
-    routes: Routes, activity: Activity, ready: Callable[[], bool], silence: Callable[[], Mapping[str, float]]
+    routes: Routes, ready: Callable[[], bool], silence: Callable[[], Mapping[str, float]]
 ) -> Starlette:
     """Return the ASGI application with `/livez`, `/readyz` and `/metrics`.
 
@@ -116,7 +153,7 @@ def application(
 
     async def readyz(_: Request) -> Response:
         if ready():
-            behind = [name for name, seconds in silence().items() if seconds > _SILENT_SECONDS]
+            behind = [name for name, seconds in silence().items() if seconds > SILENT_SECONDS]
             told = f"ok, but nothing is heard of {', '.join(behind)}" if behind else "ok"
             return PlainTextResponse(f"{told}\n")
         return PlainTextResponse("routes and machines are not known yet\n", HTTPStatus.SERVICE_UNAVAILABLE)
@@ -124,39 +161,9 @@ def application(
     async def metrics(_: Request) -> Response:
         for collection, seconds in silence().items():
             SILENCE.labels(collection).set(seconds)
-        text = generate_latest() + await _suspender(routes, activity)
-        return Response(text, headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
+        _begin(routes.all())
+        return Response(generate_latest(), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
     return Starlette(
         routes=[Endpoint("/livez", livez), Endpoint("/readyz", readyz), Endpoint("/metrics", metrics)]
     )
-
-
-async def _suspender(routes: Routes, activity: Activity) -> bytes:
-    """Return what the suspender has published, nothing while Redis is away."""
-    registry = CollectorRegistry()
-    verdict = Gauge(
-        "idle_suspender_verdict",
-        "1 for what was last decided about the tenant's machine.",
-        ["tenant", "decision"],
-        registry=registry,
-    )
-    sweep = Gauge(
-        "idle_suspender_last_sweep",
-        "The last sweep: `at` in seconds since 1970, how long it took, how many it decided what about.",
-        ["figure"],
-        registry=registry,
-    )
-    try:
-        verdicts = await activity.verdicts(
-            [route.tenant for route in routes.all() if route.served_by == "machine"]
-        )
-        figures = await activity.last_sweep() or {}
-    except UNREACHABLE as error:
-        log.warning("no metrics of the idle suspender: %s", error)
-        return b""
-    for tenant, found in verdicts.items():
-        verdict.labels(tenant, found.decision).set(1)
-    for figure, value in figures.items():
-        sweep.labels(figure).set(value)
-    return generate_latest(registry)

@@ -35,6 +35,9 @@ _HEADERS = {
     "X-Frame-Options": "DENY",
 }
 
+STATE_HEADER = "x-gateway-state"
+"""Of an answer that says to come again: `waking`, or `limited` by what one tenant may have in flight."""
+
 _STEPS: dict[Phase, str] = {
     "queued": "Waiting for its turn",
     "start": "Starting the machine",
@@ -73,11 +76,16 @@ def line(status: int, message: str, headers: Mapping[str, str] | None = None) ->
     return PlainTextResponse(f"{message}\n", status, {"cache-control": "no-store", **(headers or {})})
 
 
+def state_of(route: Route) -> dict[str, str]:
+    """Return the header of a machine that wakes; other agents do not sleep, so they are away."""
+    return {STATE_HEADER: "waking"} if route.served_by == "machine" else {}
+
+
 def waiting(route: Route, still: StillWaking) -> Response:
     """Return 503 and a page that reloads itself until the tenant is awake."""
     steps = list(_STEPS)
     reached = steps.index(still.phase) if still.phase in _STEPS else 0
-    return page(
+    answer = page(
         503,
         "waiting.html",
         retry_after=still.retry_after,
@@ -89,6 +97,8 @@ def waiting(route: Route, still: StillWaking) -> Response:
             for i, text in enumerate(_STEPS.values())
         ],
     )
+    answer.headers.update(state_of(route))
+    return answer
 
 
 def failed(route: Route, failure: CannotWake) -> Response:

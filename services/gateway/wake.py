@@ -189,7 +189,8 @@ class Wakes:
         before = self._failures.get(route.tenant)
         times = before.times + 1 if before else 1
         pause = _BACK_OFF_SECONDS[min(times, len(_BACK_OFF_SECONDS)) - 1]
-        metrics.WAKE_FAILURES.labels(route.tenant, failure.kind).inc()
+        metrics.WAKE_FAILURES.labels(route.tenant).inc()
+        metrics.WAKE_FAILURE_KINDS.labels(failure.kind).inc()
         log.warning("%s cannot wake (%s): %s", route.tenant, failure.kind, failure.detail)
         self._later(
             self._cluster.record(route, "WakeFailed", f"{failure.kind}: {failure.detail}", warning=True)

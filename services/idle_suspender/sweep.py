@@ -56,7 +56,7 @@ class Sweep:
         async for page in self._pages():
             machines = [found for each in page if (found := running(each))]
             verdicts = await self._judge(machines, doubt)
-            await self._publish(verdicts, now)
+            await self._publish(verdicts)
             for verdict in verdicts:
                 counts[verdict.decision] += 1
         await self._activity.record_sweep({"at": now, "seconds": time.monotonic() - begun, **counts})
@@ -139,27 +139,18 @@ class Sweep:
         await self._activity.sent(machine.tenant, by)
         return "suspended", idle
 
-    async def _publish(self, verdicts: list[_Verdict], now: float) -> None:
-        noted = await self._activity.publish(
-            f"{datetime.fromtimestamp(now, UTC):%Y-%m}",
+    async def _publish(self, verdicts: list[_Verdict]) -> None:
+        decided = await self._activity.publish(
             [
-                Published(
-                    tenant=each.machine.tenant,
-                    decision=each.decision,
-                    reason=each.reason,
-                    since=each.machine.since or now,
-                )
+                Published(tenant=each.machine.tenant, decision=each.decision, reason=each.reason)
                 for each in verdicts
-            ],
+            ]
         )
         told = [
             verdict
-            for verdict, note in zip(verdicts, noted, strict=True)
-            if verdict.decision == "suspended" or (verdict.decision == "failed" and note.before != "failed")
+            for verdict, before in zip(verdicts, decided, strict=True)
+            if verdict.decision == "suspended" or (verdict.decision == "failed" and before != "failed")
         ]
-        for verdict, note in zip(verdicts, noted, strict=True):
-            if note.uncounted:
-                log.error("%s: its time awake is not counted: %s", verdict.machine.tenant, note.uncounted)
         for verdict in told:
             log.info("%s %s: %s", verdict.machine.tenant, verdict.decision, verdict.reason)
         await asyncio.gather(*(self._event(verdict) for verdict in told))

@@ -117,6 +117,28 @@ def test_envoy_and_the_gateway_meet_in_their_containers(tmp_path: Path) -> None:
             assert answer.status_code == 503
 
 
+def test_the_exporter_tells_which_servers_are_away(tmp_path: Path) -> None:
+    found = image("gateway")
+    harness.make_certificate(tmp_path)
+    given, log = tmp_path / "given", tmp_path / "log"
+    given.mkdir()
+    told = {
+        **environment(given),
+        "POD_IP": ADDRESS,
+        "ROUTES_NAMESPACE": "gateway",
+        "PGHOST": "127.0.0.1",
+        "PGPORT": "1",
+        "PGUSER": "monitoring",
+        "PGDATABASE": "agents",
+        "PGPASSWORD_FILE": "/etc/given/password",
+    }
+    files = {"/etc/given": given, **account(tmp_path / "account")}
+    with container.started(found, ["python3", "-m", "services.exporter"], told, files, log) as process:
+        text = until_it_answers(f"http://{ADDRESS}:9090/metrics", process, log).text
+    for source in ("redis", "postgresql"):
+        assert f'agent_platform_source_up{{source="{source}"}} 0.0' in text
+
+
 def run(
     found: Path, program: list[str], told: Mapping[str, str], folders: Mapping[str, Path]
 ) -> tuple[int, str]:

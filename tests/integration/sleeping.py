@@ -51,9 +51,9 @@ def suspend(platform: Platform, *tenants: str) -> None:
     deadline = time.monotonic() + 150
     with ExitStack() as limits:
         for tenant in tenants:
-            limits.enter_context(_idle_limit(platform, tenant, seconds=1))
+            limits.enter_context(idle_limit(platform, tenant, seconds=1))
         while True:
-            _sweep(platform)
+            sweep(platform)
             if all(state(platform, tenant) in ("Stopping", "Stopped") for tenant in tenants):
                 break
             assert time.monotonic() < deadline, platform.status()["tenants"]
@@ -62,7 +62,7 @@ def suspend(platform: Platform, *tenants: str) -> None:
 
 
 @contextmanager
-def _idle_limit(platform: Platform, tenant: str, *, seconds: int) -> Iterator[None]:
+def idle_limit(platform: Platform, tenant: str, *, seconds: int) -> Iterator[None]:
     def annotate(value: str) -> None:
         annotations = {"metadata": {"annotations": {_IDLE: value}}}
         platform.objects().patch_namespaced_custom_object(*place(tenant), annotations)
@@ -75,7 +75,7 @@ def _idle_limit(platform: Platform, tenant: str, *, seconds: int) -> Iterator[No
         annotate(before)
 
 
-def _sweep(platform: Platform) -> None:
+def sweep(platform: Platform) -> None:
     """Run the suspender's CronJob once, now."""
 
     def kubectl(*arguments: str) -> str:

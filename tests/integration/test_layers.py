@@ -185,9 +185,11 @@ def previews(environment: Environment) -> dict[str, dict[str, Any]]:
 def test_only_what_is_secret_crosses_as_a_secret(previews: dict[str, dict[str, Any]]) -> None:
     outputs = previews["platform"]["outputs"]
     assert {name for name, secret in outputs.items() if secret} == {
+        "services.database.accounting_password",
         "services.database.admin_password",
         "services.database.issuer_password",
         "services.database.limits_password",
+        "services.database.monitoring_password",
         "services.redis.password",
         "services.vault.database_server.issuer_password",
         "services.vault.token",

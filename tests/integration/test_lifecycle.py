@@ -35,6 +35,7 @@ TABLES = (
     "extra",
 )
 ROWS = "its rows in backups of the whole database"
+ACCOUNT = "how much it used, hour by hour"
 
 
 @dataclass
@@ -277,11 +278,12 @@ def test_the_receipt_says_what_remains_and_until_when(platform: Platform, story:
 
     assert final["backup"]["kind"] == "final"
     remains = {item["what"]: item for item in final["remains"]}
-    assert remains.keys() == {"final backup", "backup of the workspace", ROWS}
+    assert remains.keys() == {"final backup", "backup of the workspace", ROWS, ACCOUNT}
+    assert remains[ACCOUNT]["until"] > "2036"
     assert remains["final backup"]["until"] > final["removed"]
     assert "1 large objects of 3 bytes" in remains["final backup"]["holds"]
     assert waived["backup"] == {"kind": "waived", "reason": REASON}
-    assert [item["what"] for item in waived["remains"]] == [ROWS]
+    assert [item["what"] for item in waived["remains"]] == [ROWS, ACCOUNT]
 
 
 @pytest.mark.parametrize("tenant", BOTH)

@@ -3,24 +3,26 @@
 Machines are only reported here: a small server in the guest's place answers what its agent would.
 """
 
+import asyncio
 import contextlib
+import ssl
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import httpx
 import pytest
 import urllib3
 from kubernetes import client
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.integration.conftest import Platform
+from tests.integration.guest import standing_in
 from tests.integration.machines import call, place, state, wait_for
-from tests.integration.sleeping import ask, print_token, suspend
+from tests.integration.sleeping import ask, idle_limit, print_token, suspend, sweep
 from tests.integration.test_interruption import kill_server
 
 pytestmark = pytest.mark.integration
@@ -28,48 +30,15 @@ pytestmark = pytest.mark.integration
 TENANT = "acme"
 NAMESPACE = f"tenant-{TENANT}"
 VISITORS = 40
+UNHEARD = "dufour"
+"""Nobody stands in for the agent in its machine: whoever asks for it is held."""
 SUSPENDER = "system:serviceaccount:platform-system:idle-suspender"
-
-
-class Agent(BaseHTTPRequestHandler):
-    """What answers in a guest, as far as a visitor sees."""
-
-    def do_GET(self) -> None:
-        self.send_response(HTTPStatus.OK)
-        self.send_header("Content-Length", "2")
-        self.end_headers()
-        self.wfile.write(b"ok")
-
-    def log_message(self, *_arguments: Any) -> None:
-        pass
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _guest(platform: Platform) -> Iterator[None]:
-    """Stand in for the guest wherever the machine gets an address."""
-    done = threading.Event()
-    serving: dict[str, ThreadingHTTPServer] = {}
-
-    def follow() -> None:
-        while not done.wait(0.1):
-            try:
-                address = guest_address(platform)
-            except urllib3.exceptions.HTTPError:  # no API server just now, which ends no guest
-                continue
-            for gone in serving.keys() - {address}:
-                end(serving.pop(gone))
-            if address and address not in serving:
-                with contextlib.suppress(OSError):
-                    server = serving[address] = ThreadingHTTPServer((address, 8080), Agent)
-                    threading.Thread(target=server.serve_forever, daemon=True).start()
-        for server in serving.values():
-            end(server)
-
-    thread = threading.Thread(target=follow)
-    thread.start()
-    yield
-    done.set()
-    thread.join()
+    with standing_in(platform, TENANT):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -85,24 +54,6 @@ def _awake_before_and_after(platform: Platform) -> Iterator[None]:
         with contextlib.suppress(subprocess.CalledProcessError):  # started meanwhile
             call(platform, TENANT, "start")
     wait_for(platform, TENANT, "Running")
-
-
-def guest_address(platform: Platform) -> str:
-    try:
-        found = platform.objects().get_namespaced_custom_object(
-            *place(TENANT)[:3], "virtualmachineinstances", NAMESPACE
-        )
-    except client.ApiException:
-        return ""
-    interfaces = found.get("status", {}).get("interfaces") or [{}]
-    running = found.get("status", {}).get("phase") == "Running"
-    return str(interfaces[0].get("ipAddress", "")) if running else ""
-
-
-def end(server: ThreadingHTTPServer) -> None:
-    """Let nobody wait for an answer any more."""
-    server.shutdown()
-    server.server_close()
 
 
 def get(platform: Platform, token: str = "") -> int:
@@ -164,6 +115,93 @@ def test_requests_that_wait_outlive_a_server_that_is_killed(
         assert [answer.result() for answer in answers] == [HTTPStatus.OK] * VISITORS
 
     wait_for(platform, TENANT, "Running")
+
+
+def test_a_rolling_restart_answers_who_is_held_and_suspends_no_machine_with_a_stream(
+    platform: Platform, token: str
+) -> None:
+    call(platform, UNHEARD, "stop")
+    wait_for(platform, UNHEARD, "Stopped")
+    run = machine_run(platform)
+
+    async def check() -> None:
+        async with (
+            visitor(platform, TENANT, token) as streaming,
+            visitor(platform, UNHEARD, print_token(platform, UNHEARD)) as waiting,
+        ):
+            request = streaming.build_request("GET", "/stream")
+            streams = [await streaming.send(request, stream=True) for _ in range(50)]
+            assert {stream.status_code for stream in streams} == {HTTPStatus.OK}
+            broken = [asyncio.create_task(breaks_off(stream)) for stream in streams]
+            held = [asyncio.create_task(waiting.get("/")) for _ in range(100)]
+            await asyncio.sleep(2)
+            assert not [task for task in (*broken, *held) if task.done()]
+
+            restart = asyncio.create_task(asyncio.to_thread(restart_gateways, platform))
+            with idle_limit(platform, TENANT, seconds=1):
+                while not restart.done():
+                    await asyncio.to_thread(sweep, platform)
+                    if not all(task.done() for task in broken):
+                        assert state(platform, TENANT) == "Running"
+            await restart
+
+            answers = await asyncio.gather(*held)
+            assert {answer.status_code for answer in answers} == {HTTPStatus.SERVICE_UNAVAILABLE}
+            assert all(int(answer.headers["Retry-After"]) > 0 for answer in answers)
+            assert await asyncio.gather(*broken) == [True] * len(streams)
+
+    asyncio.run(check())
+    assert get(platform, token) == HTTPStatus.OK
+    assert machine_run(platform) == run
+
+
+def visitor(platform: Platform, tenant: str, token: str) -> httpx.AsyncClient:
+    """A client with many connections to a tenant's URL."""
+    exports = platform.exports()
+    domain, _, port = exports["GATEWAY"].partition(":")
+
+    async def name_it(request: httpx.Request) -> None:
+        request.extensions["sni_hostname"] = f"{tenant}.{domain}"
+
+    return httpx.AsyncClient(
+        base_url=f"https://127.0.0.1:{port}",
+        headers={"Host": f"{tenant}.{domain}:{port}", "Authorization": f"Bearer {token}"},
+        verify=ssl.create_default_context(cafile=exports["GATEWAY_CA"]),
+        trust_env=False,
+        timeout=150,
+        limits=httpx.Limits(max_connections=200),
+        event_hooks={"request": [name_it]},
+    )
+
+
+async def breaks_off(stream: httpx.Response) -> bool:
+    """Read to the end; whether it is seen that more was to come."""
+    try:
+        async for _ in stream.aiter_raw():
+            pass
+    except httpx.RemoteProtocolError:
+        return True
+    return False
+
+
+def restart_gateways(platform: Platform) -> None:
+    """Replace all gateways, one after the other, as an update does."""
+    for command in ("restart", "status"):
+        subprocess.run(
+            ["kubectl", "-n", "gateway", "rollout", command, "deployment/gateway"],
+            env=platform.exports(),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+
+
+def machine_run(platform: Platform) -> str:
+    """The present run of the machine: another one has another id."""
+    found = platform.objects().get_namespaced_custom_object(
+        *place(TENANT)[:3], "virtualmachineinstances", NAMESPACE
+    )
+    return str(found["metadata"]["uid"])
 
 
 def test_after_all_that_an_update_has_nothing_to_do(platform: Platform) -> None:

@@ -18,7 +18,7 @@ from services.activity.store import compose
 
 PASSWORD = "test"
 GATEWAY_RIGHTS = (
-    "resetkeys resetchannels %RW~activity:* %R~suspension:* -@all "
+    "resetkeys resetchannels %RW~activity:* %R~suspension:* %R~usage:* -@all "
     "+ping +client|setinfo +eval +evalsha +script|load +time +multi +exec "
     "+get +incr +expire +del +hget +hmget +hgetall +hset +hdel +zadd +zrem +zcard +zscore +zrangebyscore"
 )
@@ -26,9 +26,15 @@ GATEWAY_RIGHTS = (
 SUSPENDER_RIGHTS = (
     "resetkeys resetchannels %R~activity:* %RW~suspension:* -@all "
     "+ping +client|setinfo +eval +evalsha +script|load +time +info "
-    "+get +expire +del +hget +hmget +hgetall +hset +hincrbyfloat +zrevrangebyscore"
+    "+get +expire +del +hget +hmget +hgetall +hset +zrevrangebyscore"
 )
 """What Redis allows the suspender."""
+EXPORTER_RIGHTS = (
+    "resetkeys resetchannels %R~suspension:* %R~usage:* -@all +ping +client|setinfo +hgetall +info"
+)
+"""What Redis allows the exporter."""
+ACCOUNTING_RIGHTS = "resetkeys resetchannels %RW~usage:* -@all +ping +client|setinfo +expire +hset"
+"""What Redis allows the accounting."""
 
 NOW = 1_800_000_000
 _SET_CLOCK = "redis.call('GET', 'clock')"
@@ -77,7 +83,13 @@ def serve(port: int | None = None) -> Iterator[Valkey]:
     try:
         server = Valkey(port)
         _wait(server)
-        for user, rights in (("gateway", GATEWAY_RIGHTS), ("idle-suspender", SUSPENDER_RIGHTS)):
+        users = (
+            ("gateway", GATEWAY_RIGHTS),
+            ("idle-suspender", SUSPENDER_RIGHTS),
+            ("exporter", EXPORTER_RIGHTS),
+            ("accounting", ACCOUNTING_RIGHTS),
+        )
+        for user, rights in users:
             command = ["ACL", "SETUSER", user, "on", f">{PASSWORD}", *rights.split(), "%R~clock"]
             server.operator().execute_command(*command)  # type: ignore[no-untyped-call]
         yield server

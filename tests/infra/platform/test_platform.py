@@ -75,6 +75,8 @@ def test_a_given_service_is_not_installed(given: Recorder) -> None:
     assert not releases(given)
     assert not given.of_type("kubernetes:kubevirt.io/v1:KubeVirt")
     assert {one.name for one in given.of_type("kubernetes:apps/v1:Deployment")} == {
+        "platform-accounting-deployment",
+        "platform-exporter-deployment",
         "platform-gateway-deployment",
         "platform-runtime-deployment",
     }
@@ -85,6 +87,7 @@ def test_every_chart_is_pinned_and_from_its_own_project(managed: Recorder) -> No
     assert set(installed) == {
         "cert-manager",
         "cloudnative-pg",
+        "kube-prometheus-stack",
         "plugin-barman-cloud",
         "longhorn",
         "openbao",
@@ -264,7 +267,7 @@ def test_valkey_speaks_tls_and_lets_nobody_do_more_than_it_has_to(managed: Recor
     assert values["tls"]["enabled"] is True
     users = {name: user["permissions"] for name, user in values["auth"]["aclUsers"].items()}
     program = users.pop("default").split()
-    assert program[:4] == ["~activity:*", "~suspension:*", "resetchannels", "-@all"]
+    assert program[:5] == ["~activity:*", "~suspension:*", "~usage:*", "resetchannels", "-@all"]
     assert program[-1] == "-@dangerous"
     assert users == RIGHTS
     drawn = secret(managed["platform-redis-users"].inputs["stringData"])
@@ -293,6 +296,23 @@ def test_vault_is_highly_available_tls_only_and_audited(managed: Recorder) -> No
     assert provider["address"] == "https://192.0.2.7:8200"
     assert provider["tlsServerName"] == "vault.agents.example.ch"
     assert "token" not in provider, "the operator's token comes from the environment and stays there"
+
+
+def test_vault_is_backed_up_every_hour_by_who_may_do_nothing_else(managed: Recorder) -> None:
+    agent = releases(managed)["openbao"].inputs["values"]["snapshotAgent"]
+    assert agent["enabled"] is True
+    assert agent["config"]["s3Uri"] == "s3://agent-platform-prod-backups/vault"
+    assert agent["config"]["s3Host"] == "sos-ch-gva-2.exo.io"
+    policy = managed["platform-vault-snapshot-policy"].inputs
+    assert policy["policy"].split() == [
+        *("path", '"sys/storage/raft/snapshot"', "{", "capabilities", "=", '["read"]', "}")
+    ]
+    role = managed["platform-vault-snapshot-role"].inputs
+    assert role["boundServiceAccountNames"] == [agent["serviceAccount"]["name"]]
+    assert role["boundServiceAccountNamespaces"] == ["vault"]
+    key = managed["platform-vault-snapshot-key"].inputs
+    assert key["metadata"]["name"] == agent["s3CredentialsSecret"]
+    assert set(secret(key["stringData"])) == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
 
 
 @pytest.mark.parametrize("mode", ["managed", "given"])

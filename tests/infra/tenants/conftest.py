@@ -57,14 +57,23 @@ def database() -> Iterator[dict[str, Any]]:
         with administrator.connect(entrance) as server:
             server.execute("CREATE ROLE vault LOGIN CREATEROLE NOINHERIT PASSWORD 'issuer'")
             server.execute("CREATE ROLE limits LOGIN NOINHERIT PASSWORD 'keeper'")
+            server.execute("CREATE ROLE monitoring LOGIN NOINHERIT PASSWORD 'observer'")
+            server.execute("CREATE ROLE accounting LOGIN NOINHERIT PASSWORD 'accountant'")
             server.execute(f"CREATE ROLE {TENANTS}")
             server.execute(f"GRANT {TENANTS} TO vault WITH ADMIN OPTION")
-            server.execute("GRANT CONNECT ON DATABASE agents TO vault, limits")
+            server.execute("GRANT CONNECT ON DATABASE agents TO vault, limits, monitoring, accounting")
             server.execute(f"GRANT CONNECT ON DATABASE agents TO {TENANTS}")
             for closed in ("agents", "postgres", "template1"):
                 server.execute(f"REVOKE ALL ON DATABASE {closed} FROM PUBLIC")
         ControlSchemaProvider().create(
-            {**entrance, "issuer": "vault", "members": TENANTS, "keeper": "limits"}
+            {
+                **entrance,
+                "issuer": "vault",
+                "members": TENANTS,
+                "keeper": "limits",
+                "observer": "monitoring",
+                "accountant": "accounting",
+            }
         )
         yield entrance
 

@@ -9,6 +9,9 @@ import pytest
 import yaml
 
 from infra.platform.access_key import AccessKeyProvider
+from infra.tenants.roster import TenantEntry
+from infra.tenants.route import terms
+from services.exporter.tenants import Terms
 from services.gateway.routes import Route, parse
 from tests.infra.recording import ROOT, Recorder, Registered, local_stack, stack
 from tests.infra.tenants.test_own_parts import record
@@ -49,6 +52,29 @@ def test_a_route_says_where_requests_lead_in_every_tier(recorder: Recorder) -> N
     }
     assert route(recorder, "acme")["size"] == {"cpu": 4, "memoryGib": 8, "workspaceGib": 50}
     assert recorder["acme-route"].inputs["metadata"]["namespace"] == "gateway"
+
+
+def test_beside_it_stands_what_was_agreed_with_the_tenant(recorder: Recorder) -> None:
+    agreed = {
+        tenant: json.loads(recorder[f"{tenant}-route"].inputs["data"]["terms.json"])
+        for tenant in ("bluebird", "corvus", "acme", "dufour")
+    }
+    assert agreed == {
+        "bluebird": {"availability": 0.995, "listPriceChf": 79.2},
+        "corvus": {"availability": 0.995, "listPriceChf": 239.2},
+        "acme": {"availability": 0.999, "wakeSeconds": 30, "listPriceChf": 799.2},
+        # Each contract has its own price.
+        "dufour": {"availability": 0.999, "wakeSeconds": 30},
+    }
+    assert all(Terms.model_validate(json.loads(json.dumps(each))) for each in agreed.values())
+
+
+def test_a_contract_counts_for_more_than_its_tier() -> None:
+    contract = {"availability": 99.95, "wakeSeconds": 20, "budgetChf": 500}
+    entry = TenantEntry.model_validate_json(
+        json.dumps({**MACHINE, "name": "Acme", "owner": "a@b.example", "contract": contract})
+    )
+    assert terms(entry, None) == {"availability": 0.9995, "wakeSeconds": 20, "budgetChf": 500}
 
 
 @pytest.mark.parametrize("tenant", ["bluebird", "corvus", "acme", "dufour"])

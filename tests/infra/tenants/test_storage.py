@@ -78,7 +78,7 @@ def tenant(props: dict[str, Any]) -> Iterator[Any]:
         region_name=props["region"],
         aws_access_key_id="EXOacme",
         aws_secret_access_key="acme-secret",
-        config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 1}),
+        config=Config(s3={"addressing_style": "path"}, retries={"mode": "standard"}),
     )
     object_storage.delete_identity("tenant-acme")
 

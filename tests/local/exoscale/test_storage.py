@@ -43,7 +43,7 @@ def s3(key: str, secret: str) -> Any:
         region_name=object_storage.REGION,
         aws_access_key_id=key,
         aws_secret_access_key=secret,
-        config=Config(retries={"total_max_attempts": 1}),
+        config=Config(retries={"mode": "standard"}),
     )
 
 

@@ -1,4 +1,6 @@
 import http.client
+import json
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,7 @@ def client(key: str, secret: str) -> Any:
         region_name=object_storage.REGION,
         aws_access_key_id=key,
         aws_secret_access_key=secret,
-        config=Config(retries={"total_max_attempts": 1}),
+        config=Config(retries={"mode": "standard"}),
     )
 
 
@@ -195,6 +197,17 @@ def test_a_word_that_the_server_would_misread_is_refused() -> None:
     ):
         with pytest.raises(LocalError, match="so it was not made"):
             object_storage.put_identity(*words)
+
+
+def test_the_first_write_into_a_bucket_makes_one_volume(owner: Any) -> None:
+    """A write waits for the volumes that it needs; and many buckets of seven would fill the disk."""
+    owner.create_bucket(Bucket="fresh")
+    owner.put_object(Bucket="fresh", Key="x", Body=b"x")
+
+    with urllib.request.urlopen(f"http://127.0.0.1:{ports.port('object-storage-volume')}/status") as answer:
+        volumes = json.load(answer)["Volumes"]
+
+    assert [volume["Collection"] for volume in volumes].count("fresh") == 1
 
 
 def test_all_versions_can_be_deleted(tenant: Any, owner: Any) -> None:

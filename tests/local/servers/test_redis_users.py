@@ -17,7 +17,7 @@ from local import credentials, ports
 from local.servers import Module
 from local.servers import redis as server
 from services.activity import store
-from services.activity.store import Activity, Machine, Published
+from services.activity.store import Activity, Machine, Published, Usage
 from tests.local.servers.conftest import Running
 
 Result = TypeVar("Result")
@@ -96,7 +96,7 @@ def test_the_gateway_can_do_its_work() -> None:
         await activity.record_wake("corvus", {"seconds": 2.5})
         assert await activity.started("corvus", standing.generation)
         await activity.verdicts(["corvus"])
-        await activity.awake_seconds(["corvus"], "2026-01")
+        await activity.usage(["corvus"], "2026-01")
         await activity.last_sweep()
         assert (await activity.wakes(["corvus"]))["corvus"]["seconds"] == 2.5
 
@@ -111,10 +111,17 @@ def test_the_idle_suspender_can_do_its_work() -> None:
         await activity.claim(machine, "sweep-1")
         await activity.sent("beta", "sweep-1")
         await activity.withdraw("beta", "sweep-1")
-        await activity.publish("2026-01", [Published(tenant="beta", decision="awake", reason="why", since=0)])
+        await activity.publish([Published(tenant="beta", decision="awake", reason="why")])
         await activity.record_sweep({"at": 1})
 
     run("idle-suspender", steps)
+
+
+def test_the_accounting_can_do_its_work() -> None:
+    async def steps(activity: Activity) -> None:
+        await activity.record_usage("2026-01", {"gamma": Usage(awake_seconds={3: 60.0}, last_awake=1)})
+
+    run("accounting", steps)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from services.activity import holds
 from services.activity.holds import Holds
-from services.activity.store import Activity, Judged, Machine, Noted, Published, Standing, Unreadable, Verdict
+from services.activity.store import Activity, Judged, Machine, Published, Standing, Unreadable, Verdict
 from tests.services.valkey import NOW, Valkey, scripts
 
 MONTH = "2027-01"
@@ -20,7 +20,7 @@ OTHER = Machine(tenant="other", limit=900, since=NOW - 10_000)
 _KEYS = (
     *("activity:acme", "activity:acme:holds", "activity:acme:leases", "activity:acme:leases:taken"),
     *("activity:acme:generation", "activity:acme:wake"),
-    *("suspension:acme", "suspension:acme:verdict", "suspension:acme:usage"),
+    *("suspension:acme", "suspension:acme:verdict", f"usage:acme:{MONTH}"),
 )
 _FIELDS = ("seen", "ssh", "generation", "state", "until", "decision", "reason", "at", "boot", "job", MONTH)
 _TEXTS = (
@@ -84,7 +84,7 @@ _odd = st.one_of(
 @example(key="activity:acme:leases", odd=Odd(b"", {b"job": float("inf")}))
 @example(key="suspension:acme", odd=Odd({b"until": b"inf", b"generation": b"0"}))
 @example(key="suspension:acme:verdict", odd=Odd([b"left"]))
-@example(key="suspension:acme:usage", odd=Odd({MONTH.encode(): b"nan"}))
+@example(key=f"usage:acme:{MONTH}", odd=Odd({b"1": b"nan"}))
 @example(key="activity:acme:wake", odd=Odd({b"boot": b"soon"}))
 @example(key="activity:acme", odd=Odd({b"\xff\xfe": b"\xff"}))
 def test_what_one_tenants_keys_hold_decides_nothing_about_another(
@@ -115,12 +115,12 @@ def test_what_one_tenants_keys_hold_decides_nothing_about_another(
 async def _publish(gateway: Activity, suspender: Activity) -> None:
     """Publish what is decided of both tenants, and have it read."""
     both = ("acme", "other")
-    decided = [Published(tenant=each, decision="awake", reason="so it is", since=NOW - 60) for each in both]
+    decided = [Published(tenant=each, decision="awake", reason="so it is") for each in both]
     await gateway.verdicts(both)
-    assert (await suspender.publish(MONTH, decided))[1] == Noted(before="")
+    assert (await suspender.publish(decided))[1] == ""
     verdict = Verdict(decision="awake", reason="so it is", at=NOW)
     assert await gateway.verdicts(both) == dict.fromkeys(both, verdict), "the suspender's word replaces any"
-    assert (await gateway.awake_seconds(both, MONTH))["other"] == 60
+    assert (await gateway.usage(both, MONTH))["other"].total == 0
     assert (await gateway.wakes(both))["other"] == {"at": NOW, "boot": 3}
 
 

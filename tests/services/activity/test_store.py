@@ -7,7 +7,7 @@ import pytest
 from redis.exceptions import NoPermissionError
 
 from services.activity import store
-from services.activity.store import Activity, Judged, Machine, Noted, Published
+from services.activity.store import Activity, Judged, Machine, Published, Usage
 from tests.services.valkey import NOW, Valkey, scripts, serve
 
 IDLE = Machine(tenant="acme", limit=900, since=NOW - 10_000)
@@ -209,16 +209,33 @@ def test_a_server_that_has_just_started_may_have_forgotten() -> None:
         asyncio.run(run(new))
 
 
-def test_time_awake_is_counted_once_however_many_sweeps_overlap(redis_server: Valkey) -> None:
+def test_a_verdict_replaces_the_one_before(redis_server: Valkey) -> None:
     async def test(gateway: Activity, suspender: Activity) -> None:
-        seen = Published(tenant="acme", decision="awake", reason="young", since=NOW - 100)
-        assert await suspender.publish("2027-01", [seen, seen]) == [Noted(before=""), Noted(before="awake")]
+        seen = Published(tenant="acme", decision="awake", reason="young")
+        assert await suspender.publish([seen, seen]) == ["", "awake"]
         redis_server.set_clock(NOW + 60)
-        stopped = Published(tenant="acme", decision="suspended", reason="idle 17 min", since=NOW - 100)
-        await suspender.publish("2027-01", [stopped])
-        assert await gateway.awake_seconds(["acme", "other"], "2027-01") == {"acme": 160, "other": 0}
+        stopped = Published(tenant="acme", decision="suspended", reason="idle 17 min")
+        await suspender.publish([stopped])
         found = (await gateway.verdicts(["acme", "other"])).get("acme")
         assert found == store.Verdict(decision="suspended", reason="idle 17 min", at=NOW + 60)
+
+    as_both(redis_server, test)
+
+
+def test_the_time_awake_of_a_month_is_kept_by_day(redis_server: Valkey) -> None:
+    async def test(gateway: Activity, _: Activity) -> None:
+        async with redis_server.client("accounting") as theirs:
+            accounting = Activity(theirs)
+            told = {
+                "acme": Usage(awake_seconds={1: 60.0, 2: 5.0}, last_awake=NOW),
+                "quiet": Usage(awake_seconds={}),
+            }
+            await accounting.record_usage("2027-01", told)
+            await accounting.record_usage("2027-01", {"acme": Usage(awake_seconds={2: 7.5})})
+        found = await gateway.usage(["acme", "quiet", "other"], "2027-01")
+        assert found["acme"] == Usage(awake_seconds={1: 60.0, 2: 7.5}, last_awake=NOW)
+        assert (found["acme"].total, found["quiet"].total, found["other"].total) == (67.5, 0, 0)
+        assert (await gateway.usage(["acme"], "2027-02"))["acme"].total == 0
 
     as_both(redis_server, test)
 

@@ -247,13 +247,15 @@ async def served(application: Application) -> AsyncIterator[str]:
 _ADDRESSES = itertools.count(1)
 
 
-def prepared(folder: Path, replaced: Mapping[str, str]) -> tuple[Path, str]:
+def prepared(
+    folder: Path, replaced: Mapping[str, str], grafana: envoys.Grafana | None = None
+) -> tuple[Path, str]:
     """Write what Envoy needs; return its folder, whose path is short enough for sockets, and its address."""
     folder = Path(tempfile.mkdtemp(dir=folder)) if len(str(folder)) < 70 else Path(tempfile.mkdtemp())
     make_certificate(folder)
     # Each test process has addresses of its own, so that the ports may be those of production.
     address = f"127.78.{os.getpid() % 250 + 1}.{next(_ADDRESSES) % 250 + 1}"
-    file = envoys.prepared(DOMAIN, address, folder)
+    file = envoys.prepared(DOMAIN, address, folder, grafana)
     bootstrap = file.read_text()
     for old, new in replaced.items():
         assert old in bootstrap
@@ -274,14 +276,19 @@ def envoy(folder: Path) -> "subprocess.Popen[bytes]":
 
 @contextmanager
 def gateway(
-    folder: Path, redis: Valkey, limits: Limits | None = None, *, replaced: Mapping[str, str] | None = None
+    folder: Path,
+    redis: Valkey,
+    limits: Limits | None = None,
+    *,
+    replaced: Mapping[str, str] | None = None,
+    grafana: envoys.Grafana | None = None,
 ) -> Iterator[Gateway]:
     """Run a gateway and an agent; `replaced` is what is to stand in Envoy's bootstrap for what stands there.
 
     acme is awake there, globex has a machine, too, paused is suspended, and robin is in the shared runtime.
     """
     limits = limits or Limits()
-    folder, address = prepared(folder, replaced or {})
+    folder, address = prepared(folder, replaced or {}, grafana)
     loop = uvloop.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()

@@ -61,9 +61,9 @@ def test_every_tenant_is_shown_and_why(redis_server: Valkey) -> None:
     async def check() -> None:
         redis = redis_server.client("idle-suspender")
         await Activity(redis).publish(
-            MONTH, [Published(tenant="acme", decision="suspended", reason="idle <17> min", since=0)]
+            [Published(tenant="acme", decision="suspended", reason="idle <17> min")]
         )
-        redis_server.operator().hset("suspension:acme:usage", MONTH, 7200)
+        redis_server.operator().hset(f"usage:acme:{MONTH}", "1", 7200)
         redis_server.operator().hset("activity:acme:wake", mapping={"at": 1, "seconds": 6.5, "boot": 4})
         await redis.aclose()
         tenants = (
@@ -79,6 +79,8 @@ def test_every_tenant_is_shown_and_why(redis_server: Valkey) -> None:
             found = await _json(url)
             assert found["acme"]["state"] == "asleep"
             assert found["acme"]["costChf"] == 101
+            assert found["acme"]["awakeHoursByDay"][0] == 2
+            assert "-01: 2.0 h awake" in text
             assert found["acme"]["lastWake"]["seconds"] == 6.5
             assert found["globex"]["state"] == "off"
             assert found["paused"]["costChf"] is None
@@ -93,16 +95,16 @@ def test_what_redis_keeps_of_one_tenant_hides_no_other(redis_server: Valkey, odd
         operator = redis_server.operator()
         for key in (
             "suspension:acme:verdict",
-            "suspension:acme:usage",
+            f"usage:acme:{MONTH}",
             "activity:acme:wake",
             "suspension::sweep",
         ):
             if odd is None:
                 operator.set(key, "of another type")
             else:
-                fields = ("decision", "at", "seconds", "boot", MONTH)
+                fields = ("decision", "at", "seconds", "boot", "1")
                 operator.hset(key, mapping=dict.fromkeys(fields, odd))
-        operator.hset("suspension:globex:usage", MONTH, 7200)
+        operator.hset(f"usage:globex:{MONTH}", "1", 7200)
         tenants = (route("acme", price=PRICE), route("globex", price=PRICE))
         async with serving(redis_server.client("gateway"), *tenants) as url:
             status, text, _ = await get(url + "/")

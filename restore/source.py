@@ -1,0 +1,43 @@
+"""The steps of every kind of restore, in this order: `plan`, `apply`, `differences`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """One thing that the restore changes."""
+
+    what: str
+    now: str
+    """The present contents; they are gone afterwards, but for the way back."""
+    then: str
+    """The contents afterwards."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The changes that a restore would make."""
+
+    changes: Sequence[Change]
+    same: int
+    """The number of things that are already as they were."""
+    way_back: str
+    """A sentence that tells the way to undo the restore."""
+
+
+class Source(Protocol):
+    """Something that can be brought back."""
+
+    def plan(self) -> Plan:
+        """Find out what would be changed, and change nothing. Raises RestoreError."""
+        ...
+
+    def apply(self, plan: Plan) -> None:
+        """Do what was planned. Raises RestoreError; it can be repeated after an interruption."""
+        ...
+
+    def differences(self) -> list[str]:
+        """Compare what is there with what was there at the time, and return what differs."""
+        ...
