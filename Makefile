@@ -26,7 +26,7 @@ up: $(VENV)/.ready ## bring up cluster, platform and tenants on this machine (PL
 preview: $(VENV)/.ready ## show what `up` would change (STACK=prod: the whole production plan, no server needed)
 	@$(PYTHON) -m local preview --stack $(STACK) --plugins $(PLUGINS)
 
-monitor: $(VENV)/.ready ## start Prometheus beside the platform; what it scrapes, shows and warns of
+monitor: $(VENV)/.ready ## start Prometheus and the logs' collector beside the platform; what it scrapes, shows and warns of
 	@$(PYTHON) -m local monitor
 
 costs: $(VENV)/.ready ## what each tenant has cost, by the ledger (MONTH=2026-11; ARGS="--json", --csv, --invoice FILE)

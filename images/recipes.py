@@ -69,20 +69,24 @@ RECIPES = {
                 "httptools",
                 "jinja2",
                 "prometheus-client",
+                "python-json-logger",
             ),
             *("psycopg", "psycopg-binary", "pydantic", "pyjwt", "pyyaml", "redis", "starlette", "uvicorn"),
             *("uvloop", "xds-protos"),
         ),
-        # And the exporter and the accounting, which read the same ConfigMaps.
-        sources=("accounting", "activity", "exporter", "gateway", "kube.py", "parts.py"),
+        # And what reads the same ConfigMaps: the exporter, the accounting, the logs' retention.
+        sources=(
+            *("accounting", "activity", "exporter", "gateway"),
+            *("kube.py", "log_retention.py", "logs.py", "parts.py"),
+        ),
         module="services.gateway",
         seconds=60,
     ),
     "idle-suspender": Recipe(
         packages=("ca-certificates", "python3"),
-        wheels=("aiohttp", "psycopg", "psycopg-binary", "pyyaml", "redis"),
+        wheels=("aiohttp", "psycopg", "psycopg-binary", "python-json-logger", "pyyaml", "redis"),
         # And the platform's other job of each minute.
-        sources=("activity", "database_limits.py", "idle_suspender", "kube.py"),
+        sources=("activity", "database_limits.py", "idle_suspender", "kube.py", "logs.py"),
         module="services.idle_suspender",
         seconds=60,
     ),

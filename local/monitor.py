@@ -1,4 +1,4 @@
-"""`make monitor`: starts Prometheus and Alertmanager, and tells what they know."""
+"""`make monitor`: starts Prometheus, Alertmanager and the logs' collector, and tells what they know."""
 
 import time
 import urllib.parse
@@ -11,7 +11,7 @@ from rich.table import Table
 
 from infra.platform.monitoring.dashboards import DASHBOARDS, Panel
 from local import servers, toolchain
-from local.servers import monitoring
+from local.servers import log_collector, monitoring
 
 _PATIENCE = 60
 """Seconds in which each target is to have been scraped twice, which a rate takes."""
@@ -32,7 +32,7 @@ class Answer:
 
 def start(console: Console) -> None:
     """Start what does not run yet, and wait until every target has told its figures. Raises LocalError."""
-    toolchain.ensure(console, *monitoring.PROGRAMS)
+    toolchain.ensure(console, *monitoring.PROGRAMS, log_collector.PROGRAM)
     servers.start_monitoring(console)
     with console.status("prometheus: waits for its first figures"):
         _settle()

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import psycopg
 
+from services import logs
+
 log = logging.getLogger("database_limits")
 
 _TIMEOUT = "40s"
@@ -29,10 +31,11 @@ def hold() -> int:
         log.error("nobody was held to anything: PostgreSQL: %s", str(error).strip().splitlines()[0])
         return 1
     for tenant, what, refused in told:
-        log.log(logging.ERROR if refused else logging.WARNING, "%s: %s", tenant, what)
+        level = logging.ERROR if refused else logging.WARNING
+        log.log(level, "%s: %s", tenant, what, extra={"tenant": tenant})
     return int(any(refused for _, _, refused in told))
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logs.to_stdout()
     sys.exit(hold())

@@ -19,15 +19,20 @@ from infra.platform.network_policies import (
 )
 from infra.platform.redis import Redis, Users
 from infra.platform.service_pods import ServicePod, from_field, from_secret, probe, redis_credentials
-from infra.platform.storage_keys import storage_key
+from infra.platform.storage_keys import (
+    CREDENTIALS_FOLDER,
+    StorageKey,
+    below,
+    storage_credentials,
+    storage_environment,
+    storage_key,
+)
 
 _NAME = "accounting"
 _GATEWAY = "gateway"
 """The namespace of the gateways and of the ConfigMaps of tenants."""
 _LONGHORN = "longhorn-system"
 _POSTGRESQL = "/etc/postgresql"
-_STORAGE = "/etc/object-storage"
-_CREDENTIALS = "credentials"
 
 
 def declare_accounting(
@@ -67,7 +72,7 @@ def declare_accounting(
         k8s.core.v1.Secret(
             f"{prefix}-storage",
             metadata={**metadata, "name": f"{_NAME}-storage"},
-            string_data={_CREDENTIALS: _listing_key(prefix, cluster_name, storage, opts)},
+            string_data=storage_credentials(_listing_key(prefix, cluster_name, storage, opts)),
             opts=opts,
         ),
         *declare_network(
@@ -96,15 +101,12 @@ def declare_accounting(
                     redis,
                     environment={
                         "GATEWAY_NAMESPACE": _GATEWAY,
-                        "OBJECT_STORAGE_ENDPOINT": storage.endpoint,
-                        "OBJECT_STORAGE_REGION": storage.region,
-                        "OBJECT_STORAGE_BUCKET": storage.artifacts,
-                        "AWS_SHARED_CREDENTIALS_FILE": f"{_STORAGE}/{_CREDENTIALS}",
+                        **storage_environment(storage, storage.artifacts),
                         **database.environment(postgresql.ACCOUNTING, _POSTGRESQL),
                     },
                     files={
                         _POSTGRESQL: from_secret(f"{_NAME}-postgresql"),
-                        _STORAGE: from_secret(f"{_NAME}-storage"),
+                        CREDENTIALS_FOLDER: from_secret(f"{_NAME}-storage"),
                     },
                     container={
                         "env": [from_field("POD_IP", "status.podIP")],
@@ -121,23 +123,14 @@ def declare_accounting(
 
 def _listing_key(
     prefix: str, cluster_name: str, storage: ObjectStorage, opts: pulumi.ResourceOptions
-) -> pulumi.Output[str]:
-    """Declare a key that lists tenants' objects and reads none; return it as a file of credentials."""
-    listing = storage.artifacts.apply(
-        lambda bucket: (
-            f"operation in {list(LISTING)} && parameters.bucket == '{bucket}' && "
-            "parameters.prefix.startsWith('tenant_')"
-        )
-    )
-    key = storage_key(
+) -> StorageKey:
+    """Declare a key that lists tenants' objects and reads none."""
+    return storage_key(
         f"{prefix}-storage",
         f"{cluster_name}-{_NAME}",
         "Measures tenants' objects",
-        listing,
+        [below(LISTING, storage.artifacts, "prefix", "tenant_")],
         pulumi.ResourceOptions(parent=opts.parent),
-    )
-    return pulumi.Output.concat(
-        "[default]\naws_access_key_id = ", key.access_key, "\naws_secret_access_key = ", key.secret_key, "\n"
     )
 
 

@@ -34,6 +34,11 @@ KUBE_PROMETHEUS_STACK = Chart(
     version="88.5.3",
     repository="https://prometheus-community.github.io/helm-charts",
 )
+OPENTELEMETRY_COLLECTOR = Chart(
+    name="opentelemetry-collector",
+    version="0.165.0",
+    repository="https://open-telemetry.github.io/opentelemetry-helm-charts",
+)
 OPENBAO = Chart(name="openbao", version="0.29.2", repository="https://openbao.github.io/openbao-helm")
 
 

@@ -8,7 +8,7 @@ import pulumi_kubernetes as k8s
 
 from infra.platform.database import LIMITS, Database
 from infra.platform.network_policies import TO_DNS, declare_network, to
-from infra.platform.service_pods import ServicePod, each_minute, from_secret
+from infra.platform.service_pods import EACH_MINUTE, ServicePod, from_secret, scheduled
 
 _NAME = "database-limits"
 _FOLDER = "/etc/postgresql"
@@ -50,7 +50,7 @@ def database_limits(
             among_others=True,
         ),
     ]
-    each_minute(
+    scheduled(
         f"{prefix}-job",
         namespace,
         pod,
@@ -58,5 +58,6 @@ def database_limits(
             environment=database.environment(LIMITS, _FOLDER),
             files={_FOLDER: from_secret(_NAME)},
         ),
+        EACH_MINUTE,
         opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=before)),
     )

@@ -5,7 +5,7 @@ import pulumi_kubernetes as k8s
 
 from infra.platform.network_policies import TO_DNS, TO_KUBERNETES, declare_network, to
 from infra.platform.redis import Redis, Users
-from infra.platform.service_pods import ServicePod, each_minute, redis_credentials
+from infra.platform.service_pods import EACH_MINUTE, ServicePod, redis_credentials, scheduled
 
 _NAME = "idle-suspender"
 
@@ -44,11 +44,12 @@ def idle_suspender(
             among_others=True,
         ),
     ]
-    each_minute(
+    scheduled(
         f"{prefix}-job",
         namespace,
         pod,
         pod.spec(redis, environment={}, files={}, container={}),
+        EACH_MINUTE,
         opts=pulumi.ResourceOptions.merge(opts, _after(*before, users[_NAME].ready)),
     )
 

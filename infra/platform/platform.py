@@ -15,6 +15,7 @@ from infra.platform.database_limits import database_limits
 from infra.platform.gateway import declare_gateway
 from infra.platform.idle_suspension import idle_suspender
 from infra.platform.kubevirt import install_kubevirt
+from infra.platform.log_retention import declare_log_retention
 from infra.platform.longhorn import install_longhorn, workspace_classes
 from infra.platform.monitoring.exporter import declare_exporter
 from infra.platform.monitoring.stack import declare_monitoring
@@ -94,7 +95,14 @@ class Platform(pulumi.ComponentResource):
             runtime_image=settings.runtime_image,
             ready=[*self._kubevirt(), *classes.declared, gateways_home],
         )
-        declare_monitoring(f"{name}-monitoring", settings, vault=vault, opts=self._opts)
+        declare_monitoring(
+            f"{name}-monitoring",
+            settings,
+            vault=vault,
+            storage=foundations.object_storage,
+            cluster_name=foundations.nodes.cluster_name,
+            opts=self._opts,
+        )
         # The namespaces in which it is given rights.
         read = pulumi.ResourceOptions(depends_on=[gateways_home, *longhorn])
         declare_exporter(
@@ -114,6 +122,14 @@ class Platform(pulumi.ComponentResource):
             redis=redis,
             users=users,
             database=database,
+            storage=foundations.object_storage,
+            opts=pulumi.ResourceOptions.merge(self._in_system, read),
+        )
+        declare_log_retention(
+            f"{name}-log-retention",
+            _SYSTEM,
+            settings.gateway_image,
+            cluster_name=foundations.nodes.cluster_name,
             storage=foundations.object_storage,
             opts=pulumi.ResourceOptions.merge(self._in_system, read),
         )

@@ -26,8 +26,6 @@ _CONFINED: Mapping[str, Any] = {
     "read_only_root_filesystem": True,
     "capabilities": {"drop": ["ALL"]},
 }
-_DEADLINE = 50
-"""Seconds: a job ends before the next one begins."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +77,7 @@ class ServicePod:
         """The pod's specification, with ways into Redis and the Kubernetes API; otherwise as `bare`."""
         return self.bare(
             environment={**_redis_environment(self.name, redis), **environment},
-            files={_KUBERNETES: _kubernetes_token(), _REDIS: _redis_files(self.name), **files},
+            files={**kubernetes_files(), _REDIS: _redis_files(self.name), **files},
             container=container,
             sidecar=sidecar,
         )
@@ -167,21 +165,36 @@ def redis_credentials(
     ]
 
 
-def each_minute(
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """The times at which a job runs."""
+
+    cron: str
+    """In UTC."""
+    deadline_seconds: int
+    """The time that it may take."""
+
+
+EACH_MINUTE = Schedule(cron="* * * * *", deadline_seconds=50)
+"""A job ends before the next one begins."""
+
+
+def scheduled(
     resource_name: str,
     namespace: str,
     pod: ServicePod,
     spec: k8s.core.v1.PodSpecArgsDict,
+    schedule: Schedule,
     opts: pulumi.ResourceOptions,
 ) -> None:
-    """Declare a CronJob of the pod's name that runs `spec` once a minute, never twice at a time."""
+    """Declare a CronJob of the pod's name that runs `spec` as scheduled, never twice at a time."""
     k8s.batch.v1.CronJob(
         resource_name,
         metadata={"name": pod.name, "namespace": namespace, "labels": pod.labels},
         spec={
-            "schedule": "* * * * *",
+            "schedule": schedule.cron,
             "concurrency_policy": "Forbid",
-            "starting_deadline_seconds": _DEADLINE,
+            "starting_deadline_seconds": schedule.deadline_seconds,
             "successful_jobs_history_limit": 1,
             "failed_jobs_history_limit": 3,
             "job_template": {
@@ -189,7 +202,7 @@ def each_minute(
                 "spec": {
                     # The next job does what this one leaves undone.
                     "backoff_limit": 0,
-                    "active_deadline_seconds": _DEADLINE,
+                    "active_deadline_seconds": schedule.deadline_seconds,
                     "template": {
                         "metadata": {"labels": pod.labels},
                         "spec": {
@@ -268,19 +281,21 @@ def _redis_files(pod: str) -> Source:
     }
 
 
-def _kubernetes_token() -> Source:
+def kubernetes_files() -> dict[str, Source]:
     """What the kubelet would mount by itself, where clients look for it, for an hour at a time."""
     namespace: k8s.core.v1.DownwardAPIVolumeFileArgsDict = {
         "path": "namespace",
         "field_ref": {"field_path": "metadata.namespace"},
     }
     return {
-        "projected": {
-            "default_mode": _READ_BY_GROUP,
-            "sources": [
-                {"service_account_token": {"path": "token", "expiration_seconds": 3600}},
-                {"config_map": {"name": "kube-root-ca.crt"}},
-                {"downward_api": {"items": [namespace]}},
-            ],
+        _KUBERNETES: {
+            "projected": {
+                "default_mode": _READ_BY_GROUP,
+                "sources": [
+                    {"service_account_token": {"path": "token", "expiration_seconds": 3600}},
+                    {"config_map": {"name": "kube-root-ca.crt"}},
+                    {"downward_api": {"items": [namespace]}},
+                ],
+            }
         }
     }

@@ -344,6 +344,12 @@ def _remains(props: Mapping[str, Any]) -> Iterator[dict[str, str]]:
             "until": (now + timedelta(days=kept)).date().isoformat(),
             "deletedBy": runbook,
         }
+    yield {
+        "what": "its logs",
+        "where": f"{storage['logs']}/tenant_{props['tenant']}/",
+        "until": (now + timedelta(days=1)).date().isoformat(),
+        "deletedBy": "the platform's CronJob log-retention, in the night",
+    }
     days = props.get("backupDays")
     yield {
         "what": "its rows in backups of the whole database",

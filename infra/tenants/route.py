@@ -80,6 +80,7 @@ def terms(tenant: TenantEntry, prices: Mapping[str, float | None] | None) -> dic
     agreed = {
         "availability": round((contract.availability or tier.availability) / 100, 7),
         "wakeSeconds": contract.wake_seconds or tier.wake_seconds,
+        "logDays": tier.log_days,
         "budgetChf": contract.budget_chf,
         "listPriceChf": list_price(tenant, prices) if prices else None,
     }

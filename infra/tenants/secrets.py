@@ -158,6 +158,7 @@ def declare_secrets(
                 "region": region,
                 "bucket": storage.bucket,
                 "prefix": storage.prefix,
+                "logs_bucket": storage.logs,
                 "access_key": storage.access_key,
                 "secret_key": storage.secret_key,
             }

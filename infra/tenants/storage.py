@@ -1,4 +1,4 @@
-"""A tenant's part of the artifacts bucket, and the key that opens it and nothing else.
+"""A tenant's part of the artifacts bucket, and the key that opens it, its own logs and nothing else.
 
 The policy language is that of <https://community.exoscale.com/product/iam/iam/how-to/policy-guide/>.
 """
@@ -9,12 +9,14 @@ import pulumi
 import pulumiverse_exoscale as exoscale
 
 from infra.cluster.object_storage import LISTING, ObjectStorage
+from infra.platform.storage_keys import below
 from infra.tenants.lifecycle import protected
 from infra.tenants.prefix import Prefix
 from infra.tenants.roster import TenantEntry
 
+_READING = ("get-object", "head-object")
 _OBJECTS = (
-    *("get-object", "head-object", "put-object", "delete-object"),
+    *(*_READING, "put-object", "delete-object"),
     *("create-multipart-upload", "upload-part", "complete-multipart-upload", "abort-multipart-upload"),
     "list-parts",
 )
@@ -27,6 +29,8 @@ class TenantStorage:
 
     bucket: pulumi.Output[str]
     prefix: str
+    logs: pulumi.Output[str]
+    """The bucket with its logs, which lie below the same prefix; the key only reads them."""
     access_key: pulumi.Output[str]
     secret_key: pulumi.Output[str]
     """Secret."""
@@ -58,10 +62,12 @@ def declare_storage(
                     # The bucket's name comes through the prefix, so that the key goes first and nothing is
                     # written any more while the prefix is emptied.
                     "rules": [
-                        {"action": "allow", "expression": folders.bucket.apply(rule)}
-                        for rule in (
-                            lambda bucket: _expression(LISTING, bucket, f"prefix.startsWith('{prefix}')"),
-                            lambda bucket: _expression(_OBJECTS, bucket, f"key.startsWith('{prefix}')"),
+                        {"action": "allow", "expression": expression}
+                        for expression in (
+                            below(LISTING, folders.bucket, "prefix", prefix),
+                            below(_OBJECTS, folders.bucket, "key", prefix),
+                            below(LISTING, storage.logs, "prefix", prefix),
+                            below(_READING, storage.logs, "key", prefix),
                         )
                     ],
                 }
@@ -70,9 +76,10 @@ def declare_storage(
         opts=opts,
     )
     key = exoscale.IamApiKey(f"{name}-storage-key", name=tenant.dashed, role_id=role.id, opts=opts)
-    return TenantStorage(bucket=folders.bucket, prefix=prefix, access_key=key.key, secret_key=key.secret)
-
-
-def _expression(operations: tuple[str, ...], bucket: str, confined: str) -> str:
-    names = ", ".join(f"'{operation}'" for operation in operations)
-    return f"operation in [{names}] && parameters.bucket == '{bucket}' && parameters.{confined}"
+    return TenantStorage(
+        bucket=folders.bucket,
+        prefix=prefix,
+        logs=storage.logs,
+        access_key=key.key,
+        secret_key=key.secret,
+    )

@@ -70,6 +70,8 @@ class Tier:
     """The most that it may have in PostgreSQL, in GiB, tables, indexes and large objects together."""
     own_database: bool = False
     """It may have a PostgreSQL database of its own instead of a schema among others."""
+    log_days: int
+    """For how many days its logs are kept."""
     availability: float
     """The share of its requests, in percent, that the platform is not to fail; a contract may say more."""
     wake_seconds: int | None = None
@@ -118,6 +120,7 @@ TIERS: Mapping[TierName, Tier] = {
         maximum=Size(0, 0, 0),
         logins=Logins(3, 5),
         database_gib=2,
+        log_days=30,
         availability=99.5,
         shared_runtime=True,
         claims=_OF_ALL,
@@ -128,6 +131,7 @@ TIERS: Mapping[TierName, Tier] = {
         maximum=Size(4, 8, 0),
         logins=Logins(3, 5),
         database_gib=5,
+        log_days=30,
         availability=99.5,
         namespace=True,
         dedicated_agent=True,
@@ -140,6 +144,7 @@ TIERS: Mapping[TierName, Tier] = {
         maximum=Size(8, 32, 500),
         logins=Logins(4, 8),
         database_gib=20,
+        log_days=90,
         availability=99.9,
         wake_seconds=30,
         namespace=True,
@@ -156,6 +161,7 @@ TIERS: Mapping[TierName, Tier] = {
         maximum=Size(16, 128, 2000),
         logins=Logins(4, 10),
         database_gib=50,
+        log_days=365,
         availability=99.9,
         wake_seconds=30,
         namespace=True,

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from local.node_agent.isolation import Isolation
@@ -97,6 +98,9 @@ class Containers:
         if command.isolation is not None:
             arguments = command.isolation.command(root, arguments)
         with output.open("ab") as stream:
+            # Whoever follows files knows one by how it begins; two of the same program begin alike.
+            stream.write(f"{datetime.now(UTC).isoformat()} {label} {uid}: {name} starts\n".encode())
+            stream.flush()
             process = subprocess.Popen(
                 ["sh", _SHELL, folder / str(number), *arguments],
                 cwd=ROOT,

@@ -16,6 +16,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 from images import built
@@ -322,6 +323,9 @@ def _console(log_file: Path) -> list[str]:
     log_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if log_file.exists() and log_file.stat().st_size > _CONSOLE_LIMIT:
         log_file.replace(log_file.with_suffix(".log.old"))
+    if not log_file.exists():
+        # Whoever follows files knows one by how it begins; consoles begin alike.
+        log_file.write_text(f"{datetime.now(UTC).isoformat()} {log_file.stem}\n")
     return ["-chardev", f"file,id=console,path={_escaped(log_file)},append=on", "-serial", "chardev:console"]
 
 

@@ -27,6 +27,7 @@ from local.servers import (
     kubernetes,
     kubevirt,
     load_balancer,
+    log_collector,
     monitoring,
     node_agent,
     object_storage,
@@ -53,6 +54,9 @@ LAYERS: tuple[tuple[Module, ...], ...] = (
 )
 """Modules of a layer start side by side: the first service of each, then the second, and so on. The next
 layer starts when this one is bootstrapped."""
+
+_BESIDE: tuple[Module, ...] = (monitoring, log_collector)
+"""What looks at the platform once it is up, and is no part of it."""
 
 _MODULES = tuple(itertools.chain.from_iterable(LAYERS))
 
@@ -89,16 +93,16 @@ def _start(layer: tuple[Module, ...], console: Console) -> None:
 def start_monitoring(console: Console) -> None:
     """Bring up what looks at the platform, which has to be up. Raises LocalError."""
     try:
-        for service in monitoring.services():
+        for service in _services(_BESIDE):
             supervisor.check_ports(service)
-        _start((monitoring,), console)
+        _start(_BESIDE, console)
     except OSError as error:
         raise refused(error, DATA, "monitoring is not up") from error
 
 
 def stop_all(console: Console) -> None:
     """Stop every server, the last started first. Raises LocalError if one does not end."""
-    for service in reversed([*_services(), *monitoring.services()]):
+    for service in reversed(_services((*_MODULES, *_BESIDE))):
         if supervisor.is_running(service.name):
             with console.status(f"{service.name}: stopping"):
                 supervisor.stop(service.name)
@@ -155,5 +159,5 @@ def stack_secrets() -> dict[str, str]:
     }
 
 
-def _services() -> list[Service]:
-    return [service for module in _MODULES for service in module.services()]
+def _services(modules: tuple[Module, ...] = _MODULES) -> list[Service]:
+    return [service for module in modules for service in module.services()]

@@ -18,7 +18,7 @@ from kubernetes import client as kubernetes_client
 from local import ports, store, toolchain
 from local.errors import LocalError
 from local.paths import DATA
-from local.servers import kubernetes, node_agent, vault
+from local.servers import kubernetes, log_collector, node_agent, vault
 from local.supervisor import NotReady, Service
 
 PROGRAMS = ("prometheus", "promtool", "alertmanager")
@@ -31,6 +31,9 @@ _SECONDS = 5
 """The interval of scrapes and rules: whoever starts this waits for the first figures."""
 _NOT_HERE = ("longhorn",)
 """Jobs for what does not run here."""
+_NO_PODS = {"kubevirt": node_agent.figures_port, "collector": log_collector.metrics_port}
+"""Jobs for what runs here as a process of this machine, with its port."""
+_OF_FIGURES = ("job_name", "honor_labels", "metric_relabel_configs")
 _ABSENT_HERE = tuple(f'absent(up{{job="{job}"}})' for job in _NOT_HERE)
 """What would tell that it does not."""
 
@@ -157,10 +160,9 @@ def _declared() -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 def _here(job: dict[str, Any]) -> dict[str, Any]:
     """Return a job with this platform's way to its targets."""
-    if job["job_name"] == "kubevirt":
-        kept = {name: job[name] for name in ("job_name", "honor_labels")}
-        targets = [{"targets": [f"127.0.0.1:{node_agent.figures_port()}"]}]
-        return {**kept, "static_configs": targets, "metric_relabel_configs": job["metric_relabel_configs"]}
+    if job["job_name"] in _NO_PODS:
+        kept = {name: job[name] for name in _OF_FIGURES if name in job}
+        return {**kept, "static_configs": [{"targets": [f"127.0.0.1:{_NO_PODS[job['job_name']]()}"]}]}
     kubeconfig = kubernetes.environment()["KUBECONFIG"]
     found = [{**each, "kubeconfig_file": kubeconfig} for each in job["kubernetes_sd_configs"]]
     timing = {"scrape_interval": f"{_SECONDS}s", "scrape_timeout": f"{_SECONDS}s"}

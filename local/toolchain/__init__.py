@@ -38,6 +38,7 @@ _MODULES = {
     "actionlint": "github.com/rhysd/actionlint",
     "prometheus": "github.com/prometheus/prometheus",
     "alertmanager": "github.com/prometheus/alertmanager",
+    "collector": "go.opentelemetry.io/collector/otelcol",
 }
 """What each folder here pins."""
 _VERSION_IN = {
@@ -49,6 +50,7 @@ _VERSION_IN = {
     "actionlint": ["github.com/rhysd/actionlint.version"],
     "prometheus": ["github.com/prometheus/common/version.Version"],
     "alertmanager": ["github.com/prometheus/common/version.Version"],
+    "collector": ["main.version"],
 }
 """Variables that a release sets to its version."""
 _FREE_DISK = 10 * 2**30
@@ -255,6 +257,7 @@ _ARTEFACTS = (
         on_demand=True,
     ),
     _Artefact("alertmanager", "alertmanager", 40, _alertmanager, on_demand=True),
+    _Artefact("otelcol", "collector", 100, _compile("collector", "."), on_demand=True),
 )
 
 

@@ -1,7 +1,6 @@
 """`python -m services.accounting`: keeps the ledger until it is told to end."""
 
 import asyncio
-import logging
 import os
 import signal
 import sys
@@ -14,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from services import kube, parts
+from services import kube, logs, parts
 from services.accounting import objects
 from services.accounting.accounting import Accounting
 from services.accounting.backups import Backups
@@ -93,7 +92,7 @@ async def serve() -> None:
 
 def main() -> None:
     """Read the environment and serve."""
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, stream=sys.stdout)
+    logs.to_stdout()
     if missing := [name for name in _REQUIRED if not os.environ.get(name)]:
         sys.exit(
             f"the environment lacks {', '.join(missing)}, so the accounting does not start; its Deployment "

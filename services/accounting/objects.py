@@ -68,7 +68,7 @@ class Objects:
         try:
             self._measured[tenant] = await asyncio.to_thread(self._size, f"tenant_{tenant}/")
         except _AWAY as error:
-            log.warning("%s: its objects are not measured: %s", tenant, error)
+            log.warning("%s: its objects are not measured: %s", tenant, error, extra={"tenant": tenant})
 
     def _size(self, prefix: str) -> int:
         pages = self._s3.get_paginator("list_object_versions").paginate(Bucket=self._bucket, Prefix=prefix)

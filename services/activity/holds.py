@@ -117,10 +117,13 @@ class Holds:
             self._unreadable[tenant] = str(standing)
             if told != str(standing):
                 log.error(
-                    "%s is not held, and left running, as Redis has what is not ours: %s", tenant, standing
+                    "%s is not held, and left running, as Redis has what is not ours: %s",
+                    tenant,
+                    standing,
+                    extra={"tenant": tenant},
                 )
         elif told is not None:
-            log.info("%s is held again", tenant)
+            log.info("%s is held again", tenant, extra={"tenant": tenant})
 
 
 def _fetch(task: "asyncio.Task[Standing]") -> None:

@@ -1,7 +1,6 @@
 """`python -m services.exporter`: answers Prometheus until it is told to end."""
 
 import asyncio
-import logging
 import os
 import signal
 import sys
@@ -17,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from services import kube, parts
+from services import kube, logs, parts
 from services.activity import connection
 from services.activity.store import Activity
 from services.exporter import database, figures, tenants
@@ -112,7 +111,7 @@ def _heard(silence: float) -> None:
 
 def main() -> None:
     """Read the environment and serve."""
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, stream=sys.stdout)
+    logs.to_stdout()
     if missing := [name for name in _REQUIRED if not os.environ.get(name)]:
         sys.exit(
             f"the environment lacks {', '.join(missing)}, so the exporter does not start; its Deployment in "

@@ -13,7 +13,7 @@ import uvloop
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from services import kube, parts
+from services import kube, logs, parts
 from services.activity import connection
 from services.activity.holds import Holds
 from services.activity.store import Activity
@@ -140,7 +140,7 @@ def _signing_key(file: Path) -> Ed25519PrivateKey:
 
 def main() -> None:
     """Read the environment and serve."""
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, stream=sys.stdout)
+    logs.to_stdout()
     try:
         uvloop.run(serve(Settings.read()))
     except SettingsError as error:

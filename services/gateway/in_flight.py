@@ -72,7 +72,8 @@ class InFlight:
         try:
             return await self._hold(request, asked)
         except UNREACHABLE as error:
-            log.warning("%s is not held: %s", asked.tenant, error)
+            about = {"tenant": asked.tenant, "request": request}
+            log.warning("%s is not held: %s", asked.tenant, error, extra=about)
             return None
 
     def hear(self, request: str, asked: Asked) -> None:
@@ -142,7 +143,8 @@ class InFlight:
             try:
                 await self._hold(request, asked)
             except UNREACHABLE as error:
-                log.warning("%s is not held: %s", asked.tenant, error)
+                about = {"tenant": asked.tenant, "request": request}
+                log.warning("%s is not held: %s", asked.tenant, error, extra=about)
                 return
 
     async def _hold(self, request: str, asked: Asked) -> Claim | None:

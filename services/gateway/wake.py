@@ -180,7 +180,8 @@ class Wakes:
             for phase, took in phases.items():
                 metrics.WAKE_PHASE_SECONDS.labels(phase).observe(took)
             told = ", ".join(f"{phase} {took:.1f} s" for phase, took in phases.items())
-            log.info("%s is awake after %.1f s: %s", route.tenant, seconds, told)
+            about = {"tenant": route.tenant}
+            log.info("%s is awake after %.1f s: %s", route.tenant, seconds, told, extra=about)
             self._later(self._record(route, {"seconds": seconds, **phases}))
             self._later(self._cluster.record(route, "Woken", f"a request woke it in {seconds:.1f} s: {told}"))
         return machine.address
@@ -191,7 +192,8 @@ class Wakes:
         pause = _BACK_OFF_SECONDS[min(times, len(_BACK_OFF_SECONDS)) - 1]
         metrics.WAKE_FAILURES.labels(route.tenant).inc()
         metrics.WAKE_FAILURE_KINDS.labels(failure.kind).inc()
-        log.warning("%s cannot wake (%s): %s", route.tenant, failure.kind, failure.detail)
+        about = {"tenant": route.tenant}
+        log.warning("%s cannot wake (%s): %s", route.tenant, failure.kind, failure.detail, extra=about)
         self._later(
             self._cluster.record(route, "WakeFailed", f"{failure.kind}: {failure.detail}", warning=True)
         )
@@ -204,7 +206,8 @@ class Wakes:
         try:
             await self._activity.record_wake(route.tenant, phases)
         except UNREACHABLE as error:
-            log.warning("the wake of %s is not on record: %s", route.tenant, error)
+            about = {"tenant": route.tenant}
+            log.warning("the wake of %s is not on record: %s", route.tenant, error, extra=about)
 
     def _later(self, work: Coroutine[None, None, None]) -> None:
         """Do what nobody who waits has to wait for."""

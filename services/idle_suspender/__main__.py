@@ -6,7 +6,7 @@ import sys
 
 from redis.exceptions import RedisError
 
-from services import kube
+from services import kube, logs
 from services.activity import connection
 from services.activity.store import Activity
 from services.idle_suspender.sweep import Sweep
@@ -32,5 +32,5 @@ async def _sweep() -> int:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logs.to_stdout()
     sys.exit(asyncio.run(_sweep()))

@@ -152,7 +152,8 @@ class Sweep:
             if verdict.decision == "suspended" or (verdict.decision == "failed" and before != "failed")
         ]
         for verdict in told:
-            log.info("%s %s: %s", verdict.machine.tenant, verdict.decision, verdict.reason)
+            tenant = verdict.machine.tenant
+            log.info("%s %s: %s", tenant, verdict.decision, verdict.reason, extra={"tenant": tenant})
         await asyncio.gather(*(self._event(verdict) for verdict in told))
 
     async def _event(self, verdict: _Verdict) -> None:
@@ -181,4 +182,5 @@ class Sweep:
             async with self._requests:
                 await self._api.request("POST", f"/api/v1/namespaces/{machine.namespace}/events", event)
         except (ApiError, *UNREACHABLE) as error:
-            log.warning("%s: no event: %s", machine.tenant, error or "timeout")
+            about = {"tenant": machine.tenant}
+            log.warning("%s: no event: %s", machine.tenant, error or "timeout", extra=about)

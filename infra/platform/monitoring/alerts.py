@@ -17,6 +17,7 @@ _DAY = 86_400
 _BACKUP = 26 * 3600
 """Seconds: backups are taken once a night, and one may take two hours."""
 _LAST_AWAKE = "agent_platform_last_awake_timestamp_seconds"
+_LOG_RETENTION = '{namespace="platform-system", cronjob="log-retention"}'
 _RUNBOOK = "docs/alerts.md"
 
 
@@ -341,6 +342,26 @@ _SERVICES = (
         minutes=5,
         severity="ticket",
         summary="The ledger has not counted what tenants use for a quarter of an hour.",
+    ),
+    Alert(
+        name="LogsAreNotArchived",
+        expression=(
+            "sum by (instance) (increase(otelcol_receiver_accepted_log_records[30m])) > 0 unless "
+            "sum by (instance) (increase(otelcol_exporter_sent_log_records[30m])) > 0"
+        ),
+        minutes=5,
+        severity="ticket",
+        summary="{{ $labels.instance }} has put no log into object storage for half an hour; lines wait.",
+    ),
+    Alert(
+        name="LogsOutliveTheirTime",
+        expression=(
+            f"time() - (kube_cronjob_status_last_successful_time{_LOG_RETENTION} "
+            f"or kube_cronjob_created{_LOG_RETENTION}) > {3 * _DAY}"
+        ),
+        minutes=60,
+        severity="ticket",
+        summary="No old log has been deleted for {{ $value | humanizeDuration }}, removed tenants' included.",
     ),
     Alert(
         name="CostOutOfLine",

@@ -14,6 +14,9 @@ from infra.settings import ManagedDatabase, ManagedVault, Settings
 
 HEALTH_PORT = 9090
 """The port at which the platform's own services answer probes and Prometheus."""
+COLLECTOR = "opentelemetry-collector"
+"""The Helm release of the logs' collector, by which its pods are named and labelled."""
+COLLECTOR_PORT = 8888
 AUTHORITY = "platform-authority"
 """The ConfigMap with the certificate of the platform's authority; Prometheus has it as a file."""
 _AUTHORITY_FILE = f"/etc/prometheus/configmaps/{AUTHORITY}/ca.crt"
@@ -111,6 +114,13 @@ def jobs(settings: Settings) -> list[Job]:
             labels={"app.kubernetes.io/name": "accounting"},
             port_name="health",
             port=HEALTH_PORT,
+        ),
+        Job(
+            name="collector",
+            namespace="monitoring",
+            labels={"app.kubernetes.io/name": COLLECTOR},
+            port_name="metrics",
+            port=COLLECTOR_PORT,
         ),
         Job(
             name="kubevirt",

@@ -14,11 +14,14 @@ import pulumi_kubernetes as k8s
 import yaml
 from pulumi_vault.kv import SecretV2
 
+from infra.cluster.object_storage import ObjectStorage
 from infra.platform import charts
+from infra.platform.logs import declare_log_collection
 from infra.platform.monitoring import alerts, dashboards, scraping
 from infra.platform.namespaces import namespace
 from infra.platform.network_policies import (
     MONITORING,
+    NOT_PUBLIC,
     PUBLIC,
     TO_DNS,
     TO_KUBERNETES,
@@ -28,6 +31,7 @@ from infra.platform.network_policies import (
     pods,
     pods_at,
     to,
+    url_at,
 )
 from infra.platform.password import Password
 from infra.platform.service_pods import LABELS
@@ -56,9 +60,11 @@ def declare_monitoring(
     settings: Settings,
     *,
     vault: Vault,
+    storage: ObjectStorage,
+    cluster_name: str,
     opts: pulumi.ResourceOptions,
 ) -> None:
-    """Declare the namespace `monitoring`, its network, the dashboards, and what scrapes and alerts."""
+    """Declare the namespace `monitoring`, its network, dashboards, scrapes and alerts, and the logs."""
     # Node exporters read the node itself, which only `privileged` allows.
     home = namespace(f"{prefix}-namespace", NAMESPACE, "privileged", opts)
     inside = pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=[home]))
@@ -75,8 +81,16 @@ def declare_monitoring(
             opts=inside,
         )
     chosen = settings.monitoring.choice
+    declare_log_collection(
+        f"{prefix}-logs",
+        NAMESPACE,
+        storage,
+        cluster_name=cluster_name,
+        managed=isinstance(chosen, ManagedMonitoring),
+        opts=inside,
+    )
     if isinstance(chosen, ManagedMonitoring):
-        _managed(prefix, settings, chosen, jobs, vault, inside)
+        _managed(prefix, settings, chosen, jobs, vault, storage, inside)
     else:
         k8s.core.v1.ConfigMap(
             f"{prefix}-prometheus",
@@ -95,6 +109,7 @@ def _managed(
     wanted: ManagedMonitoring,
     jobs: list[scraping.Job],
     vault: Vault,
+    storage: ObjectStorage,
     opts: pulumi.ResourceOptions,
 ) -> None:
     own = pulumi.ResourceOptions(parent=opts.parent)
@@ -130,7 +145,7 @@ def _managed(
             opts=opts,
         ),
         *declare_network(
-            prefix, NAMESPACE, _openings(settings, wanted, jobs), agents={}, labels=LABELS, opts=opts
+            prefix, NAMESPACE, _openings(settings, wanted, jobs, storage), agents={}, labels=LABELS, opts=opts
         ),
     ]
     charts.install(
@@ -295,8 +310,10 @@ def _alertmanager(receiver: dict[str, Any], heartbeat: str | None) -> dict[str, 
     }
 
 
-def _openings(settings: Settings, wanted: ManagedMonitoring, jobs: list[scraping.Job]) -> list[Opening]:
-    """Scrapes go out, alerts go out, the gateway comes in; all else is closed."""
+def _openings(
+    settings: Settings, wanted: ManagedMonitoring, jobs: list[scraping.Job], storage: ObjectStorage
+) -> list[Opening]:
+    """Scrapes, alerts and logs go out, the gateway comes in; all else is closed."""
     ports = (_PROMETHEUS_PORT, _ALERTMANAGER_PORT, 8080)
     nodes: Peer = {"ip_block": {"cidr": "0.0.0.0/0", "except_": ("169.254.0.0/16",)}}
     receivers: list[tuple[Literal["TCP", "UDP"], int]] = [
@@ -337,6 +354,7 @@ def _openings(settings: Settings, wanted: ManagedMonitoring, jobs: list[scraping
         # Kubelets and node exporters, at the nodes' own addresses.
         Opening(name="to-nodes", direction="egress", peers=[nodes], ports=[("TCP", 9100), ("TCP", 10250)]),
         *(to(f"to-{job.name}", job.destination) for job in jobs),
+        to("to-object-storage", url_at(storage.endpoint, never=NOT_PUBLIC)),
         Opening(name="to-receivers", direction="egress", peers=[PUBLIC], ports=receivers),
     ]
 

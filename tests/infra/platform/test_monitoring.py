@@ -19,7 +19,7 @@ from tests.infra.platform.test_platform import platform, releases, secret
 from tests.infra.recording import SECRETS, Recorder, configure, local_stack, stack
 
 MONITORING, EXPORTER = "platform-monitoring", "platform-exporter"
-EVERYWHERE = {"gateway", "envoy", "exporter", "accounting", "kubevirt", "longhorn"}
+EVERYWHERE = {"gateway", "envoy", "exporter", "accounting", "collector", "kubevirt", "longhorn"}
 
 
 @pytest.fixture(scope="module")

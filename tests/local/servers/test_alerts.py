@@ -15,12 +15,14 @@ from local import toolchain
 from local.paths import ROOT
 
 RUNBOOKS = ROOT / "docs" / "alerts.md"
+RETENTION = '{namespace="platform-system", cronjob="log-retention"}'
 GATEWAY_UP = {'up{job="gateway", pod="a"}': "1x60", 'up{job="envoy", pod="a"}': "1x60"}
 JOBS = (
     "gateway",
     "envoy",
     "exporter",
     "accounting",
+    "collector",
     "kubevirt",
     "longhorn",
     "postgresql",
@@ -272,6 +274,32 @@ CASES: dict[str, Case] = {
     "LedgerStands": Case(
         fires={"accounting_counted_timestamp_seconds": "0+60x20 1200x60"},
         silent={"accounting_counted_timestamp_seconds": "0+60x90"},
+    ),
+    "LogsAreNotArchived": Case(
+        fires={
+            'otelcol_receiver_accepted_log_records{instance="a"}': "0+10x90",
+            'otelcol_exporter_sent_log_records{instance="a"}': "10x90",
+            'otelcol_exporter_sent_log_records{instance="b"}': "0+10x90",
+        },
+        silent={
+            'otelcol_receiver_accepted_log_records{instance="a"}': "0+10x90",
+            'otelcol_exporter_sent_log_records{instance="a"}': "0+10x90",
+            'otelcol_receiver_accepted_log_records{instance="idle"}': "10x90",
+            'otelcol_exporter_sent_log_records{instance="idle"}': "10x90",
+        },
+    ),
+    "LogsOutliveTheirTime": Case(
+        fires={
+            f"kube_cronjob_created{RETENTION}": "0x600",
+            f"kube_cronjob_status_last_successful_time{RETENTION}": "86400x600",
+        },
+        silent={
+            f"kube_cronjob_created{RETENTION}": "0x600",
+            f"kube_cronjob_status_last_successful_time{RETENTION}": "172800x600",
+            'kube_cronjob_created{namespace="platform-system", cronjob="another"}': "0x600",
+        },
+        at="5900m",
+        interval="10m",
     ),
     "CostOutOfLine": Case(
         fires={
