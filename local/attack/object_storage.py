@@ -201,8 +201,13 @@ _OPERATIONS = (
     # Reading
     _on_object("get an object", "get_object"),
     _on_object("get an object's head", "head_object"),
-    _on_object("get an object's attributes", "get_object_attributes", ObjectAttributes=["ObjectSize"]),
-    _on_object("get an object's tags", "get_object_tagging"),
+    _on_object(
+        "get an object's attributes",
+        "get_object_attributes",
+        by_owner=False,
+        ObjectAttributes=["ObjectSize"],
+    ),
+    _on_object("get an object's tags", "get_object_tagging", by_owner=False),
     _on_object("get an object's access list", "get_object_acl", by_owner=False),
     _on_tenant(
         "get an old version",

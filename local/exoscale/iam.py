@@ -163,16 +163,16 @@ def _publish_new(store: Store, key: Json, role: Json) -> None:
 
 
 def _publish(store: Store, key: Json, role: Json) -> None:
-    actions = list(policy.storage_actions(role["policy"]))
-    if key.get("_actions") == actions:
+    statements = policy.storage_statements(role["policy"])
+    if key.get("_statements") == statements:
         return
     with _IDENTITIES:
-        if actions:
-            object_storage.put_identity(key["key"], key["key"], key["_secret"], actions)
+        if statements:
+            object_storage.put_identity(key["key"], key["key"], key["_secret"], statements)
         else:
             object_storage.delete_identity(key["key"])
     with store.transaction():
-        store.put("api-key", GLOBAL, key | {"_actions": actions}, key["key"])
+        store.put("api-key", GLOBAL, key | {"_statements": statements}, key["key"])
 
 
 def _keys_of(store: Store, role: str) -> list[Json]:

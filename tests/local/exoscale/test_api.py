@@ -27,6 +27,7 @@ from requests import PreparedRequest, Request
 
 from local.errors import LocalError
 from local.exoscale import request
+from local.exoscale.policy import storage_statements
 from local.servers import kubernetes, object_storage
 from tests.local.exoscale.conftest import OWNER, Emulator, confined, done, rules
 
@@ -286,9 +287,7 @@ def test_node_pool(api: Client, cluster: str) -> None:
 def test_tenant_key(emulator: Emulator, api: Client, cluster: str) -> None:
     role = done(api, api.create_iam_role(name="tenant-acme", policy=confined()))
     key = api.create_api_key(name="tenant-acme", role_id=role)
-    assert emulator.identities == {
-        key["key"]: [f"{action}:artifacts/tenant_acme/*" for action in ("Read", "Write", "List")]
-    }
+    assert emulator.identities == {key["key"]: storage_statements(confined())}
     assert "secret" not in api.get_api_key(id=key["key"])
     assert all("secret" not in listed for listed in api.list_api_keys()["api-keys"])
 
@@ -315,7 +314,7 @@ def test_tenant_key(emulator: Emulator, api: Client, cluster: str) -> None:
             services=narrowed["services"],
         ),
     )
-    assert emulator.identities[key["key"]][0] == "Read:artifacts/tenant_acme/uploads/*"
+    assert emulator.identities == {key["key"]: storage_statements(narrowed)}
     done(api, api.delete_api_key(id=key["key"]))
     assert emulator.identities == {}
     with pytest.raises(ExoscaleAPIAuthException, match="credentials"):

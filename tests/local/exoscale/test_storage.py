@@ -4,7 +4,7 @@ import os
 import signal
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import boto3
@@ -19,7 +19,7 @@ from rich.console import Console
 from local import ports, supervisor
 from local.servers import certificates, exoscale, object_storage
 from local.supervisor import NotReady
-from tests.local.exoscale.conftest import confined, done
+from tests.local.exoscale.conftest import confined, done, rules
 
 BUCKET, OWN, OTHER = "artifacts", "tenant_acme/", "tenant_bolt/"
 
@@ -64,6 +64,15 @@ def refused(call: Any, **arguments: Any) -> None:
     with pytest.raises(ClientError) as error:
         call(Bucket=BUCKET, **arguments)
     assert error.value.response["ResponseMetadata"]["HTTPStatusCode"] == 403
+
+
+def is_refused(attempt: Callable[[], Any]) -> bool:
+    try:
+        attempt()
+    except ClientError as error:
+        assert error.response["ResponseMetadata"]["HTTPStatusCode"] == 403, error
+        return True
+    return False
 
 
 def port_is_free() -> None:
@@ -113,6 +122,51 @@ def test_key_is_confined(owner: Any, console: Console) -> None:
 
     done(client, client.delete_api_key(id=key["key"]))
     refused(tenant.get_object, Key=f"{OWN}uploads/a")
+    done(client, client.delete_iam_role(id=role))
+
+
+def test_narrower_keys_do_one_thing_each(owner: Any) -> None:
+    """A role's policy, as the API takes it, is what the S3 server does; another policy counts at once."""
+    client = api()
+    target = {"Bucket": BUCKET, "Key": "logs/x"}
+    owner.put_object(**target, Body=b"logged")
+    where = f"parameters.bucket == '{BUCKET}'"
+    below = f"{where} && parameters.key.startsWith('logs/')"
+    listing = f"operation == 'list-objects' && {where} && parameters.prefix.startsWith('logs/')"
+    kinds = {
+        "collector": [f"operation in ['put-object', 'create-multipart-upload'] && {below}"],
+        "reader": [f"operation in ['get-object', 'head-object'] && {below}", listing],
+        "retention": [f"operation == 'delete-object' && {below}", listing],
+    }
+    role = done(client, client.create_iam_role(name="narrow", policy=rules(listing)))
+    key = client.create_api_key(name="narrow", role_id=role)
+    holder = s3(key["key"], key["secret"])
+    attempts: dict[str, Callable[[], Any]] = {
+        "put": lambda: holder.put_object(**target, Body=b""),
+        "begin": lambda: holder.create_multipart_upload(**target),
+        "get": lambda: holder.get_object(**target),
+        "head": lambda: holder.head_object(**target),
+        "list": lambda: holder.list_objects_v2(Bucket=BUCKET, Prefix="logs/"),
+        "delete": lambda: holder.delete_object(**target),
+    }
+    allowed = {}
+    for kind, expressions in kinds.items():
+        policy = rules(*expressions)
+        done(
+            client,
+            client.update_iam_role_policy(
+                id=role,
+                default_service_strategy=policy["default-service-strategy"],
+                services=policy["services"],
+            ),
+        )
+        allowed[kind] = {name for name, attempt in attempts.items() if not is_refused(attempt)}
+    assert allowed == {
+        "collector": {"put", "begin"},
+        "reader": {"get", "head", "list"},
+        "retention": {"list", "delete"},
+    }
+    done(client, client.delete_api_key(id=key["key"]))
     done(client, client.delete_iam_role(id=role))
 
 

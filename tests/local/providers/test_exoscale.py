@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
+from local.exoscale.policy import storage_statements
 from local.providers.exoscale.provider import ExoscaleProvider
 from local.providers.provider import Call, Diff, InitializationError, ProviderError, Resource, State
 from local.providers.values import UNKNOWN, Properties
@@ -312,8 +313,9 @@ def test_tenant_key(emulator: Emulator, provider: ExoscaleProvider) -> None:
     assert state.outputs["secret"] == key.outputs["secret"]
     with pytest.raises(ProviderError, match="409"):
         role.delete()
-    role.update(policy=as_inputs(confined(prefix="tenant_acme/uploads/")))
-    assert emulator.identities[key.id][0] == "Read:artifacts/tenant_acme/uploads/*"
+    narrowed = confined(prefix="tenant_acme/uploads/")
+    role.update(policy=as_inputs(narrowed))
+    assert emulator.identities == {key.id: storage_statements(narrowed)}
     assert role.replaced_by(name="other") == {"name"}
     with pytest.raises(ProviderError, match="400 policy: service sos, rule 1"):
         role.update(policy=as_inputs(rules(f"operation in {LISTINGS}")))

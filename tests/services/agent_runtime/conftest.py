@@ -13,10 +13,12 @@ from botocore.config import Config
 from infra.platform import administrator
 from infra.tenants import roles
 from infra.tenants.migration import MigrationProvider
+from local.exoscale.policy import storage_statements
 from local.servers import object_storage
 from services.agent_runtime import arrival, tenants
 from tests.infra.tenants.conftest import connect, database, schema
 from tests.infra.tenants.test_migrations import properties
+from tests.local.exoscale.conftest import confined
 from tests.local.servers.conftest import Running, running, up
 
 if TYPE_CHECKING:
@@ -84,8 +86,8 @@ def bucket(running: Running) -> Iterator[Storage]:
         owner.create_bucket(Bucket=BUCKET)
         owner.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
         for tenant in ("acme", "globex"):
-            actions = [f"{action}:{BUCKET}/tenant_{tenant}/*" for action in ("Read", "Write", "List")]
-            object_storage.put_identity(tenant, f"EXO{tenant}", f"secret-{tenant}", actions)
+            statements = storage_statements(confined(BUCKET, f"tenant_{tenant}/"))
+            object_storage.put_identity(tenant, f"EXO{tenant}", f"secret-{tenant}", statements)
         yield Storage(owner)
 
 
