@@ -77,6 +77,11 @@ def idle_limit(platform: Platform, tenant: str, *, seconds: int) -> Iterator[Non
 
 def sweep(platform: Platform) -> None:
     """Run the suspender's CronJob once, now."""
+    run_now(platform, "idle-suspender")
+
+
+def run_now(platform: Platform, cron_job: str) -> None:
+    """Run a CronJob of the platform's once, now; it must succeed."""
 
     def kubectl(*arguments: str) -> str:
         return subprocess.run(
@@ -87,8 +92,8 @@ def sweep(platform: Platform) -> None:
             check=True,
         ).stdout
 
-    job = f"sweep-{time.monotonic_ns()}"
-    kubectl("create", "job", "--from=cronjob/idle-suspender", job)
+    job = f"{cron_job}-{time.monotonic_ns()}"
+    kubectl("create", "job", f"--from=cronjob/{cron_job}", job)
     try:
         kubectl("wait", "--for=condition=complete", f"job/{job}", "--timeout=90s")
     finally:

@@ -35,6 +35,7 @@ TABLES = (
     "extra",
 )
 ROWS = "its rows in backups of the whole database"
+LOGS = "its logs"
 ACCOUNT = "how much it used, hour by hour"
 
 
@@ -278,12 +279,14 @@ def test_the_receipt_says_what_remains_and_until_when(platform: Platform, story:
 
     assert final["backup"]["kind"] == "final"
     remains = {item["what"]: item for item in final["remains"]}
-    assert remains.keys() == {"final backup", "backup of the workspace", ROWS, ACCOUNT}
+    assert remains.keys() == {"final backup", "backup of the workspace", ROWS, LOGS, ACCOUNT}
+    assert remains[LOGS]["where"].endswith("/tenant_leaver/")
+    assert remains[LOGS]["until"] > final["removed"][:10]
     assert remains[ACCOUNT]["until"] > "2036"
     assert remains["final backup"]["until"] > final["removed"]
     assert "1 large objects of 3 bytes" in remains["final backup"]["holds"]
     assert waived["backup"] == {"kind": "waived", "reason": REASON}
-    assert [item["what"] for item in waived["remains"]] == [ROWS, ACCOUNT]
+    assert [item["what"] for item in waived["remains"]] == [LOGS, ROWS, ACCOUNT]
 
 
 @pytest.mark.parametrize("tenant", BOTH)

@@ -1,19 +1,22 @@
 """A real Prometheus over the platform: it scrapes everything, every panel shows something, alerts arrive."""
 
+import gzip
 import json
 import math
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import Any
 
 import pytest
 import urllib3
+from botocore.exceptions import ClientError
 
 from tests.integration.conftest import Platform
 from tests.integration.guest import standing_in
 from tests.integration.machines import wait_for
-from tests.integration.sleeping import ask, print_token, suspend, sweep
+from tests.integration.sleeping import ask, print_token, run_now, suspend, sweep
 
 pytestmark = pytest.mark.integration
 
@@ -109,6 +112,81 @@ def test_what_tenants_use_is_in_the_ledger_within_minutes(platform: Platform, re
     assert 0 < tenants[TENANT]["awakeHours"] < 2
     assert tenants["bluebird"]["awakeHours"] == 0
     assert tenants["corvus"]["awakeHours"] > 0
+
+
+def keys_of(platform: Platform, tenant: str) -> tuple[Any, str]:
+    """A client with the key that the tenant finds in Vault, and the logs bucket that it names."""
+    found = platform.vault().secrets.kv.v2.read_secret_version(
+        f"{tenant}/object-storage", mount_point="tenants"
+    )
+    secret = found["data"]["data"]
+    return platform.s3(secret["access_key"], secret["secret_key"]), secret["logs_bucket"]
+
+
+def said(s3: Any, bucket: str, prefix: str) -> str:
+    """All that is archived below a prefix, as OTLP/JSON."""
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    objects = [item["Key"] for page in pages for item in page.get("Contents", [])]
+    return "".join(
+        gzip.decompress(s3.get_object(Bucket=bucket, Key=key)["Body"].read()).decode() for key in objects
+    )
+
+
+def archived(s3: Any, bucket: str, prefix: str, words: str) -> str:
+    """The same, once these words are in it."""
+    deadline = time.monotonic() + 60
+    while words not in (found := said(s3, bucket, prefix)):
+        assert time.monotonic() < deadline, found
+        time.sleep(1)
+    return found
+
+
+def test_what_a_tenants_containers_say_is_in_its_prefix_and_its_key_alone_reads_it(
+    platform: Platform, report: dict[str, Any]
+) -> None:
+    corvus, bucket = keys_of(platform, "corvus")
+    acme, _ = keys_of(platform, TENANT)
+    found = archived(corvus, bucket, "tenant_corvus/", "Listening on")
+    assert '"stringValue":"tenant-corvus"' in found
+    assert "tenant-acme" not in found
+    for client, prefix in ((acme, "tenant_corvus/"), (corvus, "tenant_acme/"), (corvus, "platform/")):
+        with pytest.raises(ClientError, match="AccessDenied"):
+            client.list_objects_v2(Bucket=bucket, Prefix=prefix)
+    (first, *_) = corvus.list_objects_v2(Bucket=bucket, Prefix="tenant_corvus/")["Contents"]
+    for forbidden in (
+        lambda: acme.get_object(Bucket=bucket, Key=first["Key"]),
+        lambda: corvus.delete_object(Bucket=bucket, Key=first["Key"]),
+        lambda: corvus.put_object(Bucket=bucket, Key="tenant_corvus/mine", Body=b"x"),
+    ):
+        with pytest.raises(ClientError, match="AccessDenied"):
+            forbidden()
+
+
+def test_the_platforms_own_lines_name_request_and_tenant_and_no_token(
+    platform: Platform, report: dict[str, Any]
+) -> None:
+    token = print_token(platform, TENANT)
+    with standing_in(platform, TENANT):
+        assert ask(platform, TENANT, token) == (HTTPStatus.OK, b"ok")
+    s3, (_, bucket) = platform.s3(), keys_of(platform, TENANT)
+    archived(s3, bucket, "platform/gateway/", r"is awake after")
+    found = archived(s3, bucket, "platform/gateway/", r"\"tenant\":\"acme\"")
+    assert token not in found
+    assert "eyJ" not in found
+
+
+def test_old_logs_go_by_the_nightly_job(platform: Platform, report: dict[str, Any]) -> None:
+    s3, (_, bucket) = platform.s3(), keys_of(platform, TENANT)
+    now = datetime.now(UTC).date()
+    kept, old = (f"tenant_acme/{now - timedelta(days=days)}/x" for days in (89, 91))
+    gone, stays = "tenant_nobody/2001-01-01/x", "tenant_elsewhere/2001-01-01/x"
+    for key in (kept, old, gone, stays, "receipts/nobody.json"):
+        s3.put_object(Bucket=bucket, Key=key, Body=b"x")
+    run_now(platform, "log-retention")
+    listed = s3.list_object_versions(Bucket=bucket)
+    keys = {item["Key"] for item in [*listed["Versions"], *listed.get("DeleteMarkers", [])]}
+    assert {kept, stays} <= keys
+    assert not {old, gone} & keys
 
 
 def test_a_healthy_platform_raises_no_alarm(report: dict[str, Any]) -> None:

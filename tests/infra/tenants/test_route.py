@@ -60,11 +60,11 @@ def test_beside_it_stands_what_was_agreed_with_the_tenant(recorder: Recorder) ->
         for tenant in ("bluebird", "corvus", "acme", "dufour")
     }
     assert agreed == {
-        "bluebird": {"availability": 0.995, "listPriceChf": 79.2},
-        "corvus": {"availability": 0.995, "listPriceChf": 239.2},
-        "acme": {"availability": 0.999, "wakeSeconds": 30, "listPriceChf": 799.2},
+        "bluebird": {"availability": 0.995, "listPriceChf": 79.2, "logDays": 30},
+        "corvus": {"availability": 0.995, "listPriceChf": 239.2, "logDays": 30},
+        "acme": {"availability": 0.999, "wakeSeconds": 30, "listPriceChf": 799.2, "logDays": 90},
         # Each contract has its own price.
-        "dufour": {"availability": 0.999, "wakeSeconds": 30},
+        "dufour": {"availability": 0.999, "wakeSeconds": 30, "logDays": 365},
     }
     assert all(Terms.model_validate(json.loads(json.dumps(each))) for each in agreed.values())
 
@@ -74,7 +74,8 @@ def test_a_contract_counts_for_more_than_its_tier() -> None:
     entry = TenantEntry.model_validate_json(
         json.dumps({**MACHINE, "name": "Acme", "owner": "a@b.example", "contract": contract})
     )
-    assert terms(entry, None) == {"availability": 0.9995, "wakeSeconds": 20, "budgetChf": 500}
+    agreed = {"availability": 0.9995, "wakeSeconds": 20, "budgetChf": 500, "logDays": 90}
+    assert terms(entry, None) == agreed
 
 
 @pytest.mark.parametrize("tenant", ["bluebird", "corvus", "acme", "dufour"])

@@ -318,19 +318,23 @@ def test_a_namespace_keeps_to_the_baseline_and_hands_out_no_token(acme: dict[str
     assert acme["acme-agent"].inputs["automountServiceAccountToken"] is False
 
 
-def test_the_key_opens_the_prefix_and_nothing_beside_it(acme: dict[str, Registered]) -> None:
+def test_the_key_opens_the_prefix_reads_the_tenants_logs_and_nothing_beside(
+    acme: dict[str, Registered],
+) -> None:
     policy = acme["acme-storage-role"].inputs["policy"]
 
     assert policy["defaultServiceStrategy"] == "deny"
     assert policy["services"].keys() == {"sos"}
     rules = policy["services"]["sos"]["rules"]
-    assert [rule["action"] for rule in rules] == ["allow", "allow"]
-    for rule, confined in zip(rules, ("prefix", "key"), strict=True):
+    places = [(bucket, confined) for bucket in ("artifacts", "logs") for confined in ("prefix", "key")]
+    for rule, (bucket, confined) in zip(rules, places, strict=True):
+        assert rule["action"] == "allow"
         assert rule["expression"].endswith(
-            "&& parameters.bucket == 'agent-platform-local-artifacts'"
+            f"&& parameters.bucket == 'agent-platform-local-{bucket}'"
             f" && parameters.{confined}.startsWith('tenant_acme/')"
         )
         assert "delete-objects" not in rule["expression"]
+    assert rules[3]["expression"].startswith("operation in ['get-object', 'head-object'] &&")
 
 
 def test_logins_are_made_no_faster_than_their_tenants_rate(acme: dict[str, Registered]) -> None:
@@ -353,4 +357,4 @@ def test_a_kubernetes_login_is_bound_to_one_account_in_one_namespace(acme: dict[
 
 def test_a_tenants_share_of_the_registrations_is_small(acme: dict[str, Registered]) -> None:
     """What is sent and stored per tenant, so that a stack of hundreds stays light."""
-    assert sum(len(json.dumps(found.inputs)) for found in acme.values()) < 20 * 1024
+    assert sum(len(json.dumps(found.inputs)) for found in acme.values()) < 21 * 1024
