@@ -116,7 +116,7 @@ def read(month: Month) -> Hours:
     except psycopg.Error as error:
         raise CostsError(
             f"the ledger cannot be read: {str(error).strip().splitlines()[0]}. Set libpq's variables "
-            '(PGHOST, PGUSER, PGPASSWORD, …); docs/operations.md, "What customers cost", says to what.'
+            "(PGHOST, PGUSER, PGPASSWORD, …); docs/runbooks/what-customers-cost.md says to what."
         ) from None
     if first is None:
         raise CostsError(

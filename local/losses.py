@@ -38,7 +38,7 @@ def reasons(told: str, roster: Path, shard: str | None = None) -> Iterator[str]:
         yield (
             f"error: {', '.join(elsewhere)}: no longer in slice {shard}, so this stack would delete what "
             "another one is to keep. Put the roster's `slices` back, or move the state first "
-            "(docs/operations.md, Layers and slices)"
+            "(docs/runbooks/cut-the-roster-into-slices.md)"
         )
     for tenant in sorted(parts.keys() - set(gone) - set(elsewhere)):
         yield (

@@ -40,5 +40,6 @@ def mint(audience: str, tenants: Collection[str]) -> str:
     except (hvac.exceptions.VaultError, jwt.PyJWTError, KeyError, TypeError, ValueError) as error:
         raise LocalError(
             f"token: Vault gives no usable key at {_MOUNT}/{path} ({type(error).__name__}), so no token was "
-            "made; `make up` makes a key where there is none; docs/operations.md tells how to replace one."
+            "made; `make up` makes a key where there is none; docs/runbooks/rotate-an-access-key.md "
+            "tells how to replace one."
         ) from None

@@ -100,8 +100,8 @@ def _source(
         return Objects(client, buckets["artifactsBucket"], f"tenant_{options.tenant}/", at)
     if not options.recovered:
         raise RestoreError(
-            "--recovered: is missing, so there is no server to take the schema from; docs/operations.md, "
-            '"Restoring", says how to recover one.'
+            "--recovered: is missing, so there is no server to take the schema from; "
+            "docs/runbooks/restore.md says how to recover one."
         )
     return Database(options.tenant, at, options.recovered)
 
@@ -164,8 +164,8 @@ def _refuse_gone(tenant: str, client: "S3Client", logs: str) -> None:
     told = "; ".join(f"{each['what']} until {each['until']} ({each['where']})" for each in kept)
     raise RestoreError(
         f"{tenant} has left, so there is no place to bring anything back to. Its receipt, {logs}/"
-        f"{receipt.key(tenant)}, says what is kept: {told or 'nothing'}. docs/operations.md, \"A customer's "
-        'last backup, restored", says how to get at that.'
+        f"{receipt.key(tenant)}, says what is kept: {told or 'nothing'}. "
+        "docs/runbooks/restore-a-customers-last-backup.md says how to get at that."
     )
 
 

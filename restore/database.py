@@ -1,6 +1,6 @@
 """A tenant's schema, brought back from a server that was recovered to a time.
 
-The recovered server is a copy of the whole database as it was then (docs/operations.md, "Restoring"). Of it
+The recovered server is a copy of the whole database as it was then (docs/runbooks/restore.md). Of it
 the tenant's schema is dumped, and takes the place of what the schema holds now, in one transaction.
 
 That is done as a login of the tenant's own: what a tenant has put into its schema, such as a function that a
@@ -137,7 +137,7 @@ class Database:
         if live.execute("SELECT 1 FROM pg_database WHERE datname = %s", [self._schema]).fetchone():
             raise RestoreError(
                 f"{self._tenant} has a database of its own, {unchanged}: this restores a schema of the "
-                'database that tenants share. docs/operations.md, "Restoring", says what to do.'
+                "database that tenants share. docs/runbooks/restore.md says what to do."
             )
         if not _has(live, "to_regrole", self._schema):
             raise RestoreError(

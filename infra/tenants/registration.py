@@ -322,7 +322,7 @@ def _remains(props: Mapping[str, Any]) -> Iterator[dict[str, str]]:
     from infra.tenants import places
 
     storage, now = props["storage"], _now()
-    runbook = "an operator (docs/operations.md)"
+    runbook = "an operator (docs/runbooks/delete-what-has-expired.md)"
     client = s3_client(storage["endpoint"], storage["region"])
     folder = f"{ARCHIVE}/{props['tenant']}/"
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=storage["logs"], Prefix=folder)

@@ -1,7 +1,7 @@
 """Retired tenants that a stack still has resources of, for a removal apart from the update.
 
 An update in which something failed deletes nothing (docs/decisions/0063). As a command this is a filter
-between two of Pulumi's, with a line of options for each tenant (docs/operations.md):
+between two of Pulumi's, with a line of options for each tenant (docs/runbooks/an-update-is-refused.md):
 
     pulumi stack export | python -m infra.tenants.retired tenants.yaml | xargs -r -L 1 pulumi destroy --yes
 """

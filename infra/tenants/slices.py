@@ -25,7 +25,7 @@ def advise(tenants: int) -> None:
     if tenants > MANY:
         pulumi.log.warn(
             f"This stack has {tenants} tenants, and an update's time grows with the square of them. Give the "
-            "roster `slices` and each slice a stack of its own: docs/operations.md, Layers and slices."
+            "roster `slices` and each slice a stack of its own: docs/runbooks/cut-the-roster-into-slices.md."
         )
 
 

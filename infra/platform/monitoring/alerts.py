@@ -1,7 +1,7 @@
 """The alerts: what each fires on, how urgent it is, and what it says to whoever is woken by it.
 
 A `page` wakes somebody: customers are cut off, or data is at risk. A `ticket` waits for the morning. Each
-alert has a section of its name in `docs/alerts.md`, which says what to look at and what to do.
+alert names its page in `docs/runbooks`, which says what to look at and what to do.
 """
 
 from collections.abc import Collection
@@ -18,7 +18,6 @@ _BACKUP = 26 * 3600
 """Seconds: backups are taken once a night, and one may take two hours."""
 _LAST_AWAKE = "agent_platform_last_awake_timestamp_seconds"
 _LOG_RETENTION = '{namespace="platform-system", cronjob="log-retention"}'
-_RUNBOOK = "docs/alerts.md"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +32,8 @@ class Alert:
     severity: Severity
     summary: str
     """One sentence, a template with the series' labels and value."""
+    runbook: str
+    """The page for it, of those in `docs/runbooks`."""
     job: str = ""
     """The scrape job that the alert is about; it is left out where there is none."""
 
@@ -43,7 +44,7 @@ class Alert:
             "expr": self.expression,
             "for": f"{self.minutes}m",
             "labels": {"severity": self.severity},
-            "annotations": {"summary": self.summary, "runbook": f"{_RUNBOOK}#{self.name.lower()}"},
+            "annotations": {"summary": self.summary, "runbook": f"docs/runbooks/{self.runbook}.md"},
         }
 
 
@@ -54,6 +55,7 @@ _OBJECTIVES = (
         minutes=2,
         severity="page",
         summary="{{ $labels.tenant }} is failed so often that its month's allowance is gone within days.",
+        runbook="requests-fail",
     ),
     Alert(
         name="AvailabilityBurnsSlowly",
@@ -61,6 +63,7 @@ _OBJECTIVES = (
         minutes=15,
         severity="ticket",
         summary="{{ $labels.tenant }} is failed more often than its objective allows over a month.",
+        runbook="requests-fail",
     ),
     Alert(
         name="WakesFail",
@@ -74,6 +77,7 @@ _OBJECTIVES = (
         minutes=5,
         severity="page",
         summary="{{ $value | humanize }} tenants' wakes have failed within an hour, one in twenty or more.",
+        runbook="a-tenant-does-not-wake",
     ),
     Alert(
         name="MachineCannotWake",
@@ -84,6 +88,7 @@ _OBJECTIVES = (
         minutes=5,
         severity="page",
         summary="{{ $labels.tenant }} cannot be woken: every attempt of the last half hour has failed.",
+        runbook="a-tenant-does-not-wake",
     ),
     Alert(
         name="WakesAreSlow",
@@ -95,6 +100,7 @@ _OBJECTIVES = (
         minutes=15,
         severity="ticket",
         summary="{{ $labels.tenant }} takes {{ $value | humanizeDuration }} to wake, longer than was agreed.",
+        runbook="a-tenant-does-not-wake",
     ),
 )
 
@@ -105,6 +111,7 @@ _EDGE = (
         minutes=2,
         severity="page",
         summary="No gateway, or no Envoy, answers Prometheus: nobody reaches any tenant.",
+        runbook="the-gateway-is-down",
     ),
     Alert(
         name="NobodyIsLetIn",
@@ -114,6 +121,7 @@ _EDGE = (
         minutes=3,
         severity="page",
         summary="{{ $labels.pod }} refuses requests of all tenants: the gateway beside it does not answer.",
+        runbook="the-gateway-is-down",
     ),
     Alert(
         name="EdgeOverloaded",
@@ -124,6 +132,7 @@ _EDGE = (
         minutes=2,
         severity="page",
         summary="Envoy has no memory left and refuses new requests of all tenants.",
+        runbook="the-gateway-is-down",
     ),
     Alert(
         name="ConnectionsNearLimit",
@@ -134,6 +143,7 @@ _EDGE = (
         minutes=5,
         severity="ticket",
         summary=f"{{{{ $labels.pod }}}} has {{{{ $value }}}} of {envoy.CONNECTIONS} connections.",
+        runbook="the-gateway-is-down",
     ),
     Alert(
         name="WatchIsSilent",
@@ -141,6 +151,7 @@ _EDGE = (
         minutes=5,
         severity="ticket",
         summary="{{ $labels.pod }} hears nothing of {{ $labels.collection }} from the Kubernetes API.",
+        runbook="a-server-does-not-answer",
     ),
     Alert(
         name="CertificateEnds",
@@ -152,6 +163,7 @@ _EDGE = (
         severity="ticket",
         summary="The certificate of {{ or $labels.name $labels.pod }} ends in {{ $value | humanize }} "
         "days, and was not renewed.",
+        runbook="rotate-the-gateways-certificate",
     ),
     Alert(
         name="CertificateIsEnding",
@@ -163,6 +175,7 @@ _EDGE = (
         severity="page",
         summary="The certificate of {{ or $labels.name $labels.pod }} ends in {{ $value | humanize }} "
         "days; then clients refuse to connect.",
+        runbook="rotate-the-gateways-certificate",
     ),
 )
 
@@ -176,6 +189,7 @@ _SLEEP = (
         minutes=5,
         severity="ticket",
         summary="The idle suspender has not looked at any machine for minutes: idle machines run on.",
+        runbook="a-tenant-does-not-sleep",
     ),
     Alert(
         name="MachineIsLeftRunning",
@@ -183,6 +197,7 @@ _SLEEP = (
         minutes=60,
         severity="ticket",
         summary="{{ $labels.tenant }}'s machine cannot be judged or stopped, so it runs on.",
+        runbook="a-tenant-does-not-sleep",
     ),
     Alert(
         name="MachineAwakeForDays",
@@ -190,6 +205,7 @@ _SLEEP = (
         minutes=60,
         severity="ticket",
         summary="{{ $labels.tenant }}'s machine has not slept for three days.",
+        runbook="a-tenant-does-not-sleep",
     ),
 )
 
@@ -203,6 +219,7 @@ _DATA = (
         minutes=60,
         severity="page",
         summary="PostgreSQL has no backup of the last night.",
+        runbook="backups-are-missing",
         job="postgresql",
     ),
     Alert(
@@ -215,6 +232,7 @@ _DATA = (
         minutes=10,
         severity="page",
         summary="{{ $labels.pod }} cannot archive PostgreSQL's log: a disaster now loses what is written.",
+        runbook="backups-are-missing",
         job="postgresql",
     ),
     Alert(
@@ -230,6 +248,7 @@ _DATA = (
         minutes=120,
         severity="ticket",
         summary="What {{ $labels.tenant }}'s machine wrote by yesterday is in no backup.",
+        runbook="backups-are-missing",
         job="longhorn",
     ),
     Alert(
@@ -238,6 +257,7 @@ _DATA = (
         minutes=30,
         severity="ticket",
         summary="Volume {{ $labels.pvc }} of {{ $labels.pvc_namespace }} has fewer replicas than it should.",
+        runbook="a-volume-is-degraded-or-faulted",
         job="longhorn",
     ),
     Alert(
@@ -246,6 +266,7 @@ _DATA = (
         minutes=2,
         severity="page",
         summary="Volume {{ $labels.pvc }} of {{ $labels.pvc_namespace }} has no replica that works.",
+        runbook="a-volume-is-degraded-or-faulted",
         job="longhorn",
     ),
     Alert(
@@ -260,6 +281,7 @@ _DATA = (
         severity="ticket",
         summary="{{ $value | humanizePercentage }} of {{ or $labels.persistentvolumeclaim $labels.node "
         "$labels.instance }}'s disk is used.",
+        runbook="a-disk-is-nearly-full",
     ),
     Alert(
         name="DatabaseNearLimit",
@@ -267,6 +289,7 @@ _DATA = (
         minutes=15,
         severity="ticket",
         summary="{{ $labels.tenant }} has {{ $value | humanizePercentage }} of its space in PostgreSQL.",
+        runbook="a-tenant-has-too-much-in-postgresql",
     ),
     Alert(
         name="DatabaseConnectionsNearLimit",
@@ -275,6 +298,7 @@ _DATA = (
         minutes=5,
         severity="ticket",
         summary="{{ $value | humanizePercentage }} of PostgreSQL's connections are used.",
+        runbook="postgresql-has-no-room",
     ),
     Alert(
         name="ReplicationLags",
@@ -286,6 +310,7 @@ _DATA = (
         minutes=10,
         severity="ticket",
         summary="{{ $labels.pod }} is behind the primary PostgreSQL, or cut off from it.",
+        runbook="a-replica-of-postgresql-lags",
         job="postgresql",
     ),
 )
@@ -297,6 +322,7 @@ _SERVICES = (
         minutes=5,
         severity="page",
         summary="{{ $labels.source }} does not answer the exporter, and perhaps nobody else either.",
+        runbook="a-server-does-not-answer",
     ),
     Alert(
         name="VaultIsSealed",
@@ -304,6 +330,7 @@ _SERVICES = (
         minutes=2,
         severity="page",
         summary="{{ or $labels.pod $labels.instance }} is sealed: no agent that begins gets its secrets.",
+        runbook="vault-does-not-answer",
     ),
     Alert(
         name="AuditLogIsBlocked",
@@ -314,6 +341,7 @@ _SERVICES = (
         minutes=0,
         severity="page",
         summary="Vault cannot write an audit log; it answers nobody while it can write none.",
+        runbook="vault-does-not-answer",
     ),
     Alert(
         name="NodeIsDown",
@@ -321,6 +349,7 @@ _SERVICES = (
         minutes=5,
         severity="page",
         summary="Node {{ $labels.node }} is not ready: what ran on it is away until it is replaced.",
+        runbook="a-node-is-down",
     ),
     Alert(
         name="PodKeepsRestarting",
@@ -328,6 +357,7 @@ _SERVICES = (
         minutes=5,
         severity="ticket",
         summary="{{ $labels.container }} of {{ $labels.namespace }}/{{ $labels.pod }} keeps restarting.",
+        runbook="a-pod-keeps-restarting",
     ),
     Alert(
         name="MetricsStopped",
@@ -335,6 +365,7 @@ _SERVICES = (
         minutes=10,
         severity="ticket",
         summary="{{ $labels.job }} {{ $labels.instance }} tells no figures, so alerts about it are blind.",
+        runbook="metrics-stopped",
     ),
     Alert(
         name="LedgerStands",
@@ -342,6 +373,7 @@ _SERVICES = (
         minutes=5,
         severity="ticket",
         summary="The ledger has not counted what tenants use for a quarter of an hour.",
+        runbook="the-ledger-stands",
     ),
     Alert(
         name="LogsAreNotArchived",
@@ -352,6 +384,7 @@ _SERVICES = (
         minutes=5,
         severity="ticket",
         summary="{{ $labels.instance }} has put no log into object storage for half an hour; lines wait.",
+        runbook="logs-are-not-archived",
     ),
     Alert(
         name="LogsOutliveTheirTime",
@@ -362,6 +395,7 @@ _SERVICES = (
         minutes=60,
         severity="ticket",
         summary="No old log has been deleted for {{ $value | humanizeDuration }}, removed tenants' included.",
+        runbook="logs-outlive-their-time",
     ),
     Alert(
         name="CostOutOfLine",
@@ -375,6 +409,7 @@ _SERVICES = (
         severity="ticket",
         summary="{{ $labels.tenant }} will cost CHF {{ $value | humanize }} this month, more than its price "
         "or budget.",
+        runbook="a-tenant-costs-too-much",
     ),
     Alert(
         name="Watchdog",
@@ -382,6 +417,7 @@ _SERVICES = (
         minutes=0,
         severity="none",
         summary="Always fires: whoever no longer hears it knows that no alert would arrive.",
+        runbook="metrics-stopped",
     ),
 )
 

@@ -32,10 +32,10 @@ RESET ROLE;
 """
 
 
-def commands(title: str) -> dict[str, list[str]]:
-    """The programs of PostgreSQL that a section of the operators' handbook runs, by name."""
-    section = (ROOT / "docs/operations.md").read_text().partition(f"## {title}\n")[2].partition("\n## ")[0]
-    lines = re.findall(r"^\$ (pg_\w+ .*)$", section, re.MULTILINE)
+def commands(page: str) -> dict[str, list[str]]:
+    """The programs of PostgreSQL that a page of the operators' handbook runs, by name."""
+    text = (ROOT / "docs/runbooks" / page).read_text(encoding="utf-8")
+    lines = re.findall(r"^\$ (pg_\w+ .*)$", text, re.MULTILINE)
     return {words[0]: words[1:] for words in (shlex.split(line, comments=True) for line in lines)}
 
 
@@ -82,7 +82,7 @@ def own(database: dict[str, Any], schema: Callable[[str], str], connect: Connect
 def test_all_rows_are_there_and_the_next_one_has_a_number_of_its_own(
     database: dict[str, Any], own: dict[str, Any], tmp_path: Path, *, back: bool
 ) -> None:
-    said = commands("Moving a tenant to a database of its own, or back")
+    said = commands("move-a-tenant-to-a-database-of-its-own.md")
     source, target = (own, database) if back else (database, own)
     names = {"agents": NAME, NAME: "agents"} if back else {}
     with administrator.connect(source) as before, administrator.connect(target) as after:
