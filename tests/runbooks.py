@@ -30,6 +30,7 @@ KINDS = {
     "configmaps": "ConfigMap",
     "cronjob": "CronJob",
     "cronjobs": "CronJob",
+    "daemonset": "DaemonSet",
     "deploy": "Deployment",
     "endpointslices": "EndpointSlice",
     "events": "Event",

@@ -29,7 +29,7 @@ from services.gateway.servers import server
 from services.gateway.settings import HEALTH_PORT, Settings, SettingsError
 from services.gateway.wake import Wakes
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("gateway")
 
 _LAST_SECONDS = 1
 """For those who are held to hear that they are to ask again."""

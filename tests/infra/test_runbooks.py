@@ -30,6 +30,7 @@ BY_CHARTS = {
     ("Deployment", "platform-system", "cert-manager"),
     ("Deployment", "activity", "valkey"),
     ("Service", "monitoring", "prometheus-operated"),
+    ("DaemonSet", "monitoring", "opentelemetry-collector-agent"),
     ("Pod", "vault", "vault-0"),
     *(("PersistentVolumeClaim", "vault", f"{volume}-vault-0") for volume in ("data", "audit")),
     *((kind, "databases", f"postgres-{n}") for kind in ("Pod", "PersistentVolumeClaim") for n in (1, 2, 3)),
