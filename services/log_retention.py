@@ -113,8 +113,7 @@ class Logs:
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             for versions in self._over(prefix, since):
                 deleted += sum(pool.map(self._delete_one, versions))
-        if since is None:
-            self._end_uploads(prefix)
+        self._end_uploads(prefix, since)
         return deleted
 
     def _over(self, prefix: str, since: date | None) -> Iterator[list[Any]]:
@@ -122,7 +121,7 @@ class Logs:
         pages = self._s3.get_paginator("list_object_versions").paginate(Bucket=self._bucket, Prefix=prefix)
         for page in pages:
             listed = [*page.get("Versions", []), *page.get("DeleteMarkers", [])]
-            over = [item for item in listed if since is None or _day(item["Key"], prefix) < since]
+            over = [item for item in listed if _is_over(item["Key"], prefix, since)]
             yield over
             if len(over) < len(listed):
                 return
@@ -131,21 +130,24 @@ class Logs:
         self._s3.delete_object(Bucket=self._bucket, Key=version["Key"], VersionId=version["VersionId"])
         return 1
 
-    def _end_uploads(self, prefix: str) -> None:
+    def _end_uploads(self, prefix: str, since: date | None) -> None:
         pages = self._s3.get_paginator("list_multipart_uploads").paginate(Bucket=self._bucket, Prefix=prefix)
         for upload in (upload for page in pages for upload in page.get("Uploads", [])):
-            self._s3.abort_multipart_upload(
-                Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
-            )
+            if _is_over(upload["Key"], prefix, since):
+                self._s3.abort_multipart_upload(
+                    Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                )
 
 
-def _day(key: str, prefix: str) -> date:
-    """Return the day below which an object lies; the last of all where it is none, so that it stays."""
+def _is_over(key: str, prefix: str, since: date | None) -> bool:
+    """Return whether an object lies below a day before `since`; one that lies below no day stays."""
+    if since is None:
+        return True
     word = key.removeprefix(prefix).partition("/")[0]
     try:
-        return date.fromisoformat(word) if _DAY.fullmatch(word) else date.max
+        return bool(_DAY.fullmatch(word)) and date.fromisoformat(word) < since
     except ValueError:
-        return date.max
+        return False
 
 
 def kept(config_maps: list[kube.Object], namespaces: Mapping[str, int], platform: int) -> Kept:

@@ -168,7 +168,8 @@ def configuration(endpoint: str, region: str, bucket: str) -> dict[str, Any]:
                 "resource_attrs_to_s3": {"s3_prefix": "archive.prefix"},
                 "marshaler": "otlp_json",
                 "timeout": "60s",
-                "retry_on_failure": {"max_elapsed_time": "0s"},
+                # What is refused for a day is given up, so that it does not hold up the others for ever.
+                "retry_on_failure": {"max_elapsed_time": "24h"},
                 # It must not batch: it is behind where tenants are parted, and a batch has one prefix.
                 "sending_queue": {
                     "storage": "file_storage",
