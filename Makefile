@@ -32,7 +32,7 @@ monitor: $(VENV)/.ready ## start Prometheus and the logs' collector beside the p
 costs: $(VENV)/.ready ## what each tenant has cost, by the ledger (MONTH=2026-11; ARGS="--json", --csv, --invoice FILE)
 	@$(PYTHON) -m local costs $(if $(MONTH),--month $(MONTH)) $(ARGS)
 
-restore: $(VENV)/.ready ## bring back what a tenant had: TENANT=acme WHAT=database|objects AT=2026-11-28T10:00Z
+restore: $(VENV)/.ready ## bring back what a tenant had: TENANT=acme WHAT=database|objects|secrets AT=2026-11-28T10:00Z
 	@$(PYTHON) -m local restore $(TENANT) $(WHAT) --at "$(AT)" $(if $(YES),--yes $(YES))
 
 drill: $(VENV)/.ready ## destroy what disasters destroy on the embedded platform, bring it back, and compare

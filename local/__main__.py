@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true", help="JSON on stdout")
     sub = add(_restore, "restore", "bring back what a tenant had at a time; plans, asks, and compares")
     sub.add_argument("tenant", help="its id")
-    sub.add_argument("what", choices=("database", "objects"))
+    sub.add_argument("what", choices=("database", "objects", "secrets"))
     sub.add_argument("--at", required=True, metavar="TIME", help="such as 2026-11-28T10:00Z")
     sub.add_argument("--yes", metavar="TENANT", help="do not ask; the tenant's id once more")
     sub = add(_drill, "drill", "destroy what disasters destroy, bring it back from backups, and compare")

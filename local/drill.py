@@ -23,6 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 from infra.platform import administrator
+from infra.platform.vault import KV
+from infra.tenants.clients import VaultClient
 from local import backups, engine, restoring, supervisor
 from local.errors import LocalError
 from local.paths import ROOT
@@ -32,6 +34,7 @@ _ROWS = 2000
 _OBJECTS = 60
 _PREFIX = "artifacts/drill/"
 _TABLE = "drill"
+_SECRETS = ("drill/one", "drill/two")
 
 State = Mapping[str, str]
 """Names of tables, objects or secrets, each with a digest of its contents."""
@@ -61,6 +64,7 @@ def run(console: Console) -> list[Outcome]:
             _schema_spoilt,
             _schema_dropped,
             _prefix_purged,
+            _secrets_spoilt,
             _database_disk_gone,
             _vault_disk_gone,
         ):
@@ -126,6 +130,17 @@ def _prefix_purged(tenant: str, console: Console) -> Outcome:
             client.delete_object(Bucket=bucket, Key=key)
 
     return _restored("one prefix purged", tenant, "objects", _objects_state, destroy, console)
+
+
+def _secrets_spoilt(tenant: str, console: Console) -> Outcome:
+    """A tenant's secrets are overwritten and deleted, and one is added."""
+
+    def destroy() -> None:
+        server = _vault()
+        server.call("POST", f"{KV}/data/{tenant}/{_SECRETS[0]}", {"data": {"value": "spoilt"}})
+        server.call("DELETE", f"{KV}/data/{tenant}/{_SECRETS[1]}")
+
+    return _restored("one tenant's secrets spoilt", tenant, "secrets", vault.digests, destroy, console)
 
 
 def _database_disk_gone(_tenant: str, console: Console) -> Outcome:
@@ -203,7 +218,7 @@ def _whole_second() -> datetime:
 
 @contextmanager
 def _data(tenants: list[str]) -> Iterator[None]:
-    """Give every tenant rows and objects, some with older versions, for as long as the drill lasts."""
+    """Give every tenant rows, secrets, and objects, some with older versions, as long as the drill lasts."""
     client, bucket = _storage()
     with _administration() as connection:
         for tenant in tenants:
@@ -214,6 +229,8 @@ def _data(tenants: list[str]) -> Iterator[None]:
             for version in range(1 + number % 2):
                 body = hashlib.sha256(f"{key} {version}".encode()).digest() * (1 + number)
                 client.put_object(Bucket=bucket, Key=key, Body=body)
+        for secret in _SECRETS:
+            _vault().call("POST", f"{KV}/data/{tenant}/{secret}", {"data": {"value": f"{tenant} {secret}"}})
     try:
         yield
     finally:
@@ -222,6 +239,8 @@ def _data(tenants: list[str]) -> Iterator[None]:
                 name = sql.Identifier(f"tenant_{tenant}", _TABLE)
                 connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(name))
         for tenant in tenants:
+            for secret in _SECRETS:
+                _vault().call("DELETE", f"{KV}/metadata/{tenant}/{secret}")
             for number in range(_OBJECTS):
                 client.delete_object(Bucket=bucket, Key=f"tenant_{tenant}/{_PREFIX}{number}")
 
@@ -280,6 +299,10 @@ def _storage() -> tuple[Any, str]:
     )
     config = yaml.safe_load((ROOT / "Pulumi.local.yaml").read_text(encoding="utf-8"))["config"]
     return client, config["agent-platform:objectStorage"]["artifactsBucket"]
+
+
+def _vault() -> VaultClient:
+    return VaultClient({"address": vault.url(), "token": vault.root_token()})
 
 
 def _administration() -> "psycopg.Connection[Any]":

@@ -1,7 +1,7 @@
 """Bring back what a tenant had at a time: plan it, ask, do it, and compare.
 
 The environment says where the servers are: AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for
-object storage; for a database also libpq's variables.
+object storage; for a database also libpq's variables, for secrets VAULT_ADDR, VAULT_TOKEN and VAULT_CACERT.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; what goes wrong is one message on standard error."""
     parser = argparse.ArgumentParser(prog="python -m restore", description=__doc__)
     parser.add_argument("tenant", help="its id")
-    parser.add_argument("what", choices=("database", "objects"))
+    parser.add_argument("what", choices=("database", "objects", "secrets"))
     parser.add_argument("--at", required=True, metavar="TIME", help="such as 2026-11-28T10:00Z")
     parser.add_argument("--stack", default="prod", help="the stack whose Pulumi.STACK.yaml names the buckets")
     parser.add_argument("--recovered", metavar="HOST:PORT", help="a PostgreSQL recovered to that time")
@@ -74,14 +74,15 @@ def _restore(options: argparse.Namespace, console: Console) -> int:
     plan = source.plan()
     _print(plan, options, at, console)
     if not plan.changes:
-        console.print(f"{options.tenant}: its {options.what} is as it was then; nothing was changed.")
-        return 0
+        kept = "differs by what cannot come back" if plan.lost else "is as it was then"
+        console.print(f"{options.tenant}: its {options.what} {kept}; nothing was changed.")
+        return int(bool(plan.lost))
     if options.plan:
         return 0
     _ask(options, console)
     # Somebody may have thought for long.
     plan = source.plan()
-    console.print(plan.way_back)
+    console.print(source.prepare(plan))
     source.apply(plan)
     differences = source.differences()
     for difference in differences:
@@ -98,6 +99,10 @@ def _source(
 ) -> Source:
     if options.what == "objects":
         return Objects(client, buckets["artifactsBucket"], f"tenant_{options.tenant}/", at)
+    if options.what == "secrets":
+        from restore.secrets import Secrets  # the program's SDKs, which nothing else here needs
+
+        return Secrets(options.tenant, at)
     if not options.recovered:
         raise RestoreError(
             "--recovered: is missing, so there is no server to take the schema from; "
@@ -185,6 +190,8 @@ def _print(plan: Plan, options: argparse.Namespace, at: datetime, console: Conso
         console.print(table)
     if (more := len(plan.changes) - _SHOWN) > 0:
         console.print(f"and {more} more")
+    for told in plan.lost:
+        console.print(Text(_plain(f"cannot come back: {told}")))
     console.print(f"{len(plan.changes)} to change, {plan.same} the same. {plan.way_back}")
 
 

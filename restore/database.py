@@ -165,6 +165,10 @@ class Database:
                 f"{unchanged}: {'; '.join(others[:3])}{' …' if others[3:] else ''}. Have them dropped first."
             )
 
+    def prepare(self, plan: Plan) -> str:
+        """Return the way back: it is known beforehand, since the log is archived."""
+        return plan.way_back
+
     def apply(self, plan: Plan) -> None:
         """Replace the contents of the schema in one transaction."""
         del plan

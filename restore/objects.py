@@ -81,6 +81,10 @@ class Objects:
             f"{last:%Y-%m-%dT%H:%M:%SZ}.",
         )
 
+    def prepare(self, plan: Plan) -> str:
+        """Return the way back: it is known beforehand, since versions stay."""
+        return plan.way_back
+
     def apply(self, plan: Plan) -> None:
         """Make what was current the newest version again."""
         wanted = {f"{self._prefix}{change.what}" for change in plan.changes}

@@ -1,4 +1,4 @@
-"""The steps of every kind of restore, in this order: `plan`, `apply`, `differences`."""
+"""The steps of every kind of restore, in this order: `plan`, `prepare`, `apply`, `differences`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +25,8 @@ class Plan:
     """The number of things that are already as they were."""
     way_back: str
     """A sentence that tells the way to undo the restore."""
+    lost: Sequence[str] = ()
+    """What cannot come back and stays as it is, each with the reason."""
 
 
 class Source(Protocol):
@@ -32,6 +34,13 @@ class Source(Protocol):
 
     def plan(self) -> Plan:
         """Find out what would be changed, and change nothing. Raises RestoreError."""
+        ...
+
+    def prepare(self, plan: Plan) -> str:
+        """Do what has to be done before anything is changed; return how to undo the restore.
+
+        Raises RestoreError.
+        """
         ...
 
     def apply(self, plan: Plan) -> None:

@@ -34,7 +34,8 @@ _PORT = 8200
 _TLS = "/openbao/tls"
 _LARGEST_REQUEST = 128 * 1024
 """Bytes of one request."""
-_KV = "tenants"
+KV = "tenants"
+"""The mount of tenants' secrets, KV version 2."""
 _DATABASE = "database"
 _CONNECTION = "agents"
 _SNAPSHOT = "vault-snapshot"
@@ -306,7 +307,7 @@ def _furnished(
     kept = pulumi.ResourceOptions.merge(inside, pulumi.ResourceOptions(protect=True))
     secrets = vault.Mount(
         f"{prefix}-tenants",
-        path=_KV,
+        path=KV,
         type="kv",
         options={"version": "2"},
         description="Tenants' secrets, under their id",
@@ -354,7 +355,7 @@ def _furnished(
         server_name=server_name,
         token=token,
         database_server=server,
-        kv_mount=_KV,
+        kv_mount=KV,
         database_mount=_DATABASE,
         database_connection=_CONNECTION,
         kubernetes_auth_path=_KUBERNETES,

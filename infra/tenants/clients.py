@@ -49,10 +49,10 @@ class VaultClient:
             retries=urllib3.Retry(3, redirect=False, allowed_methods=None, backoff_factor=0.5),
         )
 
-    def call(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
+    def call(self, method: str, path: str, body: Any = None, query: str = "") -> dict[str, Any]:
         """The answer, empty if there is none or nothing there; `path` is as Vault lists it."""
         # A tenant names its secrets as it likes, with ? and %, too.
-        url = f"{self._address}/v1/{urllib.parse.quote(path)}"
+        url = f"{self._address}/v1/{urllib.parse.quote(path)}{query}"
         sent = None if body is None else json.dumps(body)
         try:
             answer = self._http.request(method, url, body=sent, headers=self._headers)

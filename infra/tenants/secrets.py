@@ -20,6 +20,7 @@ GATEWAY = "gateway"
 """The secret with the key that signs the tenant's tokens for the gateway, as `private_key`: likewise."""
 VPN = "vpn"
 """The secret with the private key of the VPN's server, as `private_key`: likewise."""
+OURS = (OBJECT_STORAGE, GATEWAY, VPN)
 
 _HOUR = 60 * 60
 _QUARTER = 15 * 60

@@ -9,7 +9,7 @@ from tests.integration.conftest import Platform
 pytestmark = pytest.mark.integration
 
 DISASTERS = {
-    *("one schema spoilt", "one schema dropped", "one prefix purged"),
+    *("one schema spoilt", "one schema dropped", "one prefix purged", "one tenant's secrets spoilt"),
     *("PostgreSQL's disk gone", "Vault's disk gone"),
 }
 

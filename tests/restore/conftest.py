@@ -16,6 +16,8 @@ from local import backups, supervisor
 from local.servers import object_storage, postgres
 
 BUCKET = "restore-artifacts"
+ARTIFACTS, LOGS = "agent-platform-local-artifacts", "agent-platform-local-logs"
+"""Of the stack `local`."""
 LOGIN = ("v-acme", "drawn")
 CONSOLE = Console(stderr=True)
 
@@ -34,7 +36,7 @@ def servers() -> Iterator[None]:
         supervisor.wait_until(module.bootstrap, timeout=60, what="its first contents")
     try:
         s3 = client()
-        for name in (BUCKET, backups.bucket()):
+        for name in (BUCKET, ARTIFACTS, LOGS, backups.bucket()):
             s3.create_bucket(Bucket=name)
             s3.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
         with administrator() as admin:

@@ -8,20 +8,14 @@ import pytest
 
 from local.servers import object_storage
 from restore import __main__ as program
-from tests.restore.conftest import client, second
-
-ARTIFACTS, LOGS = "agent-platform-local-artifacts", "agent-platform-local-logs"
+from tests.restore.conftest import ARTIFACTS, LOGS, client, second
 
 Run = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def s3(servers: None) -> Any:
-    found = client()
-    for name in (ARTIFACTS, LOGS):
-        found.create_bucket(Bucket=name)
-        found.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
-    return found
+    return client()
 
 
 @pytest.fixture
