@@ -5,6 +5,7 @@ failure that is told in one message, 130 interrupted.
 """
 
 import argparse
+import contextlib
 import os
 import shlex
 import shutil
@@ -33,6 +34,7 @@ from local import (
     roster_tool,
     servers,
     sleep,
+    state,
     supervisor,
     tokens,
     toolchain,
@@ -154,8 +156,11 @@ def _bring_up(options: argparse.Namespace) -> None:
     except engine.UpdateError as error:
         if error.tenants:
             _print_result(error.tenants)
+        with contextlib.suppress(LocalError):  # the update's own failure is what is to be told
+            state.keep()
         raise
     backups.keep(CONSOLE)
+    state.keep()
     _print_result(failed=frozenset())
     CONSOLE.print(f"Console: {_url(tokens.CONSOLE)} (`make token TENANT={tokens.CONSOLE}`)")
 

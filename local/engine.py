@@ -571,13 +571,18 @@ def tenants(stack_name: str) -> list[dict[str, Any]]:
 
     Read from the backend's own file: the engine takes seconds to answer what `status` asks often.
     """
-    file = _backend(stack_name) / ".pulumi" / "stacks" / PROJECT / f"{stack_name}.json"
-    if not file.is_file():
-        return []
-    latest = json.loads(file.read_text(encoding="utf-8"))["checkpoint"].get("latest") or {}
-    resources = latest.get("resources", [])
+    resources = exported(stack_name)["deployment"].get("resources", [])
     root: dict[str, Any] = next((item for item in resources if item["type"] == "pulumi:pulumi:Stack"), {})
     return list(root.get("outputs", {}).get("tenants", []))
+
+
+def exported(stack_name: str) -> dict[str, Any]:
+    """The state as `pulumi stack export` tells it; one without resources before the first update."""
+    file = _backend(stack_name) / ".pulumi" / "stacks" / PROJECT / f"{stack_name}.json"
+    if not file.is_file():
+        return {"version": 3, "deployment": {}}
+    kept = json.loads(file.read_text(encoding="utf-8"))
+    return {"version": kept["version"], "deployment": kept["checkpoint"].get("latest") or {}}
 
 
 def as_json(value: object) -> str:

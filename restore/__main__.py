@@ -11,21 +11,17 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import boto3
 import psycopg
-import yaml
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from infra.settings import NAMESPACE
 from infra.tenants import receipt
+from restore import storage
 from restore.database import Database
 from restore.errors import RestoreError
 from restore.objects import Objects
@@ -34,7 +30,6 @@ from restore.source import Plan, Source
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-_ROOT = Path(__file__).parents[1]
 _ID = re.compile(r"[a-z][a-z0-9]{2,30}")
 _SHOWN = 40
 """Changes of a plan that are shown one by one."""
@@ -66,8 +61,8 @@ def _restore(options: argparse.Namespace, console: Console) -> int:
     if not _ID.fullmatch(options.tenant):
         raise RestoreError(f"{options.tenant!r} is no tenant's id, so nothing was changed.")
     at = _time(options.at)
-    buckets = _buckets(options.stack)
-    client = _object_storage()
+    buckets = storage.buckets(options.stack)
+    client = storage.client()
     _refuse_gone(options.tenant, client, buckets["logsBucket"])
     source = _source(options, at, client, buckets)
     begun = time.monotonic()
@@ -126,33 +121,6 @@ def _time(text: str) -> datetime:
 
 def _plain(text: str) -> str:
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
-
-
-def _buckets(stack: str) -> Mapping[str, str]:
-    path = _ROOT / f"Pulumi.{stack}.yaml"
-    try:
-        found: Mapping[str, str] = yaml.safe_load(path.read_text(encoding="utf-8"))["config"][
-            f"{NAMESPACE}:objectStorage"
-        ]
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise RestoreError(f"{path.name} names no buckets ({error}), so nothing was looked for.") from None
-    return found
-
-
-def _object_storage() -> "S3Client":
-    try:
-        return boto3.client(
-            "s3",
-            config=Config(
-                s3={"addressing_style": "path"},
-                # SOS knows no trailing checksums.
-                request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",
-                retries={"mode": "standard", "max_attempts": 5},
-            ),
-        )
-    except (BotoCoreError, ValueError) as error:
-        raise RestoreError(f"object storage cannot be entered: {error}.") from None
 
 
 def _refuse_gone(tenant: str, client: "S3Client", logs: str) -> None:

@@ -55,8 +55,20 @@ def test_secrets_reach_only_the_step_that_needs_them(path: Path) -> None:
     for job in document["jobs"].values():
         job.pop("steps")
     assert "secrets." not in yaml.safe_dump(document)
-    assert len(with_secrets) == (0 if path.stem in ("comment", "drill") else 1)
+    assert len(with_secrets) == {"comment": 0, "drill": 0, "up": 2}.get(path.stem, 1)
     assert all("uses" not in step for step in with_secrets)
+
+
+def test_whatever_became_of_an_update_a_copy_of_the_state_is_kept_without_the_passphrase() -> None:
+    (copy,) = [step for step in steps(workflow("up")) if "restore.state keep" in step.get("run", "")]
+    assert copy["if"] == "always()"
+    assert "PASSPHRASE" not in yaml.safe_dump(copy)
+    assert "--show-secrets" not in copy["run"]
+    zone = yaml.safe_load((ROOT / "Pulumi.prod.yaml").read_text())["config"]["agent-platform:cluster"]["zone"]
+    assert (copy["env"]["AWS_ENDPOINT_URL"], copy["env"]["AWS_REGION"]) == (
+        f"https://sos-{zone}.exo.io",
+        zone,
+    )
 
 
 def test_the_workflow_that_comments_runs_nothing_of_the_pull_request() -> None:
