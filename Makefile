@@ -35,8 +35,8 @@ costs: $(VENV)/.ready ## what each tenant has cost, by the ledger (MONTH=2026-11
 restore: $(VENV)/.ready ## bring back what a tenant had: TENANT=acme WHAT=database|objects|secrets AT=2026-11-28T10:00Z
 	@$(PYTHON) -m local restore $(TENANT) $(WHAT) --at "$(AT)" $(if $(YES),--yes $(YES))
 
-drill: $(VENV)/.ready ## destroy what disasters destroy on the embedded platform, bring it back, and compare
-	@$(PYTHON) -m local drill
+drill: $(VENV)/.ready ## destroy what disasters destroy, bring it back, compare (DATA=lose: everything but object storage)
+	@$(PYTHON) -m local drill $(if $(filter lose,$(DATA)),--lose-data)
 
 demo: $(VENV)/.ready ## the tour: a machine sleeps, is woken by a request, idles and is suspended, as it happens
 	@$(PYTHON) -m local demo

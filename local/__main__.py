@@ -38,6 +38,7 @@ from local import (
     supervisor,
     tokens,
     toolchain,
+    total_loss,
 )
 from local.errors import LocalError, refused
 from local.paths import DATA, LOGS, ROOT
@@ -108,6 +109,11 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--yes", metavar="TENANT", help="do not ask; the tenant's id once more")
     sub = add(_drill, "drill", "destroy what disasters destroy, bring it back from backups, and compare")
     sub.add_argument("--json", action="store_true", help="JSON on stdout")
+    sub.add_argument(
+        "--lose-data",
+        action="store_true",
+        help="instead: lose everything but object storage, and bring it back",
+    )
     sub = add(_costs, "costs", "what each tenant has cost in a month, by the ledger")
     sub.add_argument("--month", metavar="YYYY-MM", help="else the present one")
     sub.add_argument("--invoice", metavar="FILE", help="Exoscale's usage report of that month")
@@ -325,7 +331,7 @@ def _restore(options: argparse.Namespace) -> None:
 def _drill(options: argparse.Namespace) -> None:
     _check_ready()
     with supervisor.exclusive():
-        outcomes = drill.run(CONSOLE)
+        outcomes = [total_loss.run(CONSOLE)] if options.lose_data else drill.run(CONSOLE)
     if options.json:
         sys.stdout.write(drill.as_data(outcomes) + "\n")
     else:

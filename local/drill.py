@@ -55,11 +55,9 @@ class Outcome:
 
 def run(console: Console) -> list[Outcome]:
     """Go through all disasters. Raises LocalError if one cannot be recovered from."""
-    tenants = [each["id"] for each in engine.tenants(engine.LOCAL_STACK) if each["state"] == "active"]
-    if not tenants:
-        raise LocalError("drill: no tenant is active, so there is nothing to lose; run `make up` first.")
+    active = tenants()
     outcomes = []
-    with _data(tenants):
+    with data(active):
         for disaster in (
             _schema_spoilt,
             _schema_dropped,
@@ -68,9 +66,17 @@ def run(console: Console) -> list[Outcome]:
             _database_disk_gone,
             _vault_disk_gone,
         ):
-            outcomes.append(disaster(tenants[0], console))
+            outcomes.append(disaster(active[0], console))
             console.print(_line(outcomes[-1]))
     return outcomes
+
+
+def tenants() -> list[str]:
+    """Return the tenants that have something to lose. Raises LocalError if there is none."""
+    found = [each["id"] for each in engine.tenants(engine.LOCAL_STACK) if each["state"] == "active"]
+    if not found:
+        raise LocalError("drill: no tenant is active, so there is nothing to lose; run `make up` first.")
+    return found
 
 
 def table(outcomes: list[Outcome]) -> Table:
@@ -108,7 +114,7 @@ def _schema_spoilt(tenant: str, console: Console) -> Outcome:
             connection.execute(sql.SQL("UPDATE {} SET text = 'spoilt' WHERE n % 3 = 0").format(name))
             connection.execute(sql.SQL("ALTER TABLE {} ADD COLUMN more text DEFAULT 'x'").format(name))
 
-    return _restored("one schema spoilt", tenant, "database", _database_state, destroy, console)
+    return _restored("one schema spoilt", tenant, "database", database_state, destroy, console)
 
 
 def _schema_dropped(tenant: str, console: Console) -> Outcome:
@@ -118,7 +124,7 @@ def _schema_dropped(tenant: str, console: Console) -> Outcome:
         with _administration() as connection:
             connection.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(sql.Identifier(f"tenant_{tenant}")))
 
-    return _restored("one schema dropped", tenant, "database", _database_state, destroy, console)
+    return _restored("one schema dropped", tenant, "database", database_state, destroy, console)
 
 
 def _prefix_purged(tenant: str, console: Console) -> Outcome:
@@ -126,10 +132,10 @@ def _prefix_purged(tenant: str, console: Console) -> Outcome:
 
     def destroy() -> None:
         client, bucket = _storage()
-        for key in [key for key in _objects_state() if key.startswith(f"tenant_{tenant}/")]:
+        for key in [key for key in objects_state() if key.startswith(f"tenant_{tenant}/")]:
             client.delete_object(Bucket=bucket, Key=key)
 
-    return _restored("one prefix purged", tenant, "objects", _objects_state, destroy, console)
+    return _restored("one prefix purged", tenant, "objects", objects_state, destroy, console)
 
 
 def _secrets_spoilt(tenant: str, console: Console) -> Outcome:
@@ -145,17 +151,16 @@ def _secrets_spoilt(tenant: str, console: Console) -> Outcome:
 
 def _database_disk_gone(_tenant: str, console: Console) -> Outcome:
     """PostgreSQL's disk is lost; what it had archived is not."""
-    before = _database_state()
+    before = database_state()
     at = datetime.now(UTC)
     backups.archive_all()
-    with _administration() as connection:
-        connection.execute("CREATE TABLE agent_platform.drill_lost AS SELECT now()")
+    write_what_is_lost()
     gone = datetime.now(UTC)
     supervisor.kill("postgres")
     postgres.forget_disk()
     begun = time.monotonic()
     backups.recover_disk(console)
-    found = _outcome("PostgreSQL's disk gone", before, _database_state(), gone - at, begun)
+    found = outcome("PostgreSQL's disk gone", before, database_state(), gone - at, begun)
     backups.base_backup()
     return found
 
@@ -164,15 +169,34 @@ def _vault_disk_gone(_tenant: str, console: Console) -> Outcome:
     """Vault's disk is lost; its last snapshot is not."""
     before = vault.digests()
     at = datetime.now(UTC)
-    client, _ = _storage()
-    bucket, key = backups.bucket(), f"vault/{at:%Y-%m-%dT%H%M%SZ}.snap"
-    client.put_object(Bucket=bucket, Key=key, Body=vault.snapshot())
+    key = keep_snapshot(at)
     gone = datetime.now(UTC)
     supervisor.kill("vault")
     vault.forget_disk()
     begun = time.monotonic()
-    vault.restore(client.get_object(Bucket=bucket, Key=key)["Body"].read(), console)
-    return _outcome("Vault's disk gone", before, vault.digests(), gone - at, begun)
+    vault.restore(snapshot(key), console)
+    return outcome("Vault's disk gone", before, vault.digests(), gone - at, begun)
+
+
+def write_what_is_lost() -> None:
+    """Write to PostgreSQL what is in no archive yet."""
+    with _administration() as connection:
+        connection.execute("CREATE TABLE agent_platform.drill_lost AS SELECT now()")
+
+
+def keep_snapshot(at: datetime) -> str:
+    """Put a snapshot of Vault into the backups bucket; return its key."""
+    client, _ = _storage()
+    key = f"vault/{at:%Y-%m-%dT%H%M%SZ}.snap"
+    client.put_object(Bucket=backups.bucket(), Key=key, Body=vault.snapshot())
+    return key
+
+
+def snapshot(key: str) -> bytes:
+    """Return a snapshot from the backups bucket."""
+    client, _ = _storage()
+    body: bytes = client.get_object(Bucket=backups.bucket(), Key=key)["Body"].read()
+    return body
 
 
 def _restored(
@@ -191,10 +215,11 @@ def _restored(
         arguments = [tenant, what, "--at", f"{at:%Y-%m-%dT%H:%M:%SZ}"]
         if restoring.run(arguments, place, tenant, sys.stderr):
             raise LocalError(f"drill: {tenant}'s {what} was not brought back; see above.")
-    return _outcome(disaster, before, state(), destroyed - at, begun)
+    return outcome(disaster, before, state(), destroyed - at, begun)
 
 
-def _outcome(disaster: str, before: State, after: State, lost: timedelta, begun: float) -> Outcome:
+def outcome(disaster: str, before: State, after: State, lost: timedelta, begun: float) -> Outcome:
+    """Compare what is there with what was there before."""
     return Outcome(
         disaster=disaster,
         lost_seconds=lost.total_seconds(),
@@ -217,13 +242,13 @@ def _whole_second() -> datetime:
 
 
 @contextmanager
-def _data(tenants: list[str]) -> Iterator[None]:
+def data(owners: list[str]) -> Iterator[None]:
     """Give every tenant rows, secrets, and objects, some with older versions, as long as the drill lasts."""
     client, bucket = _storage()
     with _administration() as connection:
-        for tenant in tenants:
+        for tenant in owners:
             _fill(connection, f"tenant_{tenant}")
-    for tenant in tenants:
+    for tenant in owners:
         for number in range(_OBJECTS):
             key = f"tenant_{tenant}/{_PREFIX}{number}"
             for version in range(1 + number % 2):
@@ -231,18 +256,17 @@ def _data(tenants: list[str]) -> Iterator[None]:
                 client.put_object(Bucket=bucket, Key=key, Body=body)
         for secret in _SECRETS:
             _vault().call("POST", f"{KV}/data/{tenant}/{secret}", {"data": {"value": f"{tenant} {secret}"}})
-    try:
-        yield
-    finally:
-        with _administration() as connection:
-            for tenant in tenants:
-                name = sql.Identifier(f"tenant_{tenant}", _TABLE)
-                connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(name))
-        for tenant in tenants:
-            for secret in _SECRETS:
-                _vault().call("DELETE", f"{KV}/metadata/{tenant}/{secret}")
-            for number in range(_OBJECTS):
-                client.delete_object(Bucket=bucket, Key=f"tenant_{tenant}/{_PREFIX}{number}")
+    yield
+    # A drill that failed leaves it, for whoever looks into that; the next one writes it anew.
+    with _administration() as connection:
+        for tenant in owners:
+            name = sql.Identifier(f"tenant_{tenant}", _TABLE)
+            connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(name))
+    for tenant in owners:
+        for secret in _SECRETS:
+            _vault().call("DELETE", f"{KV}/metadata/{tenant}/{secret}")
+        for number in range(_OBJECTS):
+            client.delete_object(Bucket=bucket, Key=f"tenant_{tenant}/{_PREFIX}{number}")
 
 
 def _fill(connection: "psycopg.Connection[Any]", schema: str) -> None:
@@ -256,7 +280,7 @@ def _fill(connection: "psycopg.Connection[Any]", schema: str) -> None:
     connection.execute(sql.SQL("ALTER TABLE {} OWNER TO {}").format(name, sql.Identifier(schema)))
 
 
-def _database_state() -> State:
+def database_state() -> State:
     """Return a digest of every table of tenants and of the platform."""
     found = {}
     with _administration() as connection:
@@ -277,7 +301,7 @@ def _database_state() -> State:
     return found
 
 
-def _objects_state() -> State:
+def objects_state() -> State:
     """Return the digest of every object of tenants."""
     client, bucket = _storage()
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket)

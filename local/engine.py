@@ -432,6 +432,12 @@ def preview(
     return changes({str(step): count for step, count in result.change_summary.items()})
 
 
+def refresh(selected: auto.Stack) -> None:
+    """Ask the servers what is there, and leave out of the state what is gone. Raises `LocalError`."""
+    with _told(selected, lambda _line: None, "refresh", "The state is as it was.") as display:
+        selected.refresh(on_output=display, color=_color(), suppress_outputs=True, suppress_progress=True)
+
+
 def _guard_rails(
     stack_name: str, refusals: list[str], on_event: Callable[[auto.EngineEvent], None] | None = None
 ) -> dict[str, Any]:

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from typing import Any
 
+from pulumi import automation as auto
+
 from local import engine
 from local.errors import LocalError
 from local.paths import ROOT
@@ -14,18 +16,18 @@ from local.servers import object_storage
 
 def keep() -> None:
     """Keep a copy of the state as it is now. Raises LocalError."""
-    _run("keep", json.dumps(engine.exported(engine.LOCAL_STACK)))
+    _run("keep", given=json.dumps(engine.exported(engine.LOCAL_STACK)))
 
 
-def last() -> dict[str, Any]:
-    """Return the last copy. Raises LocalError."""
-    found: dict[str, Any] = json.loads(_run("fetch"))
-    return found
+def bring_back(selected: auto.Stack) -> None:
+    """Have the stack take the last copy, but for the objects of a cluster that is gone. Raises LocalError."""
+    found: dict[str, Any] = json.loads(_run("fetch", "--cluster-lost"))
+    selected.import_stack(auto.Deployment(found["version"], found["deployment"]))
 
 
-def _run(action: str, given: str = "") -> str:
+def _run(action: str, *options: str, given: str = "") -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "restore.state", action, "--stack", engine.LOCAL_STACK],
+        [sys.executable, "-m", "restore.state", action, "--stack", engine.LOCAL_STACK, *options],
         cwd=ROOT,
         env={**os.environ, **object_storage.environment()},
         input=given,

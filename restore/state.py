@@ -1,6 +1,10 @@
 """Keep a copy of a stack's state in the backups bucket, and get the last one back.
 
-`keep` reads what `pulumi stack export` writes, `fetch` writes what `pulumi stack import` reads. Secrets in a
+`keep` reads what `pulumi stack export` writes, `fetch` writes what `pulumi stack import` reads. Of a cluster
+that is gone nobody can ask what is left: `fetch --cluster-lost` leaves its objects out, and the next update
+makes them.
+
+Secrets in a
 copy are encrypted as in the state itself, so it opens with the stack's passphrase alone, which is to be kept
 elsewhere.
 
@@ -23,19 +27,24 @@ from restore.errors import RestoreError
 _SECRET = ("4dabf18193072939515e22adb298388d", "1b47061264138c4ac30d75fd1eb44270")
 """The key and the value by which Pulumi marks a secret."""
 
+_KUBERNETES = "pulumi:providers:kubernetes::"
+"""A part of the name of every provider that leads into a cluster."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; what goes wrong is one message on standard error."""
     parser = argparse.ArgumentParser(prog="python -m restore.state", description=__doc__)
     parser.add_argument("action", choices=("keep", "fetch"))
     parser.add_argument("--stack", required=True, help="the stack whose Pulumi.STACK.yaml names the buckets")
+    parser.add_argument("--cluster-lost", action="store_true", help="fetch: leave the cluster's objects out")
     options = parser.parse_args(arguments)
     try:
         bucket = storage.buckets(options.stack)["backupsBucket"]
         if options.action == "keep":
             sys.stderr.write(f"Kept a copy of the state: {_keep(bucket, options.stack, sys.stdin.read())}\n")
         else:
-            sys.stdout.write(_fetch(bucket, options.stack))
+            found = _fetch(bucket, options.stack)
+            sys.stdout.write(_without_objects(found) if options.cluster_lost else found)
     except (RestoreError, ClientError, BotoCoreError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
@@ -74,6 +83,24 @@ def _fetch(bucket: str, stack: str) -> str:
         raise RestoreError(f"{bucket}/{_folder(stack)} holds no copy of the state.")
     sys.stderr.write(f"The last copy of the state: {bucket}/{last}\n")
     return gzip.decompress(client.get_object(Bucket=bucket, Key=last)["Body"].read()).decode()
+
+
+def _without_objects(exported: str) -> str:
+    """Leave out the cluster's objects, and that others depend on them."""
+    found = json.loads(exported)
+    resources = found["deployment"].get("resources", [])
+    lost = {each["urn"] for each in resources if _KUBERNETES in each.get("provider", "")}
+    kept = [each for each in resources if each["urn"] not in lost]
+    for each in kept:
+        needed = each.get("propertyDependencies") or {}
+        each["propertyDependencies"] = {
+            name: [urn for urn in urns or [] if urn not in lost] for name, urns in needed.items()
+        }
+        each["dependencies"] = [urn for urn in each.get("dependencies") or [] if urn not in lost]
+        if each.get("deletedWith") in lost:
+            del each["deletedWith"]
+    found["deployment"]["resources"] = kept
+    return json.dumps(found)
 
 
 def _folder(stack: str) -> str:

@@ -8,7 +8,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pulumi
-from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider, UpdateResult
+from pulumi.dynamic import (
+    CreateResult,
+    DiffResult,
+    ReadResult,
+    Resource,
+    ResourceProvider,
+    UpdateResult,
+)
 
 if TYPE_CHECKING:
     import redis
@@ -31,6 +38,12 @@ class RedisUserProvider(ResourceProvider):
         changed = any(olds.get(key) != value for key, value in news.items() if not key.startswith("__"))
         replaces = ["name"] if olds["name"] != news["name"] else []
         return DiffResult(changes=changed, replaces=replaces, stables=["name"])
+
+    def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
+        """As declared if there is such a user; an empty id if Redis has lost it."""
+        with _administering(props) as server:
+            users: Any = server.acl_users()
+        return ReadResult(id_, props) if props["name"] in users else ReadResult("", {})
 
     def update(self, _id: str, _olds: dict[str, Any], news: dict[str, Any]) -> UpdateResult:
         """Give it the password and the rights that it has now, and no others."""

@@ -24,9 +24,9 @@ def run(servers: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     for name, value in object_storage.environment().items():
         monkeypatch.setenv(name, value)
 
-    def run(action: str, given: str = "", stack: str = "local") -> tuple[int, str, str]:
+    def run(action: str, given: str = "", stack: str = "local", *more: str) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.stdin", io.StringIO(given))
-        status = state.main([action, "--stack", stack])
+        status = state.main([action, "--stack", stack, *more])
         return status, *capsys.readouterr()
 
     return run
@@ -56,6 +56,29 @@ def test_the_last_copy_comes_back_and_the_earlier_ones_stay(run: Run) -> None:
     assert len(kept) == before + 2
     body = client().get_object(Bucket=backups.bucket(), Key=kept[-2])["Body"].read()
     assert gzip.decompress(body).decode() == first
+
+
+def test_of_a_cluster_that_is_gone_the_objects_are_left_out_and_nothing_else(run: Run) -> None:
+    provider = "urn:pulumi:prod::p::Cluster$pulumi:providers:kubernetes::cluster"
+    kept = {"urn": "role", "provider": "urn:pulumi:prod::p::pulumi:providers:postgresql::database::1"}
+    pod = {"urn": "pod", "provider": f"{provider}::id", "dependencies": ["role"]}
+    given = {
+        **kept,
+        "dependencies": ["pod", "other"],
+        "propertyDependencies": {"one": ["pod"], "two": ["other", "pod"], "three": None},
+        "deletedWith": "pod",
+    }
+    leads = {"urn": provider, "type": "pulumi:providers:kubernetes"}
+    run("keep", exported(leads, pod, given))
+    status, shown, _ = run("fetch", "", "local", "--cluster-lost")
+    assert status == 0
+    found_provider, found = json.loads(shown)["deployment"]["resources"]
+    assert found_provider["urn"] == provider
+    assert found == {
+        **kept,
+        "dependencies": ["other"],
+        "propertyDependencies": {"one": [], "two": ["other"], "three": []},
+    }
 
 
 @pytest.mark.parametrize("given", ["", "error: no stack named prod", "[]", '{"version": 3}'])

@@ -185,3 +185,12 @@ def test_a_user_that_is_deleted_is_gone() -> None:
     PROVIDER.delete("idle-suspender", props("idle-suspender"))
     with as_user("idle-suspender") as client, pytest.raises(AuthenticationError):
         client.ping()
+
+
+def test_a_user_that_redis_has_lost_is_noticed_by_a_refresh() -> None:
+    wanted = {**props("gateway"), "name": "fleeting"}
+    PROVIDER.create(wanted)
+    known = PROVIDER.read("fleeting", wanted)
+    assert (known.id, known.outs) == ("fleeting", wanted)
+    PROVIDER.delete("fleeting", wanted)
+    assert PROVIDER.read("fleeting", wanted).id == ""
