@@ -22,7 +22,12 @@ def keep() -> None:
 def bring_back(selected: auto.Stack) -> None:
     """Have the stack take the last copy, but for the objects of a cluster that is gone. Raises LocalError."""
     found: dict[str, Any] = json.loads(_run("fetch", "--cluster-lost"))
-    selected.import_stack(auto.Deployment(found["version"], found["deployment"]))
+    try:
+        selected.import_stack(auto.Deployment(found["version"], found["deployment"]))
+    except auto.CommandError as error:
+        raise LocalError(
+            f"the copy of the state cannot be taken: {str(error).rpartition('error: ')[2].strip()}"
+        ) from None
 
 
 def _run(action: str, *options: str, given: str = "") -> str:

