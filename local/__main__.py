@@ -331,7 +331,7 @@ def _restore(options: argparse.Namespace) -> None:
 def _drill(options: argparse.Namespace) -> None:
     _check_ready()
     with supervisor.exclusive():
-        outcomes = [total_loss.run(CONSOLE)] if options.lose_data else drill.run(CONSOLE)
+        outcomes = total_loss.run(CONSOLE) if options.lose_data else drill.run(CONSOLE)
     if options.json:
         sys.stdout.write(drill.as_data(outcomes) + "\n")
     else:

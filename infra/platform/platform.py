@@ -17,6 +17,7 @@ from infra.platform.idle_suspension import idle_suspender
 from infra.platform.kubevirt import install_kubevirt
 from infra.platform.log_retention import declare_log_retention
 from infra.platform.longhorn import install_longhorn, workspace_classes
+from infra.platform.monitoring.drill import declare_drill_record
 from infra.platform.monitoring.exporter import declare_exporter
 from infra.platform.monitoring.stack import declare_monitoring
 from infra.platform.namespaces import namespace
@@ -114,6 +115,7 @@ class Platform(pulumi.ComponentResource):
             database=database,
             opts=pulumi.ResourceOptions.merge(self._in_system, read),
         )
+        declare_drill_record(f"{name}-drill", pulumi.ResourceOptions.merge(self._opts, read))
         declare_accounting(
             f"{name}-accounting",
             _SYSTEM,

@@ -21,6 +21,7 @@ from services.activity import connection
 from services.activity.store import Activity
 from services.exporter import database, figures, tenants
 from services.exporter.backups import Backups
+from services.exporter.drills import Drills
 from services.exporter.figures import Source, gauge
 from services.exporter.tenants import Tenants
 from services.gateway.servers import server
@@ -33,12 +34,12 @@ class SilentError(OSError):
     """The Kubernetes API has said nothing for a while."""
 
 
-def sources(known: Tenants, backups: Backups, redis: Redis) -> Mapping[str, Source]:
+def sources(known: Tenants, backups: Backups, drills: Drills, redis: Redis) -> Mapping[str, Source]:
     """Return the servers that a scrape asks, by name."""
 
     async def kubernetes() -> Iterable[Metric]:
         _heard(known.silence)
-        return tenants.declared(known.all())
+        return [*tenants.declared(known.all()), *drills.figures()]
 
     async def longhorn() -> Iterable[Metric]:
         _heard(backups.silence)
@@ -86,12 +87,22 @@ async def serve() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     api, redis = kube.Api(kube.Access.find()), connection.connect()
-    known, backups = Tenants(api, os.environ["ROUTES_NAMESPACE"]), Backups(api)
+    namespace = os.environ["ROUTES_NAMESPACE"]
+    known, backups, drills = Tenants(api, namespace), Backups(api), Drills(api, namespace)
     web = server(
-        application(sources(known, backups, redis), known), address=os.environ["POD_IP"], port=HEALTH_PORT
+        application(sources(known, backups, drills, redis), known),
+        address=os.environ["POD_IP"],
+        port=HEALTH_PORT,
     )
     work = asyncio.create_task(
-        parts.together({"tenants": known.follow(), "backups": backups.follow(), "metrics": web.serve()})
+        parts.together(
+            {
+                "tenants": known.follow(),
+                "backups": backups.follow(),
+                "drills": drills.follow(),
+                "metrics": web.serve(),
+            }
+        )
     )
     stopping = asyncio.create_task(stop.wait())
     try:

@@ -24,12 +24,17 @@ def test_every_disaster_is_recovered_from_without_a_difference(platform: Platfor
         assert each["differences"] == []
         assert 0 <= each["lost_seconds"] < 30
     assert platform.changes() == {}
+    record = platform.core().read_namespaced_config_map("last-drill", "gateway")
+    told = json.loads(record.data["drill.json"])
+    assert told["completed"]
+    assert {each["disaster"] for each in told["disasters"]} == DISASTERS
 
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
         (("acme", "database", "--at", "2001-01-01T00:00Z"), "no base backup is from before 2001"),
+        (("acme", "secrets", "--at", "2001-01-01T00:00Z"), "holds no secret that the tenant wrote"),
         (("acme", "objects", "--at", "soon"), "is no time, so nothing was changed"),
         (("acme", "database", "--at", "2026-11-28T10:00"), "names no time zone"),
         (("nobody", "objects", "--at", "2026-11-28T10:00Z", "--yes", "nobody"), "holds nothing"),

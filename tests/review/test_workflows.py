@@ -55,8 +55,14 @@ def test_secrets_reach_only_the_step_that_needs_them(path: Path) -> None:
     for job in document["jobs"].values():
         job.pop("steps")
     assert "secrets." not in yaml.safe_dump(document)
-    assert len(with_secrets) == {"comment": 0, "drill": 0, "up": 2}.get(path.stem, 1)
+    assert len(with_secrets) == {"comment": 0, "up": 2}.get(path.stem, 1)
     assert all("uses" not in step for step in with_secrets)
+
+
+def test_whatever_became_of_a_drill_its_outcome_is_told_by_an_account_of_its_own() -> None:
+    (tell,) = [step for step in steps(workflow("drill")) if "secrets." in yaml.safe_dump(step)]
+    assert tell["if"] == "always()"
+    assert tell["env"] == {"DRILL_KUBECONFIG": "${{ secrets.DRILL_KUBECONFIG }}"}
 
 
 def test_whatever_became_of_an_update_a_copy_of_the_state_is_kept_without_the_passphrase() -> None:

@@ -16,6 +16,8 @@ Severity = Literal["page", "ticket", "none"]
 _DAY = 86_400
 _BACKUP = 26 * 3600
 """Seconds: backups are taken once a night, and one may take two hours."""
+_DRILL_DAYS = 3
+"""A drill runs every night; one or two may fail for reasons of the machine that it runs on."""
 _LAST_AWAKE = "agent_platform_last_awake_timestamp_seconds"
 _LOG_RETENTION = '{namespace="platform-system", cronjob="log-retention"}'
 
@@ -250,6 +252,23 @@ _DATA = (
         summary="What {{ $labels.tenant }}'s machine wrote by yesterday is in no backup.",
         runbook="backups-are-missing",
         job="longhorn",
+    ),
+    Alert(
+        name="DrillFailed",
+        expression="max(agent_platform_drill_success) == 0",
+        minutes=5,
+        severity="ticket",
+        summary="The last drill did not bring everything back: after a disaster, something would be missing.",
+    ),
+    Alert(
+        name="DrillIsOld",
+        expression=(
+            f"time() - max(agent_platform_drill_timestamp_seconds) > {_DRILL_DAYS * _DAY} or "
+            "absent(agent_platform_drill_timestamp_seconds)"
+        ),
+        minutes=60,
+        severity="ticket",
+        summary=f"No drill for {_DRILL_DAYS} days, so nobody knows whether the backups come back.",
     ),
     Alert(
         name="VolumeIsDegraded",

@@ -14,6 +14,7 @@ from infra.platform import envoy, gateway
 from infra.platform.monitoring.alerts import ALERTS
 from infra.platform.monitoring.dashboards import DASHBOARDS
 from infra.settings import load_settings
+from services.exporter import drills
 from tests.infra.platform.test_gateway import environment, may
 from tests.infra.platform.test_platform import platform, releases, secret
 from tests.infra.recording import SECRETS, Recorder, configure, local_stack, stack
@@ -248,6 +249,20 @@ def test_the_exporter_may_read_tenants_and_backups_and_nothing_else(given: Recor
         assert (subject["name"], subject["namespace"]) == ("exporter", "platform-system")
     roles = given.of_type("kubernetes:rbac.authorization.k8s.io/v1:ClusterRoleBinding")
     assert not [one for one in roles if "exporter" in json.dumps(one.inputs)]
+
+
+def test_whoever_writes_the_record_of_a_drill_may_write_that_alone(given: Recorder) -> None:
+    record = given["platform-drill-record"].inputs["metadata"]
+    assert (record["name"], record["namespace"]) == ("last-drill", "gateway")
+    assert record["labels"] == {drills._LABEL: "last"}
+    assert "data" not in given["platform-drill-record"].inputs
+    (rule,) = given["platform-drill-role"].inputs["rules"]
+    assert rule["resourceNames"] == ["last-drill"]
+    assert may(given, "platform-drill-role") == {("", "configmaps", verb) for verb in ("get", "patch")}
+    (subject,) = given["platform-drill-binding"].inputs["subjects"]
+    assert (subject["kind"], subject["name"], subject["namespace"]) == ("ServiceAccount", "drill", "gateway")
+    token = given["platform-drill-token"].inputs
+    assert token["metadata"]["annotations"] == {"kubernetes.io/service-account.name": "drill"}
 
 
 def test_the_exporter_finds_what_its_environment_names(given: Recorder) -> None:

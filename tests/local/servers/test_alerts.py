@@ -164,6 +164,16 @@ CASES: dict[str, Case] = {
             'cnpg_pg_replication_in_recovery{pod="b"}': "1x60",
         },
     ),
+    "DrillFailed": Case(
+        fires={"agent_platform_drill_success": "1x30 0x30"},
+        silent={"agent_platform_drill_success": "0x10 1x50"},
+    ),
+    "DrillIsOld": Case(
+        fires={"agent_platform_drill_timestamp_seconds": "0x600"},
+        silent={"agent_platform_drill_timestamp_seconds": "200000x600"},
+        at="4500m",
+        interval="10m",
+    ),
     "WorkspaceBackupIsOld": Case(
         fires={
             'agent_platform_tenant{tenant="acme", served_by="machine"}': "1x600",

@@ -16,6 +16,7 @@ from services.activity.store import Activity
 from services.exporter import __main__ as program
 from services.exporter import figures, tenants
 from services.exporter.backups import Backups
+from services.exporter.drills import Drills
 from services.exporter.figures import gauge
 from services.exporter.tenants import Tenants, Terms
 from services.gateway import routes
@@ -58,14 +59,15 @@ async def no_database() -> Iterable[Metric]:
 
 async def scraped(cluster: api.Cluster, client: Any, server: Valkey) -> Samples:
     """What one scrape tells, while PostgreSQL is away."""
-    known, backups = Tenants(client, "gateway"), Backups(client)
-    following = [asyncio.create_task(each.follow()) for each in (known, backups)]
+    known, backups, drills = Tenants(client, "gateway"), Backups(client), Drills(client, "gateway")
+    following = [asyncio.create_task(each.follow()) for each in (known, backups, drills)]
     redis = server.client("exporter")
     try:
         async with asyncio.timeout(10):
             await known.synced.wait()
             await backups._watched.synced.wait()
-        asked = {**program.sources(known, backups, redis), "postgresql": no_database}
+            await drills._watched.synced.wait()
+        asked = {**program.sources(known, backups, drills, redis), "postgresql": no_database}
         async with httpx.AsyncClient(
             transport=httpx.ASGITransport(program.application(asked, known)), base_url="http://exporter"
         ) as web:
@@ -187,3 +189,38 @@ def test_ten_thousand_tenants_have_few_series_each(redis_server: Valkey) -> None
     told = scrape(redis_server, config_map("acme"))
     # With what PostgreSQL adds: seven more.
     assert len([1 for _, labels in told if ("tenant", "acme") in labels]) <= 11
+
+
+def record(text: str | None) -> dict[str, Any]:
+    metadata = {"name": "last-drill", "namespace": "gateway", "labels": {"agent-platform/drill": "last"}}
+    return {"metadata": metadata, "data": {"drill.json": text}} if text else {"metadata": metadata}
+
+
+def drill(*differences: str, completed: bool = True) -> str:
+    disaster = {
+        "disaster": "Vault's disk gone",
+        "lost_seconds": 1.5,
+        "seconds": 20,
+        "differences": differences,
+    }
+    return json.dumps({"at": "2026-11-28T03:50:00+00:00", "completed": completed, "disasters": [disaster]})
+
+
+@pytest.mark.parametrize(
+    ("text", "success"),
+    [(drill(), 1), (drill("a: gone"), 0), (drill(completed=False), 0)],
+    ids=["well", "different", "ended early"],
+)
+def test_the_outcome_of_the_last_drill(redis_server: Valkey, text: str, success: int) -> None:
+    told = scrape(redis_server, record(text))
+    assert told[of("agent_platform_drill_success")] == success
+    assert told[of("agent_platform_drill_timestamp_seconds")] == 1_795_837_800
+    assert told[of("agent_platform_drill_lost_seconds", disaster="Vault's disk gone")] == 1.5
+    assert told[of("agent_platform_drill_recovery_seconds", disaster="Vault's disk gone")] == 20
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]", drill()[:-1], '{"at": "2026-11-28T03:50Z"}'])
+def test_what_is_no_record_of_a_drill_tells_nothing_of_one(redis_server: Valkey, text: str | None) -> None:
+    told = scrape(redis_server, config_map("acme"), record(text))
+    assert not [name for name, _ in told if name.startswith("agent_platform_drill")]
+    assert of("agent_platform_list_price_chf", tenant="acme") in told
