@@ -61,7 +61,7 @@ KINDS = {
 _BLOCK = re.compile(r"^( *)```(console|shellsession)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"`((?:kubectl|make|pulumi|bao|exo|redis-cli) [^`]+)`")
 _COMMENT = re.compile(r"\s+# .*")
-_HEREDOC = re.compile(r"<<(\w+)$")
+_HEREDOC = re.compile(r"<<'?(\w+)'?$")
 
 
 @dataclass(frozen=True)

@@ -259,6 +259,7 @@ _DATA = (
         minutes=5,
         severity="ticket",
         summary="The last drill did not bring everything back: after a disaster, something would be missing.",
+        runbook="the-drill",
     ),
     Alert(
         name="DrillIsOld",
@@ -269,6 +270,7 @@ _DATA = (
         minutes=60,
         severity="ticket",
         summary=f"No drill for {_DRILL_DAYS} days, so nobody knows whether the backups come back.",
+        runbook="the-drill",
     ),
     Alert(
         name="VolumeIsDegraded",
