@@ -30,6 +30,7 @@ from local import (
     bench_soak,
     bench_sweep,
     bench_wake,
+    bench_watching,
     engine,
     toolchain,
 )
@@ -359,6 +360,13 @@ def _unknowns(value: Any) -> Any:
     return value
 
 
+def _watching(console: Console) -> list[Figure]:
+    """What scraping, counting and archiving take of one core, for the sample roster."""
+    found = bench_watching.measure(console)
+    console.print(", ".join(f"{name} {share:.2%}" for name, share in sorted(found.items())))
+    return [_bounded("watching: share of one core", 100 * sum(found.values()), "%", 5, console)]
+
+
 BENCHES: Mapping[str, Callable[[Console], list[Figure]]] = {
     "previews": _previews,
     "slices": _one_slice,
@@ -370,4 +378,5 @@ BENCHES: Mapping[str, Callable[[Console], list[Figure]]] = {
     "ledger": _ledger,
     "runtime": _runtime,
     "soak": _soak,
+    "watching": _watching,
 }

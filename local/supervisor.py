@@ -85,7 +85,7 @@ def start(service: Service, console: Console) -> None:
 
 def launch(service: Service) -> None:
     """Start the server's process unless it runs already; does not wait."""
-    if _pid(service.name) is not None:
+    if pid_of(service.name) is not None:
         return
     for pid in _left_over(service.name):
         _end(pid, signal.SIGKILL)
@@ -145,7 +145,7 @@ def wait(service: Service, console: Console) -> None:
 
 def status(service: Service) -> Status:
     """Ask the server how it is."""
-    pid = _pid(service.name)
+    pid = pid_of(service.name)
     if pid is None:
         return Status(False, None, "stopped")
     try:
@@ -172,7 +172,7 @@ def wait_until(ready: Callable[[], None], *, timeout: float, what: str) -> None:
 
 def stop(name: str) -> None:
     """End the server: its stop signal, patience, then SIGKILL. Nothing happens if it does not run."""
-    pid = _pid(name)
+    pid = pid_of(name)
     if pid is not None:
         _end(pid, signal.Signals(store.read(_record(name))["stop_signal"]))
     for pid in _left_over(name):
@@ -182,14 +182,20 @@ def stop(name: str) -> None:
 
 def kill(name: str) -> None:
     """End the server at once, as a crash would."""
-    for pid in filter(None, (_pid(name), *_left_over(name))):
+    for pid in filter(None, (pid_of(name), *_left_over(name))):
         _end(pid, signal.SIGKILL)
     _record(name).unlink(missing_ok=True)
 
 
 def is_running(name: str) -> bool:
     """Tell whether the server's process exists."""
-    return _pid(name) is not None
+    return pid_of(name) is not None
+
+
+def pid_of(name: str) -> int | None:
+    """Return the pid of the server's process if it lives."""
+    record = store.read(_record(name))
+    return record["pid"] if record and record["born"] and record["born"] == _born(record["pid"]) else None
 
 
 def carrying(variable: str, value: str) -> list[int]:
@@ -269,12 +275,6 @@ def _log(name: str) -> Path:
 
 def _opening(name: str) -> str:
     return f"=== starting {name} ===\n"
-
-
-def _pid(name: str) -> int | None:
-    """Return the pid of the server's process if it lives."""
-    record = store.read(_record(name))
-    return record["pid"] if record and record["born"] and record["born"] == _born(record["pid"]) else None
 
 
 def _born(pid: int) -> str | None:

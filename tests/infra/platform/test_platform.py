@@ -91,6 +91,7 @@ def test_every_chart_is_pinned_and_from_its_own_project(managed: Recorder) -> No
         "plugin-barman-cloud",
         "longhorn",
         "openbao",
+        "opentelemetry-collector",
         "valkey",
     }
     for release in installed.values():

@@ -1,5 +1,6 @@
 """The bounds on a tenant's sessions and on its size, in a real PostgreSQL."""
 
+import json
 import os
 import re
 import subprocess
@@ -471,13 +472,15 @@ def test_the_job_fails_where_a_tenant_is_refused_or_nothing_could_be_done(
     session.execute("CREATE TABLE notes AS SELECT repeat('x', 1000) FROM generate_series(1, 2000)")
     loud, shut_out = job(), job("wrong")
 
-    assert (quiet.returncode, quiet.stderr) == (0, "")
+    assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
     assert loud.returncode == 1
-    assert "ERROR tenant_acme: it has " in loud.stderr
+    line = json.loads(loud.stdout)
+    assert (line["level"], line["tenant"]) == ("ERROR", "tenant_acme")
+    assert line["message"].startswith("tenant_acme: it has ")
     assert has_ended(session)
     assert shut_out.returncode == 1
-    assert "ERROR nobody was held to anything: PostgreSQL: " in shut_out.stderr
-    assert "Traceback" not in shut_out.stderr
+    assert "nobody was held to anything: PostgreSQL: " in json.loads(shut_out.stdout)["message"]
+    assert shut_out.stderr == ""
 
 
 def test_who_cannot_be_measured_in_time_is_held_to_the_rest(
