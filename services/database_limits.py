@@ -32,7 +32,7 @@ def hold() -> int:
         return 1
     for tenant, what, refused in told:
         level = logging.ERROR if refused else logging.WARNING
-        log.log(level, "%s: %s", tenant, what, extra={"tenant": tenant})
+        log.log(level, "%s: %s", tenant, what, extra={"tenant": tenant.removeprefix("tenant_")})
     return int(any(refused for _, _, refused in told))
 
 

@@ -475,7 +475,7 @@ def test_the_job_fails_where_a_tenant_is_refused_or_nothing_could_be_done(
     assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
     assert loud.returncode == 1
     line = json.loads(loud.stdout)
-    assert (line["level"], line["tenant"]) == ("ERROR", "tenant_acme")
+    assert (line["level"], line["tenant"]) == ("ERROR", "acme")
     assert line["message"].startswith("tenant_acme: it has ")
     assert has_ended(session)
     assert shut_out.returncode == 1
