@@ -178,7 +178,11 @@ def no_moving_tag(image: Image) -> Iterator[str]:
         "trusted": {
             "type": "array",
             "items": {"type": "string", "pattern": "/$"},
-            "default": ["quay.io/kubevirt/", "ghcr.io/cloudnative-pg/"],
+            "default": [
+                "quay.io/kubevirt/",
+                "ghcr.io/cloudnative-pg/",
+                "ghcr.io/open-telemetry/opentelemetry-collector-releases/",
+            ],
             "description": "how the names of trusted images begin, each with a slash at its end",
         }
     },
@@ -204,6 +208,7 @@ def from_trusted(image: Image, values: Mapping[str, Any]) -> Iterator[str]:
                 "https://charts.jetstack.io",
                 "https://charts.longhorn.io",
                 "https://cloudnative-pg.github.io/charts",
+                "https://open-telemetry.github.io/opentelemetry-helm-charts",
                 "https://openbao.github.io/openbao-helm",
                 "https://prometheus-community.github.io/helm-charts",
                 "https://valkey.io/valkey-helm/",

@@ -10,12 +10,13 @@ could not be deleted; the next night goes on.
 """
 
 import asyncio
+import itertools
 import json
 import logging
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -41,6 +42,7 @@ _TENANT = re.compile(r"tenant_(?P<id>[a-z0-9-]+)/")
 _NAMESPACE = re.compile(r"platform/(?P<name>[a-z0-9-]+)/")
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 _RECEIPTS = "receipts/"
+_MOST_DAYS = 3650
 _AT_ONCE = 16
 """Objects that are deleted at a time: an IAM policy can confine single deletions alone."""
 _AWAY = (BotoCoreError, ClientError)
@@ -70,12 +72,10 @@ class Logs:
         undone = 0
         for prefix, since, tenant in self._limits(kept, today):
             about = {"tenant": tenant} if tenant else {}
-            try:
-                deleted = self._delete(prefix, since)
-            except _AWAY as error:
-                log.error("%s: not all old logs are deleted: %s", prefix, error, extra=about)
+            deleted, refused = self._delete(prefix, since)
+            if refused:
+                log.error("%s: not all old logs are deleted: %s", prefix, refused, extra=about)
                 undone += 1
-                continue
             if deleted:
                 log.info("%s: %d objects deleted", prefix, deleted, extra=about)
         return undone
@@ -98,37 +98,49 @@ class Logs:
 
     def _folders(self, prefix: str) -> list[str]:
         # With versions: a folder of which only older ones are left is not in a list of objects.
-        pages = self._s3.get_paginator("list_object_versions").paginate(
-            Bucket=self._bucket, Prefix=prefix, Delimiter="/"
-        )
-        return [common["Prefix"] for page in pages for common in page.get("CommonPrefixes", [])]
+        where = {"Bucket": self._bucket, "Prefix": prefix, "Delimiter": "/"}
+        versions = self._s3.get_paginator("list_object_versions").paginate(**where)
+        uploads = self._s3.get_paginator("list_multipart_uploads").paginate(**where)
+        found: Iterable[Any] = itertools.chain(versions, uploads)
+        return sorted({common["Prefix"] for page in found for common in page.get("CommonPrefixes", [])})
 
     def _removed(self, tenant: str) -> bool:
         key = f"{_RECEIPTS}{tenant}.json"
         answer = self._s3.list_objects_v2(Bucket=self._bucket, Prefix=key, MaxKeys=1)
         return any(item["Key"] == key for item in answer.get("Contents", []))
 
-    def _delete(self, prefix: str, since: date | None) -> int:
-        deleted = 0
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            for versions in self._over(prefix, since):
-                deleted += sum(pool.map(self._delete_one, versions))
-        self._end_uploads(prefix, since)
-        return deleted
+    def _delete(self, prefix: str, since: date | None) -> tuple[int, str]:
+        """Delete what is over; return how much that was, and why something of it stays, if so."""
+        deleted, refused = 0, ""
+        try:
+            with ThreadPoolExecutor(_AT_ONCE) as pool:
+                for versions in self._over(prefix, since):
+                    answers = list(pool.map(self._delete_one, versions))
+                    deleted += answers.count("")
+                    refused = next(filter(None, answers), refused)
+            self._end_uploads(prefix, since)
+        except _AWAY as error:
+            refused = str(error)
+        return deleted, refused
 
     def _over(self, prefix: str, since: date | None) -> Iterator[list[Any]]:
-        """Yield the versions whose day is before `since`, page by page."""
+        """Yield the versions that are over, page by page, up to the first day that stays."""
         pages = self._s3.get_paginator("list_object_versions").paginate(Bucket=self._bucket, Prefix=prefix)
         for page in pages:
             listed = [*page.get("Versions", []), *page.get("DeleteMarkers", [])]
-            over = [item for item in listed if _is_over(item["Key"], prefix, since)]
-            yield over
-            if len(over) < len(listed):
+            yield [item for item in listed if _is_over(item["Key"], prefix, since)]
+            # What lies below no day stays, and says nothing of what comes after it.
+            days = [day for item in listed if (day := _day(item["Key"], prefix))]
+            if since and days and max(days) >= since:
                 return
 
-    def _delete_one(self, version: Mapping[str, Any]) -> int:
-        self._s3.delete_object(Bucket=self._bucket, Key=version["Key"], VersionId=version["VersionId"])
-        return 1
+    def _delete_one(self, version: Mapping[str, Any]) -> str:
+        """Delete a version; return why it could not be, if so."""
+        try:
+            self._s3.delete_object(Bucket=self._bucket, Key=version["Key"], VersionId=version["VersionId"])
+        except _AWAY as error:
+            return str(error)
+        return ""
 
     def _end_uploads(self, prefix: str, since: date | None) -> None:
         pages = self._s3.get_paginator("list_multipart_uploads").paginate(Bucket=self._bucket, Prefix=prefix)
@@ -141,13 +153,17 @@ class Logs:
 
 def _is_over(key: str, prefix: str, since: date | None) -> bool:
     """Return whether an object lies below a day before `since`; one that lies below no day stays."""
-    if since is None:
-        return True
+    day = _day(key, prefix)
+    return since is None or (day is not None and day < since)
+
+
+def _day(key: str, prefix: str) -> date | None:
+    """Return the day below which an object lies."""
     word = key.removeprefix(prefix).partition("/")[0]
     try:
-        return bool(_DAY.fullmatch(word)) and date.fromisoformat(word) < since
+        return date.fromisoformat(word) if _DAY.fullmatch(word) else None
     except ValueError:
-        return False
+        return None
 
 
 def kept(config_maps: list[kube.Object], namespaces: Mapping[str, int], platform: int) -> Kept:
@@ -156,7 +172,10 @@ def kept(config_maps: list[kube.Object], namespaces: Mapping[str, int], platform
     for config_map in config_maps:
         tenant = config_map["metadata"]["labels"][routes.LABEL]
         try:
-            tenants[tenant] = int(json.loads(config_map["data"]["terms.json"])["logDays"])
+            days = json.loads(config_map["data"]["terms.json"])["logDays"]
+            if type(days) is not int or not 1 <= days <= _MOST_DAYS:
+                raise ValueError(f"logDays is {days!r}")
+            tenants[tenant] = days
         except (LookupError, TypeError, ValueError) as error:
             about = {"tenant": tenant}
             log.error("%s: its terms cannot be read (%s), so its logs stay", tenant, error, extra=about)

@@ -34,6 +34,9 @@ PLATFORM = "platform/"
 TENANT = "tenant_"
 """How the prefix of each tenant's logs begins, as that of its objects does."""
 
+_IMAGE = "ghcr.io/open-telemetry/opentelemetry-collector-releases/opentelemetry-collector-contrib"
+_IMAGE_TAG = "0.156.0"
+"""The version of the chart; the local collector is built from the same modules."""
 _NAME = "collector"
 _KEY = "relay"
 """The key of the ConfigMap that the chart mounts."""
@@ -110,32 +113,25 @@ def configuration(endpoint: str, region: str, bucket: str) -> dict[str, Any]:
             "health_check": {"endpoint": "${env:MY_POD_IP}:13133"},
             "file_storage": {
                 "directory": _STATE,
-                "compaction": {"directory": _STATE, "on_start": True, "on_rebound": True},
+                # A node that loses power would leave a file that the collector cannot read.
+                "fsync": True,
+                "compaction": {
+                    "directory": _STATE,
+                    "on_start": True,
+                    "on_rebound": True,
+                    "cleanup_on_start": True,
+                },
             },
         },
+        # A poll reads all files of a receiver to their ends: a loud tenant holds up none of the platform's.
         "receivers": {
-            "file_log": {
-                "include": ["/var/log/pods/*/*/*.log"],
+            "file_log": _receiver("/var/log/pods/tenant-*"),
+            "file_log/platform": _receiver(
+                "/var/log/pods/*",
+                "/var/log/pods/tenant-*/*/*",
                 # Its own lines about what it reads would be lines to read.
-                "exclude": [f"/var/log/pods/monitoring_{COLLECTOR}-*/*/*.log"],
-                "include_file_path": True,
-                "include_file_name": False,
-                "start_at": "beginning",
-                "storage": "file_storage",
-                "poll_interval": "1s",
-                "max_log_size": _LINE_BYTES,
-                "preserve_leading_whitespaces": True,
-                "preserve_trailing_whitespaces": True,
-                # A line that does not end is put as it stands.
-                "force_flush_period": "5s",
-                # What cannot be passed on now is read again later.
-                "retry_on_failure": {"enabled": True, "max_elapsed_time": "0s"},
-                "operators": [
-                    {"type": "container", "id": "container", "max_log_size": _LINE_BYTES},
-                    {"type": "add", "field": 'resource["archive.prefix"]', "value": f"EXPR({_PREFIX})"},
-                    {"type": "remove", "field": 'attributes["log.file.path"]'},
-                ],
-            }
+                f"/var/log/pods/monitoring_{COLLECTOR}-*/*/*",
+            ),
         },
         "processors": {
             "memory_limiter": {
@@ -157,7 +153,8 @@ def configuration(endpoint: str, region: str, bucket: str) -> dict[str, Any]:
                     "endpoint": endpoint,
                     "region": region,
                     "s3_bucket": bucket,
-                    "s3_prefix": f"{PLATFORM}unknown",
+                    # For what is not the kubelet's; no namespace is called so.
+                    "s3_prefix": f"{PLATFORM}_unknown",
                     "s3_partition_format": "%Y-%m-%d",
                     "s3_partition_timezone": "UTC",
                     "s3_force_path_style": True,
@@ -184,7 +181,7 @@ def configuration(endpoint: str, region: str, bucket: str) -> dict[str, Any]:
             "extensions": ["health_check", "file_storage"],
             "pipelines": {
                 "logs": {
-                    "receivers": ["file_log"],
+                    "receivers": ["file_log", "file_log/platform"],
                     "processors": ["memory_limiter", "batch", "groupbyattrs"],
                     "exporters": ["awss3"],
                 }
@@ -207,13 +204,39 @@ def configuration(endpoint: str, region: str, bucket: str) -> dict[str, Any]:
     }
 
 
+def _receiver(pods: str, *excluded: str) -> dict[str, Any]:
+    """Return the receiver of what the kubelet keeps below the folders of some pods, but for `excluded`."""
+    return {
+        # With what was rotated away, which the kubelet compresses after the next rotation.
+        "include": [f"{pods}/*/*.log", f"{pods}/*/*.log.*"],
+        "exclude": [f"{pods}/*/*.gz", f"{pods}/*/*.tmp", *excluded],
+        "include_file_path": True,
+        "include_file_name": False,
+        "start_at": "beginning",
+        "storage": "file_storage",
+        "poll_interval": "1s",
+        "max_log_size": _LINE_BYTES,
+        "preserve_leading_whitespaces": True,
+        "preserve_trailing_whitespaces": True,
+        # A line that does not end is put as it stands.
+        "force_flush_period": "5s",
+        # What cannot be passed on now is read again later.
+        "retry_on_failure": {"enabled": True, "max_elapsed_time": "0s"},
+        "operators": [
+            {"type": "container", "id": "container", "max_log_size": _LINE_BYTES},
+            {"type": "add", "field": 'resource["archive.prefix"]', "value": f"EXPR({_PREFIX})"},
+            {"type": "remove", "field": 'attributes["log.file.path"]'},
+        ],
+    }
+
+
 def _values(rendered: pulumi.Output[str]) -> dict[str, Any]:
     """Return the chart's values: one collector on each node, also on those of a tenant's own."""
     closed = {"enabled": False}
     return {
         "mode": "daemonset",
         "fullnameOverride": COLLECTOR,
-        "image": {"repository": "otel/opentelemetry-collector-contrib"},
+        "image": {"repository": _IMAGE, "tag": _IMAGE_TAG},
         "command": {"name": "otelcol-contrib"},
         "configMap": {"create": False, "existingName": _NAME},
         "podAnnotations": {

@@ -12,6 +12,7 @@ A module here stands for one server, or a few that belong together, and offers (
 """
 
 import itertools
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -68,7 +69,7 @@ def start_all(console: Console) -> None:
     """
     try:
         supervisor.check_disk()
-        for service in _services():
+        for service in _services(_MODULES):
             supervisor.check_ports(service)
         for layer in LAYERS:
             _start(layer, console)
@@ -112,7 +113,7 @@ def stop_all(console: Console) -> None:
 
 def statuses() -> dict[str, Status]:
     """Tell how each server is, by its name."""
-    return {service.name: _status(service) for service in _services()}
+    return {service.name: _status(service) for service in _services(_MODULES)}
 
 
 def _status(service: Service) -> Status:
@@ -159,5 +160,5 @@ def stack_secrets() -> dict[str, str]:
     }
 
 
-def _services(modules: tuple[Module, ...] = _MODULES) -> list[Service]:
+def _services(modules: Iterable[Module]) -> list[Service]:
     return [service for module in modules for service in module.services()]

@@ -105,9 +105,12 @@ def _here(declared: dict[str, Any]) -> dict[str, Any]:
     extensions["health_check"]["endpoint"] = f"127.0.0.1:{ports.port(_NAME)}"
     storage = extensions["file_storage"]
     storage["directory"] = storage["compaction"]["directory"] = state
-    pods = receivers["file_log"]
-    receivers["file_log/guests"] = _found(pods, LOGS / "guests" / "*.log", _OF_GUESTS, "guest-console-log")
-    receivers["file_log"] = _found(pods, LOGS / "pods" / "*" / "*" / "*.log", _OF_PODS)
+    of_tenants = receivers["file_log"]
+    for name, receiver in receivers.items():
+        found = {key: [_path(path) for path in receiver[key]] for key in ("include", "exclude")}
+        receivers[name] = _found(receiver, found, _OF_PODS)
+    consoles = {"include": [str(LOGS / "guests" / "*.log")], "exclude": []}
+    receivers["file_log/guests"] = _found(of_tenants, consoles, _OF_GUESTS, "guest-console-log")
     declared["processors"]["batch"]["timeout"] = f"{_SECONDS}s"
     service = declared["service"]
     service["pipelines"]["logs"]["receivers"] = list(receivers)
@@ -116,8 +119,14 @@ def _here(declared: dict[str, Any]) -> dict[str, Any]:
     return declared
 
 
-def _found(declared: dict[str, Any], files: Path, path: str, container: str = "") -> dict[str, Any]:
-    """Return the receiver of pods for lines as the node agent writes them to `files`."""
+def _path(declared: str) -> str:
+    return declared.replace("/var/log/pods", str(LOGS / "pods"))
+
+
+def _found(
+    declared: dict[str, Any], files: dict[str, list[str]], path: str, container: str = ""
+) -> dict[str, Any]:
+    """Return a receiver for lines as the node agent writes them to `files`."""
     operators = [
         {"type": "regex_parser", "parse_from": 'attributes["log.file.path"]', "regex": path},
         *(
@@ -129,7 +138,7 @@ def _found(declared: dict[str, Any], files: Path, path: str, container: str = ""
     if container:
         operators.append({"type": "add", "field": 'resource["k8s.container.name"]', "value": container})
     rest = [each for each in declared["operators"] if each["type"] != "container"]
-    return {**declared, "include": [str(files)], "exclude": [], "operators": [*operators, *rest]}
+    return {**declared, **files, "operators": [*operators, *rest]}
 
 
 def _environment() -> dict[str, str]:

@@ -18,15 +18,15 @@ def full(servers: None) -> Iterator[None]:
     """The backups bucket has reached its quota."""
     name = backups.bucket()
     client().put_object(Bucket=name, Key="filler", Body=b"0" * 2**21)
-    object_storage._shell("s3.bucket.quota", f"-name={name}", "-op=set", "-sizeMB=1")
-    object_storage._shell("s3.bucket.quota.enforce", "-apply")
+    object_storage._shell(f"s3.bucket.quota -name={name} -op=set -sizeMB=1")
+    object_storage._shell("s3.bucket.quota.enforce -apply")
     yield
     make_room()
 
 
 def make_room() -> None:
-    object_storage._shell("s3.bucket.quota", f"-name={backups.bucket()}", "-op=remove")
-    object_storage._shell("s3.bucket.quota.enforce", "-apply")
+    object_storage._shell(f"s3.bucket.quota -name={backups.bucket()} -op=remove")
+    object_storage._shell("s3.bucket.quota.enforce -apply")
     client().delete_object(Bucket=backups.bucket(), Key="filler")
 
 

@@ -107,8 +107,6 @@ def test_uploads_that_nobody_finished_go_as_objects_do(bucket: Any) -> None:
     put(bucket, "receipts/gone.json")
     begun = ("tenant_acme/2026-01-01/a", "tenant_acme/2026-11-30/b", "tenant_gone/2026-11-30/c")
     for key in begun:
-        # Its folder is listed by what is whole in it.
-        put(bucket, f"{key}-whole")
         bucket.create_multipart_upload(Bucket=BUCKET, Key=key)
     Logs(bucket, BUCKET).delete_old(KEPT, TODAY)
     (left,) = bucket.list_multipart_uploads(Bucket=BUCKET)["Uploads"]
@@ -172,6 +170,39 @@ def test_one_tenants_failure_is_no_others(bucket: Any, monkeypatch: pytest.Monke
     assert keys(bucket) == {"tenant_acme/2026-01-01/a"}
 
 
+def test_what_cannot_be_deleted_holds_up_nothing_else(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(bucket, *(f"tenant_acme/2026-01-01/{number:02}" for number in range(40)))
+    delete = bucket.delete_object
+
+    def refuse(**wanted: Any) -> Any:
+        if wanted["Key"].endswith("/00"):
+            wanted["Bucket"] = "no-such-bucket"
+        return delete(**wanted)
+
+    monkeypatch.setattr(bucket, "delete_object", refuse)
+    assert Logs(bucket, BUCKET).delete_old(KEPT, TODAY) == 1
+    assert keys(bucket) == {"tenant_acme/2026-01-01/00"}
+
+
+def test_what_lies_below_no_day_hides_nothing_behind_it(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(bucket, *(f"tenant_acme/0odd{number}" for number in range(5)), "tenant_acme/2026-01-01/a")
+    paginator = bucket.get_paginator
+
+    class Small:
+        """Pages of two."""
+
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def paginate(self, **wanted: Any) -> Any:
+            return paginator(self.name).paginate(**wanted, PaginationConfig={"PageSize": 2})
+
+    monkeypatch.setattr(bucket, "get_paginator", Small)
+    Logs(bucket, BUCKET).delete_old(KEPT, TODAY)
+    monkeypatch.undo()
+    assert keys(bucket) == {f"tenant_acme/0odd{number}" for number in range(5)}
+
+
 def config_map(tenant: str, terms: str) -> dict[str, Any]:
     return {"metadata": {"labels": {"agent-platform/route": tenant}}, "data": {"terms.json": terms}}
 
@@ -181,7 +212,13 @@ def test_terms_say_for_how_long(days: int) -> None:
     assert kept([config_map("acme", json.dumps({"logDays": days}))], {}, 90).tenants == {"acme": days}
 
 
-@pytest.mark.parametrize("terms", ["", "{}", "[]", "null", '{"logDays": "many"}', '{"logDays": null}'])
+@pytest.mark.parametrize(
+    "terms",
+    [
+        *("", "{}", "[]", "null", '{"logDays": "many"}', '{"logDays": null}', '{"logDays": "-3"}'),
+        *(f'{{"logDays": {days}}}' for days in ("-1", "0", "0.5", "1.9", "true", "1e9", "1e400", "99999999")),
+    ],
+)
 def test_a_tenant_whose_terms_cannot_be_read_keeps_everything(terms: str) -> None:
     found = kept([config_map("acme", terms), config_map("bluebird", '{"logDays": 3}')], {}, 90)
     assert found.tenants == {"acme": None, "bluebird": 3}

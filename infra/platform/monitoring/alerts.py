@@ -399,12 +399,15 @@ _SERVICES = (
     Alert(
         name="LogsAreNotArchived",
         expression=(
-            "sum by (instance) (increase(otelcol_receiver_accepted_log_records[30m])) > 0 unless "
-            "sum by (instance) (increase(otelcol_exporter_sent_log_records[30m])) > 0"
+            "max by (instance) (otelcol_exporter_queue_size) "
+            "> 0.5 * max by (instance) (otelcol_exporter_queue_capacity) or "
+            "(sum by (instance) (increase(otelcol_receiver_accepted_log_records[30m])) > 0 unless "
+            "sum by (instance) (increase(otelcol_exporter_sent_log_records[30m])) > 0) or "
+            "sum by (instance) (increase(otelcol_exporter_send_failed_log_records[1h])) > 0"
         ),
         minutes=5,
         severity="ticket",
-        summary="{{ $labels.instance }} has put no log into object storage for half an hour; lines wait.",
+        summary="{{ $labels.instance }} does not get its logs into object storage: they wait, or are lost.",
         runbook="logs-are-not-archived",
     ),
     Alert(

@@ -314,7 +314,7 @@ def _openings(
     settings: Settings, wanted: ManagedMonitoring, jobs: list[scraping.Job], storage: ObjectStorage
 ) -> list[Opening]:
     """Scrapes, alerts and logs go out, the gateway comes in; all else is closed."""
-    ports = (_PROMETHEUS_PORT, _ALERTMANAGER_PORT, 8080)
+    ports = (_PROMETHEUS_PORT, _ALERTMANAGER_PORT, 8080, scraping.COLLECTOR_PORT)
     nodes: Peer = {"ip_block": {"cidr": "0.0.0.0/0", "except_": ("169.254.0.0/16",)}}
     receivers: list[tuple[Literal["TCP", "UDP"], int]] = [
         ("TCP", urlsplit(secret.get_secret_value()).port or 443)

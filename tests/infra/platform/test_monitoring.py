@@ -87,6 +87,8 @@ def test_each_scrape_has_an_opening_out_and_each_of_our_own_services_one_in(mana
     for service, ports in (("platform-gateway", [9090, 9091]), (EXPORTER, [9090])):
         entrance = managed[f"{service}-from-monitoring"].inputs["spec"]["ingress"][0]
         assert [port["port"] for port in entrance["ports"]] == ports
+    within = managed[f"{MONITORING}-from-monitoring"].inputs["spec"]["ingress"][0]
+    assert {9090, 9093, 8080, 8888} == {port["port"] for port in within["ports"]}
     closed = managed[f"{MONITORING}-default-deny"].inputs["spec"]
     assert (closed["podSelector"], closed["policyTypes"]) == ({}, ["Ingress", "Egress"])
 

@@ -39,7 +39,10 @@ def last(containers: Containers) -> Attempt:
 
 
 def output(tmp_path: Path, number: int = 0) -> str:
-    return (tmp_path / "logs" / f"{LABEL}_{UID}" / "main" / f"{number}.log").read_text()
+    """What it said; the first line is the agent's own."""
+    lines = (tmp_path / "logs" / f"{LABEL}_{UID}" / "main" / f"{number}.log").read_text().splitlines(True)
+    assert lines[0].endswith(f" {LABEL} {UID}: main starts\n")
+    return "".join(lines[1:])
 
 
 def until(condition: Callable[[], bool]) -> None:

@@ -75,7 +75,8 @@ class Machine:
         self.start(pod, *arguments)
         while self.ended.get(timeout=30) != pod:
             pass
-        return (self.data / "logs" / f"{pod}_{pod}" / "main" / "0.log").read_text()
+        said = (self.data / "logs" / f"{pod}_{pod}" / "main" / "0.log").read_text()
+        return said.partition("\n")[2]  # the first line is the agent's own
 
     def attack(self, python: str, *arguments: str) -> object:
         """Run a few lines as the attacker, which leave their answer in `found`."""

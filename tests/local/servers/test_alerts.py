@@ -287,12 +287,19 @@ CASES: dict[str, Case] = {
             'otelcol_receiver_accepted_log_records{instance="a"}': "0+10x90",
             'otelcol_exporter_sent_log_records{instance="a"}': "10x90",
             'otelcol_exporter_sent_log_records{instance="b"}': "0+10x90",
+            # The queue is full, so nothing is taken in any more.
+            'otelcol_exporter_queue_size{instance="full"}': "200x90",
+            'otelcol_exporter_queue_capacity{instance="full"}': "256x90",
+            'otelcol_exporter_send_failed_log_records{instance="refused"}': "0+1x90",
         },
         silent={
             'otelcol_receiver_accepted_log_records{instance="a"}': "0+10x90",
             'otelcol_exporter_sent_log_records{instance="a"}': "0+10x90",
             'otelcol_receiver_accepted_log_records{instance="idle"}': "10x90",
             'otelcol_exporter_sent_log_records{instance="idle"}': "10x90",
+            'otelcol_exporter_queue_size{instance="idle"}': "100x90",
+            'otelcol_exporter_queue_capacity{instance="idle"}': "256x90",
+            'otelcol_exporter_send_failed_log_records{instance="idle"}': "7x90",
         },
     ),
     "LogsOutliveTheirTime": Case(
@@ -305,7 +312,7 @@ CASES: dict[str, Case] = {
             f"kube_cronjob_status_last_successful_time{RETENTION}": "172800x600",
             'kube_cronjob_created{namespace="platform-system", cronjob="another"}': "0x600",
         },
-        at="5900m",
+        at="5910m",
         interval="10m",
     ),
     "CostOutOfLine": Case(
