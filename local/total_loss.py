@@ -1,8 +1,8 @@
-"""`make drill DATA=lose`: everything is gone but object storage with the backups and the copy of the state,
-git, and the keys that operators keep elsewhere: passwords, the passphrase, what unseals Vault.
+"""`make drill DATA=lose`: loses all but object storage, git and what operators keep, and brings it back.
 
-What comes back, in this order: Vault from its snapshot, PostgreSQL from its archive, the state from its copy;
-a refresh then finds what is gone, and an update makes it anew, in a new cluster.
+Object storage has the backups and the copy of the state. Operators keep passwords, the passphrase, and what
+unseals Vault. Vault comes back from its snapshot, PostgreSQL from its archive, the state from its copy. A
+refresh then finds what is gone, and an update makes it anew, in a new cluster.
 """
 
 import shutil

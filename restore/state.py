@@ -4,9 +4,8 @@
 that is gone nobody can ask what is left: `fetch --cluster-lost` leaves its objects out, and the next update
 makes them.
 
-Secrets in a
-copy are encrypted as in the state itself, so it opens with the stack's passphrase alone, which is to be kept
-elsewhere.
+Secrets in a copy are encrypted as in the state itself. It opens with the stack's passphrase alone, which is
+to be kept elsewhere.
 
 The environment says where object storage is: AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.
 """
