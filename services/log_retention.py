@@ -98,7 +98,7 @@ class Logs:
 
     def _folders(self, prefix: str) -> list[str]:
         # With versions: a folder of which only older ones are left is not in a list of objects.
-        where = {"Bucket": self._bucket, "Prefix": prefix, "Delimiter": "/"}
+        where: dict[str, Any] = {"Bucket": self._bucket, "Prefix": prefix, "Delimiter": "/"}
         versions = self._s3.get_paginator("list_object_versions").paginate(**where)
         uploads = self._s3.get_paginator("list_multipart_uploads").paginate(**where)
         found: Iterable[Any] = itertools.chain(versions, uploads)
