@@ -236,9 +236,12 @@ def test_servers_do_not_hold_the_lock(console: Console) -> None:
 def test_ctrl_c_leaves_a_state_to_go_on_from(console: Console) -> None:
     """The terminal's signal reaches the command, not the server, which the next command takes over."""
     script = f"""
+import signal
 from rich.console import Console
 from local import supervisor
 from local.supervisor import NotReady, Service
+# As in a terminal: whoever runs the tests in the background has the signal ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 def never():
     raise NotReady("not yet")
 supervisor.start(Service(name={NAME!r}, command={service().command!r}, ready=never), Console())
