@@ -77,7 +77,7 @@ RECIPES = {
         # And what reads the same ConfigMaps: the exporter, the accounting, the logs' retention.
         sources=(
             *("accounting", "activity", "exporter", "gateway"),
-            *("kube.py", "log_retention.py", "logs.py", "parts.py"),
+            *("kube.py", "log_retention.py", "logs.py", "object_storage.py", "parts.py"),
         ),
         module="services.gateway",
         seconds=60,

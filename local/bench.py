@@ -361,7 +361,7 @@ def _unknowns(value: Any) -> Any:
 
 
 def _watching(console: Console) -> list[Figure]:
-    """What scraping, counting and archiving take of one core, for the sample roster."""
+    """The share of one core that scraping, counting and archiving take, for the sample roster."""
     found = bench_watching.measure(console)
     console.print(", ".join(f"{name} {share:.2%}" for name, share in sorted(found.items())))
     return [_bounded("watching: share of one core", 100 * sum(found.values()), "%", 5, console)]

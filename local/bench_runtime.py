@@ -7,13 +7,13 @@ Both sides of the ratio are measured in turn, in the same run.
 
 import json
 import statistics
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from http import HTTPStatus
 from typing import TypedDict
 
@@ -53,16 +53,7 @@ def measure(console: Console) -> Measured:
         ]
         (root / "tenants.yaml").write_text(yaml.safe_dump({"tenants": entries}), encoding="utf-8")
 
-        def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-            return subprocess.run(
-                [sys.executable, "-m", *arguments],
-                cwd=root,
-                env=environment,
-                stdout=subprocess.PIPE,
-                text=True,
-                check=False,
-            )
-
+        run = partial(scratch.run_module, root, environment)
         try:
             done = run("local", "up")
             if done.returncode == 0:

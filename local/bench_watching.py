@@ -6,10 +6,10 @@ rules come every five seconds there, six times as often as in production.
 
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -35,17 +35,7 @@ def measure(console: Console) -> Measured:
     console.print("watching: a platform comes up first, then four minutes pass")
     environment = scratch.environment("reported")
     with scratch.checkout() as root:
-
-        def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-            return subprocess.run(
-                [sys.executable, "-m", *arguments],
-                cwd=root,
-                env=environment,
-                stdout=subprocess.PIPE,
-                text=True,
-                check=False,
-            )
-
+        run = partial(scratch.run_module, root, environment)
         try:
             for command in (("local", "up"), ("local", "monitor"), (__name__,)):
                 done = run(*command)

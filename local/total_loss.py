@@ -21,14 +21,14 @@ LOST_FOR_GOOD = (
     "what Redis held: activity and leases; the ledger's counts are PostgreSQL's",
     "the keys of Exoscale to the tenants' prefixes: they are made anew, and Vault gets the new ones",
 )
-"""What does not come back."""
+"""The things that do not come back."""
 
 _KEPT = {
     *("object-storage", "credentials.json"),
     # No data: the ports that addresses in the state lead to, and what was said.
     *("run", "logs"),
 }
-"""What of the data folder outlives the disaster."""
+"""The entries of the data folder that outlive the disaster."""
 _KEYS = "object-storage"
 """The secret with a key that is made anew."""
 

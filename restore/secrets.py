@@ -23,7 +23,7 @@ _KEPT = 10
 """The versions that Vault keeps where nothing else was set."""
 
 Contents = Mapping[str, Any] | None
-"""What a version holds; None: nothing."""
+"""The contents of a version; None: nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ class Secret:
 
 
 class Secrets:
-    """What a tenant wrote below its own path."""
+    """The secrets that a tenant wrote below its own path."""
 
     def __init__(self, tenant: str, at: datetime) -> None:
         """Bring it back as of a time; Vault's own variables say where it is, and let us in.

@@ -26,7 +26,7 @@ class Plan:
     way_back: str
     """A sentence that tells the way to undo the restore."""
     lost: Sequence[str] = ()
-    """What cannot come back and stays as it is, each with the reason."""
+    """The things that cannot come back and stay as they are, each with the reason."""
 
 
 class Source(Protocol):

@@ -22,11 +22,9 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-import boto3
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from services import kube, logs
+from services import kube, logs, object_storage
 from services.gateway import routes
 
 if TYPE_CHECKING:
@@ -183,20 +181,6 @@ def kept(config_maps: list[kube.Object], namespaces: Mapping[str, int], platform
     return Kept(tenants=tenants, namespaces=namespaces, platform=platform)
 
 
-def client(endpoint: str, region: str) -> "S3Client":
-    """Return a client; the file that `AWS_SHARED_CREDENTIALS_FILE` names has the key."""
-    return boto3.client(
-        "s3",
-        endpoint_url=endpoint,
-        region_name=region,
-        config=Config(
-            s3={"addressing_style": "path"},
-            max_pool_connections=_AT_ONCE,
-            retries={"mode": "standard", "max_attempts": 5},
-        ),
-    )
-
-
 async def _declared(namespace: str) -> list[kube.Object]:
     """Return the ConfigMaps of all tenants."""
     api = kube.Api(kube.Access.find())
@@ -221,7 +205,12 @@ def main() -> int:
         declared = asyncio.run(_declared(os.environ["GATEWAY_NAMESPACE"]))
         wanted = kept(declared, json.loads(os.environ["NAMESPACE_DAYS"]), int(os.environ["PLATFORM_DAYS"]))
         archive = Logs(
-            client(os.environ["OBJECT_STORAGE_ENDPOINT"], os.environ["OBJECT_STORAGE_REGION"]),
+            object_storage.client(
+                os.environ["OBJECT_STORAGE_ENDPOINT"],
+                os.environ["OBJECT_STORAGE_REGION"],
+                attempts=5,
+                connections=_AT_ONCE,
+            ),
             os.environ["OBJECT_STORAGE_BUCKET"],
         )
         return int(archive.delete_old(wanted, datetime.now(UTC).date()) > 0)

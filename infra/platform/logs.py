@@ -32,7 +32,7 @@ from infra.platform.storage_keys import (
 PLATFORM = "platform/"
 """The prefix of the platform's own logs in the logs bucket."""
 TENANT = "tenant_"
-"""How the prefix of each tenant's logs begins, as that of its objects does."""
+"""The beginning of the prefix of each tenant's logs, as of its objects."""
 
 _IMAGE = "ghcr.io/open-telemetry/opentelemetry-collector-releases/opentelemetry-collector-contrib"
 _IMAGE_TAG = "0.156.0"

@@ -172,7 +172,7 @@ class _Grant:
 
     @property
     def prefix(self) -> str:
-        """What keys, or the prefixes of listings, begin with."""
+        """The beginning of keys, or of the prefixes of listings."""
         return self.values["key"] if "key" in self.values else self.values["prefix"]
 
     def _add(self, condition: Node) -> None:

@@ -1,4 +1,4 @@
-"""What guests use, under the names that KubeVirt's virt-handler gives it.
+"""The figures of guests, under the names that KubeVirt's virt-handler gives it.
 
 <https://kubevirt.io/monitoring/metrics.html>. A guest that is only reported uses nothing and tells nothing.
 What a guest sends and receives is not known: its network is a part of QEMU's process.

@@ -44,7 +44,7 @@ NETWORK = "net=10.0.2.0/24,host=10.0.2.1,dns=10.0.2.3,dhcpstart=10.0.2.2"
 _LOOPBACK = re.compile(rb"\b127\.0\.0\.1:(\d{1,5})\b")
 _RELAY = Path(__file__).with_name("relay.py")
 CONTAINER = "qemu"
-"""What a guest's process is called among its Pod's."""
+"""The name of a guest's process among its Pod's."""
 _CONSOLE_LIMIT = 16 * 2**20
 _GRACE = 30.0
 """KubeVirt's own default, in seconds."""

@@ -57,7 +57,7 @@ LAYERS: tuple[tuple[Module, ...], ...] = (
 layer starts when this one is bootstrapped."""
 
 _BESIDE: tuple[Module, ...] = (monitoring, log_collector)
-"""What looks at the platform once it is up, and is no part of it."""
+"""Servers that watch the platform once it is up; `up` does without them."""
 
 _MODULES = tuple(itertools.chain.from_iterable(LAYERS))
 

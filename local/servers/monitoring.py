@@ -23,7 +23,7 @@ from local.supervisor import NotReady, Service
 
 PROGRAMS = ("prometheus", "promtool", "alertmanager")
 ALERTS = DATA / "monitoring" / "alerts.jsonl"
-"""What the receiver was told, one message of Alertmanager's per line."""
+"""The messages that the receiver got of Alertmanager, one a line."""
 _HOME = DATA / "monitoring"
 _NAMESPACE = "monitoring"
 _CONFIG_MAP = "prometheus"
@@ -35,7 +35,7 @@ _NO_PODS = {"kubevirt": node_agent.figures_port, "collector": log_collector.metr
 """Jobs for what runs here as a process of this machine, with its port."""
 _OF_FIGURES = ("job_name", "honor_labels", "metric_relabel_configs")
 _ABSENT_HERE = tuple(f'absent(up{{job="{job}"}})' for job in _NOT_HERE)
-"""What would tell that it does not."""
+"""The alerts that would fire because those jobs have no targets."""
 
 
 def services() -> list[Service]:

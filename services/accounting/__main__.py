@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from services import kube, logs, parts
+from services import kube, logs, object_storage, parts
 from services.accounting import objects
 from services.accounting.accounting import Accounting
 from services.accounting.backups import Backups
@@ -58,7 +58,9 @@ async def serve() -> None:
     namespace = os.environ["GATEWAY_NAMESPACE"]
     known, machines, gateways = tenants(api, namespace), Machines(api), Gateways(api, namespace)
     measured = objects.Objects(
-        objects.client(os.environ["OBJECT_STORAGE_ENDPOINT"], os.environ["OBJECT_STORAGE_REGION"]),
+        object_storage.client(
+            os.environ["OBJECT_STORAGE_ENDPOINT"], os.environ["OBJECT_STORAGE_REGION"], attempts=3
+        ),
         os.environ["OBJECT_STORAGE_BUCKET"],
         lambda: [tenant.route.tenant for _, tenant in known.items()],
     )

@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
-import boto3
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 if TYPE_CHECKING:
@@ -19,21 +17,6 @@ _AGAIN_SECONDS = 3600
 """A prefix is listed once an hour: a thousand versions are one request."""
 _LOOK_SECONDS = 30
 _AWAY = (BotoCoreError, ClientError)
-
-
-def client(endpoint: str, region: str) -> "S3Client":
-    """Return a client; the file that `AWS_SHARED_CREDENTIALS_FILE` names has the key."""
-    return boto3.client(
-        "s3",
-        endpoint_url=endpoint,
-        region_name=region,
-        config=Config(
-            s3={"addressing_style": "path"},
-            connect_timeout=10,
-            read_timeout=60,
-            retries={"mode": "standard", "max_attempts": 3},
-        ),
-    )
 
 
 class Objects:

@@ -1,4 +1,4 @@
-"""When Longhorn last backed up each tenant's workspace.
+"""The time of Longhorn's last backup of each tenant's workspace.
 
 A `Backup` is labelled with the claim of its volume: <https://longhorn.io/docs/1.12.0/references/>.
 """

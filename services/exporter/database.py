@@ -1,4 +1,4 @@
-"""What PostgreSQL tells of tenants' schemas, by the one function that the role `monitoring` may call."""
+"""The figures of tenants' schemas in PostgreSQL, by the one function that the role `monitoring` may call."""
 
 import os
 from collections.abc import Iterable

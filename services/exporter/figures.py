@@ -1,4 +1,4 @@
-"""What a scrape returns: the figures of every source that answers, and which sources do.
+"""The answer to a scrape: the figures of every source that answers, and which sources do.
 
 A source that is away costs its own figures and nobody else's.
 """
@@ -21,7 +21,7 @@ _SECONDS = 20
 """The time that a source has, less than a scrape has."""
 
 AWAY = (*connection.UNREACHABLE, *kube.UNREACHABLE, kube.ApiError, psycopg.Error)
-"""What a source raises that does not answer, or refuses."""
+"""The errors of a source that does not answer, or refuses."""
 
 Source = Callable[[], Awaitable[Iterable[Metric]]]
 """Asks one server. Raises one of `AWAY`."""

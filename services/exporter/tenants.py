@@ -1,4 +1,4 @@
-"""What is known of tenants from their ConfigMaps and from Redis: state, terms, sleep, and cost.
+"""The figures of tenants from their ConfigMaps and from Redis: state, terms, sleep, and cost.
 
 Cost is an estimate by list prices while the month runs: a fixed part, and the hours awake.
 """
@@ -43,7 +43,7 @@ _CHF = Annotated[float, Field(ge=0, le=1_000_000)]
 
 
 class Terms(BaseModel):
-    """What was agreed with a tenant, as the program declares it beside the tenant's route."""
+    """The terms agreed with a tenant, as the program declares it beside the tenant's route."""
 
     model_config = ConfigDict(
         extra="ignore", frozen=True, strict=True, allow_inf_nan=False, alias_generator=to_camel

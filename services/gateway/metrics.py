@@ -1,4 +1,4 @@
-"""What Prometheus is told, on a port that only the cluster reaches, and whether this gateway is well."""
+"""The figures for Prometheus, on a port that only the cluster reaches, and whether this gateway is well."""
 
 import functools
 from collections.abc import Callable, Iterable, Mapping

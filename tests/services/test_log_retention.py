@@ -9,9 +9,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
-from botocore.config import Config
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,6 +18,7 @@ from local.servers import object_storage
 from services import log_retention
 from services.log_retention import Kept, Logs, kept
 from tests.local.servers.conftest import Running, running, up
+from tests.s3 import owner
 
 __all__ = ["running", "up"]
 
@@ -31,15 +30,7 @@ KEPT = Kept(tenants={"acme": 30, "bluebird": 365, "corvus": None}, namespaces={"
 @pytest.fixture(scope="module")
 def s3(running: Running) -> Iterator[Any]:
     with running(object_storage):
-        exports = object_storage.environment()
-        client = boto3.client(
-            "s3",
-            endpoint_url=object_storage.url(),
-            region_name=object_storage.REGION,
-            aws_access_key_id=exports["AWS_ACCESS_KEY_ID"],
-            aws_secret_access_key=exports["AWS_SECRET_ACCESS_KEY"],
-            config=Config(s3={"addressing_style": "path"}),
-        )
+        client = owner()
         client.create_bucket(Bucket=BUCKET)
         client.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
         yield client

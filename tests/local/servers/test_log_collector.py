@@ -9,13 +9,10 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-import boto3
 import pytest
 import urllib3
 import yaml
-from botocore.config import Config
 from rich.console import Console
 
 from infra.platform.logs import configuration
@@ -24,6 +21,7 @@ from local.errors import LocalError
 from local.servers import log_collector, object_storage
 from local.supervisor import NotReady
 from tests.local.servers.conftest import Running
+from tests.s3 import owner
 
 BUCKET = "logs"
 PATIENCE = 30
@@ -38,31 +36,18 @@ def _server(running: Running) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def owner() -> Any:
-    exports = object_storage.environment()
-    return boto3.client(
-        "s3",
-        endpoint_url=object_storage.url(),
-        region_name=object_storage.REGION,
-        aws_access_key_id=exports["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=exports["AWS_SECRET_ACCESS_KEY"],
-        config=Config(s3={"addressing_style": "path"}),
-    )
-
-
 class Node:
     """A node's folders, and the collector on it."""
 
-    def __init__(self, folder: Path, owner: Any, bucket: str) -> None:
+    def __init__(self, folder: Path, bucket: str) -> None:
         self.folder = folder
-        self.owner = owner
+        self.owner = owner()
         self.bucket = bucket
         self.process: subprocess.Popen[bytes] | None = None
         self.declared = configuration(object_storage.url(), object_storage.REGION, bucket)
         self.declared["processors"]["batch"]["timeout"] = "1s"
         (folder / "state").mkdir(parents=True)
-        owner.create_bucket(Bucket=bucket)
+        self.owner.create_bucket(Bucket=bucket)
 
     def log(self, namespace: str, container: str = "agent", pod: str = "pod-0") -> Path:
         path = self.folder / "pods" / f"{namespace}_{pod}_5f1c" / container / "0.log"
@@ -155,9 +140,9 @@ def lines(body: bytes) -> Lines:
 
 
 @pytest.fixture
-def node(tmp_path: Path, owner: Any, request: pytest.FixtureRequest) -> Iterator[Node]:
+def node(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Node]:
     name = f"{BUCKET}-{abs(hash(request.node.name))}"
-    made = Node(tmp_path / "node", owner, name)
+    made = Node(tmp_path / "node", name)
     ports_used = {"13133": ports.port("log-collector"), "8888": ports.port("log-collector-metrics")}
     made.declared["extensions"]["health_check"]["endpoint"] = f"127.0.0.1:{ports_used['13133']}"
     (reader,) = made.declared["service"]["telemetry"]["metrics"]["readers"]

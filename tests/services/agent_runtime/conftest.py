@@ -6,9 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import boto3
 import pytest
-from botocore.config import Config
 
 from infra.platform import administrator
 from infra.tenants import roles
@@ -16,6 +14,7 @@ from infra.tenants.migration import MigrationProvider
 from local.exoscale.policy import storage_statements
 from local.servers import object_storage
 from services.agent_runtime import arrival, tenants
+from tests import s3
 from tests.infra.tenants.conftest import connect, database, schema
 from tests.infra.tenants.test_migrations import properties
 from tests.local.exoscale.conftest import confined
@@ -74,15 +73,7 @@ def volumes(monkeypatch: pytest.MonkeyPatch) -> None:
 def bucket(running: Running) -> Iterator[Storage]:
     """The bucket of all tenants."""
     with running(object_storage):
-        said = object_storage.environment()
-        owner = boto3.client(
-            "s3",
-            endpoint_url=object_storage.url(),
-            region_name=object_storage.REGION,
-            aws_access_key_id=said["AWS_ACCESS_KEY_ID"],
-            aws_secret_access_key=said["AWS_SECRET_ACCESS_KEY"],
-            config=Config(s3={"addressing_style": "path"}),
-        )
+        owner = s3.owner()
         owner.create_bucket(Bucket=BUCKET)
         owner.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
         for tenant in ("acme", "globex"):
